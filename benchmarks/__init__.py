@@ -1,1 +1,1 @@
-"""What is claimed about speed, as commands."""
+"""Benchmarks."""

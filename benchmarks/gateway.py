@@ -1,5 +1,5 @@
-"""A payment gateway in this process's memory: what a lane costs without any gateway's own cost. It keeps no
-keys, as the worst gateway."""
+"""A payment gateway in memory, to measure a lane without a gateway's own cost. It ignores idempotency
+keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shop.payments.gateway import Payment, PaymentStatus, Refund
 
 
 class MemoryGateway:
-    """Charges whatever it is asked to; see `shop.payments.gateway.GatewayClient`."""
+    """Confirms every charge; see `shop.payments.gateway.GatewayClient`."""
 
     def __init__(self) -> None:
         self._payments: dict[str, Payment] = {}
@@ -95,4 +95,4 @@ class MemoryGateway:
         return made
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Does nothing: there is nothing to close."""

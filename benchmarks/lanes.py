@@ -1,5 +1,5 @@
-"""What `throughput.py` measures inside a process of its own, as a worker's:
-one kind a process, printed as a line of JSON."""
+"""The measurements of `throughput.py`. Each runs in its own process, like a worker's run, and prints its
+result as a line of JSON."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ Measured = dict[str, Any]
 
 
 def orders(number: int) -> list[dict[str, Any]]:
-    """Orders of two lines each, with new ids, spread over some products."""
+    """Returns orders of two items each, with new ids, distributed over the products."""
     stamp = uuid.uuid4().hex[:10]
     return [
         {
             **EXAMPLE,
-            "id": f"{stamp}-no{i}",  # with a letter: digits alone may pass for a card number, and are refused
+            "id": f"{stamp}-no{i}",  # with letters: digits alone may look like a card number, and are refused
             "items": [
                 {
                     "product_id": PRODUCTS[i % len(PRODUCTS)],
@@ -69,8 +69,8 @@ def orders(number: int) -> list[dict[str, Any]]:
 
 
 async def pending(number: int) -> Measured:
-    """So many orders wait; a consumer takes them.
-    From the first claim to the last outcome, and until the last mail is sent."""
+    """Measures a consumer with `number` waiting orders: from the first claim to the last outcome, and to the
+    last mail."""
     await _warm_up()
     ids = _submit(number)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
@@ -81,7 +81,7 @@ async def pending(number: int) -> Measured:
 
 
 async def floor(number: int) -> Measured:
-    """The same steps and SQL in the same batches, without Prefect."""
+    """Measures the same steps and SQL in the same batches without Prefect: the lower limit of the costs."""
     await _warm_up()
     ids = _submit(number)
     with reduced_garbage_collection():
@@ -100,7 +100,7 @@ async def floor(number: int) -> Measured:
 
 
 async def own_runs(number: int) -> Measured:
-    """`process_order`, one run after the other, in process."""
+    """Measures `process_order` in this process, one run after the other."""
     await _warm_up()
     batch, seconds = orders(number), []
     for order in batch:
@@ -116,8 +116,8 @@ async def own_runs(number: int) -> Measured:
 
 
 async def alone(number: int) -> Measured:
-    """One order at a time through a running consumer:
-    from before it is submitted until its outcome is known."""
+    """Measures one order at a time with a running consumer: from before its submission until its outcome is
+    known."""
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
     first = _submit(3)
     await _until(lambda: report.count_ended(first) == len(first))
@@ -133,7 +133,7 @@ async def alone(number: int) -> Measured:
 
 
 async def submit(number: int) -> Measured:
-    """`submit_orders`: one order at a time, then so many at once."""
+    """Measures `submit_orders`: one order at a time, then `number` orders at once."""
     from deployments.trigger import submit_orders
 
     seconds = []
@@ -176,7 +176,7 @@ async def _run_step(
 
 
 def _without_prefect() -> Any:
-    """Makes the steps not ask for a slot of Prefect's limit."""
+    """Occupies the slots of Prefect's limit in advance, so that the steps do not acquire any."""
     return slots(PAYMENT_GATEWAY, occupy=settings().payments.concurrency)
 
 
@@ -195,7 +195,7 @@ async def _until(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not await asyncio.to_thread(condition):
         if time.monotonic() > end:
-            raise TimeoutError("the orders do not come to an end")
+            raise TimeoutError(f"the orders did not end within {seconds:g} s")
         await asyncio.sleep(0.2)
 
 
@@ -206,7 +206,7 @@ async def _stop(consumer: asyncio.Task[Any]) -> None:
 
 
 def _left(rows: str) -> int:
-    """Asked while the lane works, so it has to be cheap."""
+    """Counts rows. Runs during the measurement, so it has to be cheap."""
     with sync_engine(settings().database_url).connect() as connection:
         return int(connection.execute(text(f"SELECT count(*) FROM {rows}")).scalar_one())
 
@@ -227,7 +227,7 @@ def _lane(ids: list[str]) -> Measured:
             "WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS text[]))",
             ids,
         )[0]
-        raise RuntimeError(f"{len(ids) - done} of {len(ids)} orders did not complete, because of {why}")
+        raise RuntimeError(f"{len(ids) - done} of {len(ids)} orders did not complete: {why}")
     mailed = _one(
         "SELECT extract(epoch FROM max(m.sent_at) - min(o.started_at))::float FROM customer_order o "
         "JOIN outbox m ON m.order_id = o.id WHERE o.id = ANY(CAST(:ids AS text[]))",
@@ -257,7 +257,7 @@ def _percentiles(seconds: list[float]) -> Measured:
 
 
 def _peak() -> float:
-    """Peak memory of this process in MB."""
+    """Returns the peak memory of this process in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 

@@ -1,13 +1,13 @@
-"""Orders per second and latencies of both lanes, of intake,
-and of the same SQL without orchestration, in one run.
+"""Measures orders per second and latencies of both lanes, of intake, and of the same SQL without
+orchestration, in one run.
 
     python -m benchmarks.throughput            # a table
     python -m benchmarks.throughput --json     # the same as JSON
-    python -m benchmarks.throughput --quick    # few orders: shows that it works, not how fast
+    python -m benchmarks.throughput --quick    # few orders: checks that it works, without meaningful numbers
 
-Machines are shared and noisy: compare the lines of one run with each other. Every line is measured in a
-process of its own, which is what a worker's run is; PostgreSQL, the Prefect server and the sandbox gateway
-are those of `make run`, in a folder that is removed.
+Machines are shared and noisy: compare the lines of one run with each other. Every line is measured in its own
+process, like a worker's run. PostgreSQL, the Prefect server and the sandbox gateway are those of `make run`,
+in a temporary folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Results = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing to measure."""
+    """One line of the table: a measurement."""
 
     name: str
     kind: str
@@ -42,7 +42,7 @@ class Line:
     quick: int
     gateway: str = "in-process"
     runs: int = 1
-    """Of several runs, the one in the middle is shown: shared machines are slow now and then."""
+    """How often it is measured; the median run is shown, because shared machines are slow at times."""
 
 
 LINES = (
@@ -58,7 +58,7 @@ LINES = (
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What is claimed."""
+    """A claimed limit, and the measured value."""
 
     claim: str
     measured: float
@@ -73,7 +73,7 @@ class Bar:
 
 
 def bars(results: Results) -> list[Bar]:
-    """The claims, each with what was measured."""
+    """Returns the claims with the measured values."""
     lane, own, alone, intake = (results[line.name] for line in (LINES[3], LINES[1], LINES[2], LINES[0]))
     return [
         Bar("pending lane, orders/s", lane["orders_per_second"], at_least=1_000),
@@ -92,7 +92,7 @@ def bars(results: Results) -> list[Bar]:
 
 
 def measure(*, quick: bool, console: Console) -> Results:
-    """Runs every line."""
+    """Measures every line."""
     with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
         Path(folder).chmod(0o711)  # PostgreSQL runs as another user when this is root
         return _measure(Path(folder) / "var", quick=quick, console=console)
@@ -133,7 +133,7 @@ def _run(line: Line, number: int, environment: dict[str, str]) -> dict[str, Any]
 
 
 def show(console: Console, results: Results) -> None:
-    """The measurements, and below them the claims."""
+    """Prints the measurements, and the claims below."""
     table = Table(title="Throughput", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("", "orders", "orders/s", "orders/s, mails sent", "p50 ms", "p99 ms", "peak MB"):
         table.add_column(column, justify="left" if not column else "right")
@@ -165,12 +165,12 @@ def show(console: Console, results: Results) -> None:
 
 
 def main() -> int:
-    """Exit code 0: every claim holds (or `--quick`)."""
+    """Runs the command. Exit codes: 0, every claim holds, or `--quick`; 1, a claim does not hold."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput", description="Measures the lanes."
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--quick", action="store_true", help="few orders, and no judgement")
+    parser.add_argument("--quick", action="store_true", help="few orders, and exit code 0 in any case")
     options = parser.parse_args()
     console = Console(stderr=options.json)
     results = measure(quick=options.quick, console=console)

@@ -2,7 +2,7 @@
 `INVENTORY_SERVICE_URL`.
 
 It uses its own database or a shop's: `--database-url`, else `DATABASE_URL`. It requires
-`INVENTORY_SERVICE_TOKEN` if that is set; without it, it answers on this machine only. It releases expired
+`INVENTORY_SERVICE_TOKEN` if that is set; otherwise it listens on this machine only. It releases expired
 reservations every few seconds. The API is at `/openapi.json`, its contract in
 `shop.inventory.service.contract`. Any number of processes may serve the same database.
 """
@@ -47,8 +47,11 @@ from shop.runtime.http_server import BoundedBodies
 
 log = logging.getLogger("shop.inventory_service")
 EXPIRY_SECONDS = 5.0
+"""Interval at which expired reservations are released."""
 _MOST_BYTES = 4_000_000
+"""Limits the body of a request, in bytes."""
 _RETRY_AFTER_SECONDS = 2
+"""The `Retry-After` of answers without a database, in seconds."""
 _TITLES = {
     Problem.OUT_OF_STOCK: (HTTPStatus.CONFLICT, "Not all of the items are in stock"),
     Problem.LOST: (HTTPStatus.CONFLICT, "Nothing is held for the order"),
@@ -78,7 +81,8 @@ def create_app(
     expiry_seconds: float = EXPIRY_SECONDS,
     metrics: Exposition | None = None,
 ) -> FastAPI:
-    """Makes the service's app. It closes the inventory at shutdown. `token`: what callers must send."""
+    """Creates the service's app, which closes the inventory at shutdown. `token`: the bearer token that
+    callers must send."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -140,7 +144,7 @@ def _orders(inventory: DatabaseInventory, route: type[APIRoute]) -> APIRouter:
 
     @api.post("/reservations/keep")
     async def keep(asked: Keep) -> Reservation:
-        """Extends the reservation by this time."""
+        """Extends the reservation to at least this many seconds from now."""
         return _found(await inventory.keep(asked.order_id, seconds=asked.seconds), asked.order_id)
 
     @api.post("/reservations/release")
@@ -195,7 +199,7 @@ _BEARER = HTTPBearer(auto_error=False)
 
 
 def _guarded(token: str | None) -> type[APIRoute]:
-    """Makes routes that check the token before they read the request. A dependency would run after the
+    """Returns a route class that checks the token before it reads the body. A dependency would run after the
     body was read."""
 
     class Guarded(APIRoute):

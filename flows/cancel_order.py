@@ -13,7 +13,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows.order_saga import ORDER_SAGA
-from flows.reopened import to_its_outcome
+from flows.reopened import finish_reopened
 from flows.states import state_of
 from flows.who import started_by
 from saga.cancelling import Asked
@@ -67,7 +67,7 @@ async def cancel_order(order_id: OrderId, reason: Words, requested_by: Words, co
             log.info("order %s is being compensated already: nothing to do", order_id)
         case Asked.ENDED:
             log.info("order %s has ended, with nothing to cancel", order_id)
-    return state_of(await to_its_outcome(order_id))
+    return state_of(await finish_reopened(order_id))
 
 
 async def _show(seen: CancelPreview) -> None:

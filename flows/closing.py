@@ -1,4 +1,4 @@
-"""The end of a flow that processed orders."""
+"""Waits at the end of a flow until its background artifacts are in the UI."""
 
 from __future__ import annotations
 

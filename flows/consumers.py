@@ -1,4 +1,4 @@
-"""Consumers of waiting orders: notices that one is missing, and starts one."""
+"""Detects that no consumer claims the waiting orders, and starts one."""
 
 from __future__ import annotations
 
@@ -22,30 +22,34 @@ log = logging.getLogger("shop.consumers")
 CONSUMER = "process-pending-orders/process-pending-orders"
 """The deployment that consumes waiting orders."""
 PATIENCE_SECONDS = 3
-"""How long a claimable order may wait before a consumer is missing. A consumer at work looks every second."""
+"""How long the oldest claimable order may wait before a consumer counts as missing. A running consumer looks
+for orders every second."""
 LOOK_SECONDS = 1
+"""Interval between two checks."""
 _STARTING_SECONDS = 10
-"""A run that began within this time counts as starting: it may not have claimed anything yet."""
+"""A run that began to run within this time counts as starting: it may not have claimed anything yet."""
 _PENDING_SECONDS = 30
-"""A run that is Pending for longer has lost its worker, and does not count as starting."""
+"""A run that has been Pending for longer has lost its worker, and does not count as starting."""
 _FREE_TRIES = 5
-"""How many consumers are started in a row without effect (killed, for example)
-before the pause between starts grows."""
+"""How many consumers may be started without effect (killed, for example) before the pause between starts
+grows."""
 _LONGEST_PAUSE_SECONDS = 30
+"""Limits the pause between two starts."""
 _RUNS_LOOKED_AT = 50
+"""Limits how many of the latest consumer runs are read to find one that is starting."""
 _LIMIT_SECONDS = 15
-"""Limits one look, whatever the database or the Prefect server does."""
+"""Timeout of one check, if the database or the Prefect server does not answer."""
 
 
 class Watch:
-    """Looks at the waiting orders again and again, and starts a consumer when the oldest one stays unclaimed.
+    """Observes the waiting orders, and starts a consumer when the oldest one stays unclaimed.
 
-    Judges by the orders, not by who says that it is at work: a consumer that hangs, or that was killed before
-    it claimed anything, or that holds its lock and does nothing, is noticed alike. Consumers claim the oldest
-    order first, so one order that stays the oldest means that nobody claims; or, if its workers died again
-    and again, that those at work have other orders in hand, beside which they do not try it: another
-    consumer, which has none, does. Any number of processes may watch: only one of them starts a consumer, and
-    none while one is about to start.
+    It observes the orders and not the consumers, so it also detects a consumer that hangs, that was killed
+    before it claimed anything, or that holds its lock without working. Consumers claim the oldest order
+    first, so an order that stays the oldest means that no consumer claims; or, if the order's workers died
+    repeatedly, that the running consumers have other orders, beside which they do not try it: a new consumer
+    without orders does. Any number of processes may watch: only one of them starts a consumer, and none does
+    while one is about to start.
     """
 
     def __init__(self) -> None:
@@ -54,8 +58,8 @@ class Watch:
         self._tries = 0
 
     async def look(self) -> bool:
-        """Looks once; returns whether it started a consumer.
-        Raises what the database and the Prefect client raise."""
+        """Checks once; returns whether it started a consumer. Raises the errors of the database and of the
+        Prefect client."""
         async with asyncio.timeout(_LIMIT_SECONDS), transaction() as tx:
             oldest = await claims.oldest_claimable(tx, ORDERS)
             now = time.monotonic()
@@ -66,16 +70,16 @@ class Watch:
                 return False
             full = settings().batch_size * settings().batches_under_way
             if await claims.held_by_live_workers(tx, ORDERS, most=full) >= full:
-                return False  # the consumers at work have all they can take
+                return False  # the running consumers are at full capacity
         started = await asyncio.wait_for(asyncio.to_thread(start_consumer), _LIMIT_SECONDS)
         if started:
             self._tries += 1
             self._not_before = now + min(_LONGEST_PAUSE_SECONDS, 2 ** max(0, self._tries - _FREE_TRIES))
             order_id, _, suspected = oldest
             why = (
-                "its workers died, and it is tried only by one that has nothing else in hand"
+                "its workers died, so only a consumer without other orders tries it"
                 if suspected
-                else "nobody claims it"
+                else "no consumer claims it"
             )
             log.warning(
                 "order %s has waited for %.0f s, and %s: a consumer was started",
@@ -86,27 +90,27 @@ class Watch:
         return started
 
     @property
-    def anybody_waits(self) -> bool:
-        """Whether an order waited when it last looked."""
+    def has_waiting_order(self) -> bool:
+        """Whether an order was waiting at the last check."""
         return self._oldest is not None
 
 
 async def start_missing_consumer() -> bool:
-    """Starts a consumer if orders wait and none claims them for `PATIENCE_SECONDS`; returns whether it did.
+    """Starts a consumer if orders wait and none is claimed for `PATIENCE_SECONDS`; returns whether it did.
     Returns at once if no order waits."""
     watch, until = Watch(), time.monotonic() + 2 * PATIENCE_SECONDS
     while time.monotonic() < until:
         if await watch.look():
             return True
-        if not watch.anybody_waits:
+        if not watch.has_waiting_order:
             return False
         await asyncio.sleep(LOOK_SECONDS)
     return False
 
 
 def start_consumer() -> bool:
-    """Starts a consumer, unless one is about to start, or another process is just starting one. Returns
-    whether it started one. Raises what the Prefect client raises."""
+    """Starts a consumer, unless one is about to start, or another process is starting one. Returns whether it
+    started one. Raises the errors of the Prefect client."""
     from prefect.client.orchestration import get_client
     from prefect.states import Scheduled
 
@@ -117,13 +121,13 @@ def start_consumer() -> bool:
             deployment, now = client.read_deployment_by_name(CONSUMER), database_time_sync()
             if _is_starting(client, deployment.id, now):
                 return False
-            # Without a time it would be due when this machine's clock says so.
+            # Without a scheduled time, this machine's clock would decide when it is due.
             client.create_flow_run_from_deployment(deployment.id, state=Scheduled(scheduled_time=now))
     return True
 
 
 def _is_starting(client: SyncPrefectClient, deployment_id: object, now: datetime) -> bool:
-    """Whether a consumer is due, is being started, or began a moment ago."""
+    """Returns whether a consumer is due, is being started, or has just begun."""
     from prefect.client.schemas.filters import (
         DeploymentFilter,
         DeploymentFilterId,

@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from flows import attention_artifact
 from flows.closing import artifacts_shown
 from flows.reconcile_payments import emit_events
-from flows.reopened import take_up
+from flows.reopened import run_reopened
 from flows.run_names import timed
 from saga.prefect.limits import slots
 from shop.notifications import outbox
@@ -42,9 +42,10 @@ async def handle_payment_events() -> dict[str, int]:
                 ended.append(handled)
     async with artifacts_shown():
         if reopened := [each.order_id for each in ended if each.reopened and each.order_id]:
-            await take_up(reopened)  # if this worker dies, recovery continues these open orders
-        touched = list({each.order_id for each in ended if each.order_id})
-        if touched and await outbox.is_due(touched):
+            await run_reopened(reopened)  # if this worker dies, recovery continues these open orders
+        if (touched := list({each.order_id for each in ended if each.order_id})) and await outbox.is_due(
+            touched
+        ):
             await deliver_outbox(len(touched), touched)
     if any(each.review_changed or each.reopened for each in ended):
         await attention_artifact.show_review_queue()

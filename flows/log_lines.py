@@ -22,7 +22,8 @@ _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 _RUN_FIELDS = ("flow_", "task_", "deployment_", "work_")
 """Prefixes of the fields that Prefect adds to the lines of a run."""
 _OUTSIDE_OF_TASKS = "prefect.orders"
-"""`get_logger("orders")`: lines of code outside tasks, which Prefect shows on the console only."""
+"""The logger `get_logger("orders")`, for code outside tasks. Prefect itself shows its lines only on the
+console."""
 
 
 def configure() -> None:

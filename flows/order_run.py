@@ -1,5 +1,4 @@
-"""What surrounds the saga of one order in a flow run: the lease,
-cancellation, and what is sent and shown at the end."""
+"""The context of one order's saga in a flow run: lease, cancellation, mail and artifacts at the end."""
 
 from __future__ import annotations
 
@@ -36,18 +35,18 @@ from shop.review.cancel import withdraw
 from tasks.deliver_outbox import deliver_outbox
 
 _ASK_SECONDS = 5
-"""Limits the question to the Prefect server whether this run was cancelled."""
-_REASON, _SOMEBODY = "its run was cancelled", "whoever cancelled the run"
+"""Timeout for asking the Prefect server whether this run was cancelled."""
+_REASON, _REQUESTED_BY = "its run was cancelled", "whoever cancelled the run"
 _STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
-"""The environment variable in which workers and `serve` name the run that a process is for."""
+"""The environment variable in which workers and `serve` pass a process the id of its run."""
 
 
 @asynccontextmanager
 async def order_run() -> AsyncIterator[OrderRun]:
     """Holds a lease while its body processes one order.
 
-    At the end it sends the order's mail, and shows the order's page and the manual review artifact. A
-    cancelled run cancels its order unless it is shipped; a run whose process has to end releases it.
+    At the end it sends the order's mail and shows the order's page and the manual review artifact. A
+    cancelled run cancels its order unless the order is shipped; a run whose process is stopped releases it.
     """
     run: OrderRun | None = None
     async with cancelled_by_sigterm(), artifacts_shown():
@@ -69,18 +68,19 @@ async def order_run() -> AsyncIterator[OrderRun]:
 
 
 class OrderRun(InstanceRun[Order]):
-    """One run's order."""
+    """The run of one order."""
 
     def __init__(self, lease_id: UUID, listener: Listener, log_context: ExitStack) -> None:
         super().__init__(ORDER_SAGA, ORDERS, lease_id, listener)
         self._log_context = log_context
         self._own: str | None = None
-        """The order, if this run stored it. Another one is cancelled only while this run has it."""
-        self._unwanted: bool | None = None
+        """The order's id if this run stored it. An order that it did not store is cancelled only while this
+        run has claimed it."""
+        self._cancelled: bool | None = None
 
     async def accept(self, order: object) -> OrderInstance | None:
-        """Stores the order. Returns it if it is new: it is this run's from the beginning, so that its steps
-        are found in this run.
+        """Stores the order. Returns it if it is new: this run claims it at once, so that its steps appear in
+        this run.
 
         Raises `UnusableOrder` and `OrderConflict`.
         """
@@ -104,7 +104,7 @@ class OrderRun(InstanceRun[Order]):
         return claimed
 
     async def read_outcome(self) -> OrderOutcome | None:
-        """Returns the order's outcome; None while it has none."""
+        """Returns the order's outcome; None: it has none yet."""
         known = await retry_while_database_down(lambda: read_one(self.instance_id))
         return known if known is not None and known.outcome is not None else None
 
@@ -114,12 +114,12 @@ class OrderRun(InstanceRun[Order]):
         return claimed
 
     async def withdraw(self, instance_id: str | None) -> list[str] | None:
-        """Commits that the order, and whatever this run has, is to be cancelled, unless it is shipped: should
-        this process be killed meanwhile, the order does not continue. Returns the ids of newly cancelled
-        orders; None if this process only has to end."""
-        if self._unwanted is None:  # asked once: a process that has to end has little time
-            self._unwanted = await _is_cancelled()
-        if not self._unwanted:
+        """Commits cancel requests for the order and for all orders that this run has claimed, unless they are
+        shipped: even if this process is killed now, they do not continue. Returns the ids of newly cancelled
+        orders; None if this run was not cancelled, and only its process has to end."""
+        if self._cancelled is None:  # asked once: a process that is being stopped has little time
+            self._cancelled = await _is_cancelled()
+        if not self._cancelled:
             return None
         by = f"cancelling of Prefect run {run_id()}"
         return await retry_while_database_down(
@@ -127,24 +127,25 @@ class OrderRun(InstanceRun[Order]):
                 order_id=instance_id,
                 flow_run_id=run_id(),
                 reason=_REASON,
-                requested_by=_SOMEBODY,
+                requested_by=_REQUESTED_BY,
                 started_by=by,
             )
         )
 
     async def leave(self) -> None:
-        """Cancels an order that this run does not have in hand: it is postponed, or a consumer has it. If
-        nobody has it, it is compensated here and now."""
+        """Cancels the order of a cancelled run that does not have it claimed: it is postponed, or another
+        worker has it. If no worker has it, compensates it at once."""
         withdrawn = await self.withdraw(self._own)
         if withdrawn:
-            # Releases a claim whose answer was lost.
-            await retry_while_database_down(lambda: release_all(ORDERS, self._lease))
+            await retry_while_database_down(
+                lambda: release_all(ORDERS, self._lease)
+            )  # a claim may have been committed without an answer
         for order_id in withdrawn or ():
             if (claimed := await self.claim(order_id)) is not None:
                 await self.run(claimed, leaving=True)
 
     async def send_mail(self) -> None:
-        """Sends the order's mail. If the database is unavailable a consumer sends it later."""
+        """Sends the order's mail. If the database is unavailable, a consumer sends it later."""
         try:
             if await outbox.is_due([self.instance_id]):
                 await deliver_outbox(ALL_OF_AN_ORDER, [self.instance_id])
@@ -159,17 +160,17 @@ class OrderRun(InstanceRun[Order]):
 
 
 async def _is_cancelled() -> bool:
-    """Returns whether this run was cancelled by somebody who does not want the order. A caller in this
-    process does not. Of a run that a worker started only Prefect can tell; if it does not say so, the process
-    has to end, and the order continues elsewhere."""
+    """Returns whether this run was cancelled in order to cancel its order. In a process that no worker
+    started, every cancellation counts. For a run that a worker started, the Prefect server decides; if it
+    does not answer, only the process has to end, and the order continues elsewhere."""
     if os.environ.get(_STARTED_BY_WORKER) != str(flow_run.id):
         return True
     try:
         async with asyncio.timeout(_ASK_SECONDS), get_client() as client:
             state = (await client.read_flow_run(UUID(str(flow_run.id)))).state
-    except Exception as error:  # noqa: BLE001  (a server that does not answer has cancelled nothing)
+    except Exception as error:  # noqa: BLE001  (without an answer, the run does not count as cancelled)
         get_logger("orders").warning(
-            "the Prefect server does not say whether this run was cancelled (%s)", type(error).__name__
+            "reading from the Prefect server whether this run was cancelled failed (%s)", type(error).__name__
         )
         return False
     return state is not None and (state.is_cancelling() or state.is_cancelled())

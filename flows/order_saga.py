@@ -1,5 +1,4 @@
-"""The order saga's definition. The flows run this table, and everything that draws or explains the saga reads
-it.
+"""The order saga's definition. The flows run this table; diagrams and pages are generated from it.
 
 To add a step, add a file in `tasks/` and a line here: see docs/how-to/add-a-step.md.
 """

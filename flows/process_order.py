@@ -1,4 +1,4 @@
-"""One order, one flow run: the story of the saga."""
+"""The flow that processes one order per run."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from shop.orders.names import run_name
 from shop.orders.order import EXAMPLE, Order
 from shop.orders.outcomes import OrderOutcome
 
-_FORM = {**EXAMPLE, "id": "ORDER-1002"}  # the samples have the first
+_FORM = {**EXAMPLE, "id": "ORDER-1002"}  # ORDER-1001 is one of the samples
 FilledIn = Field(json_schema_extra={"default": _FORM, "examples": [_FORM]})
-"""The run's form in the UI opens with an example filled in.
-For the form only: a run without an order is refused."""
+"""Fills the form of a new run in the UI with an example. Applies to the form only: a run without an order is
+refused."""
 
 
 def _flow_run_name() -> str:
     return run_name("order", flow_run.parameters.get("order"))
 
 
-# Parameters are not validated here, so that a bad order becomes
-# a rejected one with its reasons, and not a crashed run.
+# Prefect does not validate the parameters, so that an invalid order is rejected with its reasons instead of
+# crashing its run.
 @flow(name="process-order", flow_run_name=_flow_run_name, validate_parameters=False, persist_result=False)
 async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome]:
     """Takes one order to its outcome:
     validated, reserved, charged, confirmed, shipped, notified; or compensated.
 
     The same order again returns the first one's outcome and does nothing. Raises `UnusableOrder` if the order
-    has no usable id, and `OrderConflict` if another order is known under its id.
+    has no usable id, and `OrderConflict` if a different order has its id.
     """
-    # The run holds a lease; at the end it sends the order's mail and shows the order in the UI.
-    async with order_run() as run:
-        claimed = await run.accept(order)  # stored: from here on it reaches an outcome, whatever dies
+    async with (
+        order_run() as run
+    ):  # holds a lease; at the end it sends the order's mail and shows the order in the UI
+        claimed = await run.accept(order)  # stored: from here on it reaches an outcome despite any crash
         while (known := await run.read_outcome()) is None:
             if claimed is None and (claimed := await run.claim()) is None:
-                await run.wait_for_change()  # another worker has it, or it is postponed
+                await run.wait_for_change()  # another worker has claimed it, or it is postponed
                 continue
-            await run.run(claimed)  # the steps; if one fails, the compensations in reverse
+            await run.run(claimed)  # the steps; if one fails, the compensations in reverse order
             claimed = None
         return state_of(known)

@@ -1,4 +1,4 @@
-"""The batch lane: many orders share each task run."""
+"""The flow of the pending lane: many orders share each task run."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from tasks.deliver_outbox import deliver_outbox
 _MAIL_DELAY_SECONDS = 10
 """While orders are processed, sends only mail that has been due for this long."""
 _IDLE_SECONDS = 0.25
-"""Seconds without any order after which the consumer counts as idle."""
+"""Time without any order after which the consumer counts as idle."""
 _OUTBOX_POLL_SECONDS = 5
 """Poll interval for retries of the outbox, while the consumer is idle."""
 _MAILS_AT_ONCE = 100
-"""Limits the messages of one `deliver_outbox` run."""
+"""Limits the messages of one `deliver_outbox` task run."""
 Seconds = Annotated[
     float | None,
     Field(
@@ -71,8 +71,8 @@ async def process_pending_orders(
     """Takes waiting orders, and those whose worker died, to their outcomes; up to `batch_size` share each
     task run.
 
-    Keeps consuming for a while, so that new orders find a running consumer, and is notified when they arrive.
-    Any number of these runs may run, on any number of workers.
+    Keeps consuming for `consumer_seconds`, so that new orders find a running consumer; PostgreSQL notifies it
+    of them. Any number of these runs may be active, on any number of workers.
     """
     seconds = settings().workers.consumer_seconds if consumer_seconds is None else consumer_seconds
     consumer = Consumer(

@@ -1,4 +1,4 @@
-"""The safety net: whatever was left behind is taken up again, without waiting for a consumer to come by."""
+"""The recovery flow: resumes interrupted orders, without waiting for a consumer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tasks.deliver_outbox import deliver_outbox
 
 @task(name="release_expired_reservations", cache_policy=NO_CACHE, persist_result=False)
 async def release_expired_reservations() -> list[str]:
-    """Gives back what dead reservations hold. Returns the orders' ids."""
+    """Releases expired reservations. Returns the orders' ids."""
     released: list[str] = []
     while expired := await expire_reservations():
         released += expired
@@ -46,8 +46,8 @@ CrashedRun = Annotated[
 
 
 async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
-    """The ids of the orders that were stored.
-    Without a Prefect server the other orders are still recovered."""
+    """Stores orders of runs that died before they stored them. Returns the ids. Logs an error of the Prefect
+    server and continues, so that the other orders are recovered."""
     stored: list[str] = []
     try:
         if crashed_run is not None:
@@ -57,7 +57,7 @@ async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
         if is_database_error(error):
             raise
         get_run_logger().warning(
-            "lost runs could not be looked for (%s): the next recovery does it", type(error).__name__
+            "searching for lost runs failed (%s): the next recovery searches again", type(error).__name__
         )
     return stored
 
@@ -68,28 +68,27 @@ async def _lease_left(run_id: UUID) -> float | None:
 
 
 async def _consumer_started() -> bool:
-    """Starts a consumer if one is missing. For workers that do not see to it themselves, as ours does."""
+    """Starts a consumer if one is missing; returns whether it did. For other workers than ours, which checks
+    this itself."""
     try:
         return await start_missing_consumer()
-    except Exception as error:  # noqa: BLE001  (recovery goes on without a Prefect server, or without that deployment)
-        get_run_logger().warning(
-            "whether a consumer is missing could not be found out (%s)", type(error).__name__
-        )
+    except Exception as error:  # noqa: BLE001  (recovery continues without a Prefect server, or without that deployment)
+        get_run_logger().warning("checking whether a consumer is missing failed (%s)", type(error).__name__)
         return False
 
 
 @flow(name="recover-orders", flow_run_name=timed("recovery"), persist_result=False)
 async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
-    """Stores the orders of runs that died before they came to it; takes over orders whose lease ran out, and
-    takes them to their outcome by the same saga; then gives back expired reservations, sends what is left in
-    the outbox, and starts a consumer if one is missing.
+    """Stores the orders of runs that died before they stored them; takes over orders whose lease expired, and
+    takes them to their outcome by the same saga; then releases expired reservations, sends the remaining
+    messages of the outbox, and starts a consumer if one is missing.
 
-    `crashed_run`: waits until that run's lease is over.
+    `crashed_run`: waits until that run's lease has expired.
     """
     stored = await _store_lost_orders(crashed_run)
     begun_only = crashed_run is None and not stored
-    # A lease that is still renewed after that time is no dead run's.
-    patience = time.monotonic() + 3 * settings().lease_seconds
+    # A run whose lease is still renewed at the deadline is alive.
+    deadline = time.monotonic() + 3 * settings().lease_seconds
 
     async def claim(lease_id: UUID, survived: int) -> Sequence[OrderInstance]:
         most, run, known = settings().batch_size, str(flow_run.id), ORDER_SAGA.names
@@ -108,7 +107,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
     async def wait_for_lease() -> bool:
         if (
             crashed_run is None
-            or time.monotonic() > patience
+            or time.monotonic() > deadline
             or (left := await _lease_left(crashed_run)) is None
         ):
             return False
@@ -122,7 +121,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
     while await outbox.is_due() and (now_sent := (await deliver_outbox(200))["sent"]):
         sent += now_sent
     if await _consumer_started():
-        get_run_logger().warning("orders waited, and nobody claimed them: a consumer was started")
+        get_run_logger().warning("orders waited and no consumer claimed them: a consumer was started")
     get_run_logger().info(
         "%d orders recovered, %d reservations released, %d messages sent", recovered, len(released), sent
     )

@@ -1,4 +1,4 @@
-"""Taking up orders that a person, or the clock, has opened again: the same saga, with what is still due."""
+"""Resumes orders that a person or a scheduled retry has reopened: the same saga, with what is still due."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from shop.settings import settings
 from tasks.deliver_outbox import deliver_outbox
 
 
-async def take_up(order_ids: Sequence[str]) -> int:
-    """Takes those of the orders that nobody has in hand to their outcome. Returns how many; whoever has the
-    others takes them there."""
+async def run_reopened(order_ids: Sequence[str]) -> int:
+    """Takes those of the orders that no worker has claimed to their outcome. Returns how many. The other
+    orders' workers take those to their outcomes."""
 
     async def claim(lease_id: UUID, _survived: int) -> Sequence[OrderInstance]:
         most, run = len(order_ids), str(flow_run.id)
@@ -35,9 +35,9 @@ async def take_up(order_ids: Sequence[str]) -> int:
     return await run_claimed(ORDER_SAGA, ORDERS, claim)
 
 
-async def to_its_outcome(order_id: str) -> OrderOutcome:
-    """Takes the order to its outcome, or waits for the worker that has it in hand;
-    the customer is told then."""
+async def finish_reopened(order_id: str) -> OrderOutcome:
+    """Takes the order to its outcome, or waits for the worker that has claimed it; then sends its mail and
+    shows its page."""
     async with artifacts_shown():
         known = await _wait_for_outcome(order_id)
         if await outbox.is_due([order_id]):
@@ -49,6 +49,6 @@ async def to_its_outcome(order_id: str) -> OrderOutcome:
 async def _wait_for_outcome(order_id: str) -> OrderOutcome:
     async with wakeup.listening(ORDERS, wakeup.FINISHED) as listener:
         while (known := await read_one(order_id)) is None or known.outcome is None:
-            if not await take_up([order_id]):
+            if not await run_reopened([order_id]):
                 await listener.wait(settings().poll_seconds)
     return known

@@ -14,7 +14,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows import attention_artifact
-from flows.reopened import to_its_outcome
+from flows.reopened import finish_reopened
 from flows.states import state_of
 from flows.who import started_by
 from shop.orders.names import run_name
@@ -80,7 +80,7 @@ async def resolve_order(
         await attention_artifact.show_review_queue()
         known = await read_one(decided.order_id)
         return Completed(name="Held", message=f"{decided.order_id} is retried only on request", data=known)
-    known = await to_its_outcome(decided.order_id)
+    known = await finish_reopened(decided.order_id)
     await attention_artifact.show_review_queue()
     return state_of(known)
 

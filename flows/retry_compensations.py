@@ -7,7 +7,7 @@ from prefect.logging import get_run_logger
 
 from flows import attention_artifact
 from flows.closing import artifacts_shown
-from flows.reopened import take_up
+from flows.reopened import run_reopened
 from flows.run_names import timed
 from flows.undelivered import show_undelivered
 from saga.database import transaction
@@ -29,7 +29,7 @@ async def retry_compensations() -> dict[str, int]:
         due = await attention.reopen_due(tx, most=_AT_ONCE)
     if due:  # they are open now: if this worker dies, recovery continues them
         async with artifacts_shown():
-            await take_up(due)
+            await run_reopened(due)
             if await outbox.is_due(due):
                 await deliver_outbox(ALL_OF_AN_ORDER * len(due), due)
     await attention_artifact.show_review_queue()

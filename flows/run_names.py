@@ -1,4 +1,4 @@
-"""Names of runs that belong to no order: their purpose and start time."""
+"""Names of runs that are not about one order: their purpose and start time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports the orders that a run took over; the run that held one before also gets the order's page."""
+"""Reports the orders that a run took over, and shows each one's page also in the run that had it before."""
 
 from __future__ import annotations
 

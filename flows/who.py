@@ -9,11 +9,12 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 _SECONDS = 5.0
+"""Timeout for reading the run's creator from the Prefect server."""
 
 
 async def started_by() -> str:
-    """Returns the run and its creator according to Prefect. A self-hosted server knows automations but no
-    people, because all share one password."""
+    """Returns the run and its creator according to Prefect. A self-hosted server distinguishes automations
+    but not people, who share one password."""
     run = f"Prefect run {flow_run.id}"
     try:
         async with asyncio.timeout(_SECONDS), get_client() as client:

@@ -1,9 +1,9 @@
-"""All settings: composed of the groups that stand beside their parts, and read from their sources.
+"""All settings: composes the groups that each part defines, and reads them from their sources.
 
-A setting has the name of its environment variable. In this order of precedence it is read from the
-environment, `.env`, and `var/run.env` (written by `make run`, so that other shells in the same checkout find
-the running system). Secrets can also be in files and Prefect blocks: `shop/runtime/secrets.py`.
-docs/reference/settings.md lists them all.
+A setting has the name of its environment variable. It is read from, in order of precedence: the environment,
+`.env`, and `var/run.env` (written by `make run`, so that other shells in the same checkout find the running
+system). Secrets can also be in files and Prefect blocks: `shop/runtime/secrets.py`.
+docs/reference/settings.md lists all settings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from shop.shipping.easypost.settings import EasyPostSettings
 from shop.shipping.settings import ShippingSettings
 
 ENV_FILES = (HOME / "var" / "run.env", HOME / ".env")
-"""Later ones go before earlier ones, and the environment before both."""
+"""Files of settings: later ones take precedence over earlier ones, and the environment over both."""
 _REPLACED = {
     "ALERT_EMAIL": "set ALERT_URLS, such as mailto://user:password@mail.example?to=oncall@shop.example",
     "ALERT_WEBHOOK_URL": "set ALERT_URLS, such as jsons://hooks.example/path",
@@ -52,7 +52,7 @@ _REPLACED = {
 
 
 def _psycopg_url(url: str) -> str:
-    """Accepts the usual spellings, and hosts beyond ASCII."""
+    """Normalises a database URL. Accepts the usual schemes, and hosts with non-ASCII characters."""
     return psycopg_url(with_ascii_host(psycopg_url(url)))
 
 
@@ -60,7 +60,7 @@ class Settings(EngineSettings):
     """The settings of the engine and of every part of the shop. `Settings(SHOP_NAME="...")` overrides the
     environment."""
 
-    # What was given is not shown when it is wrong: it may be a secret.
+    # Validation errors do not show the given value: it may be a secret.
     model_config = SettingsConfigDict(
         env_file=ENV_FILES,
         env_file_encoding="utf-8-sig",  # with or without a byte order mark
@@ -109,8 +109,8 @@ class Settings(EngineSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given outright, then secrets in files and blocks,
-        the environment, `.env`, `var/run.env`."""
+        """Returns the sources, in order of precedence: arguments, secrets in files and blocks, the
+        environment, `.env`, `var/run.env`."""
         assert isinstance(init_settings, InitSettingsSource)
         assert isinstance(env_settings, EnvSettingsSource)
         assert isinstance(dotenv_settings, EnvSettingsSource)
@@ -138,7 +138,7 @@ class Settings(EngineSettings):
         return self
 
     def with_values(self, **values: Any) -> Self:
-        """The same with other values, which are named like environment variables and not validated."""
+        """Returns a copy with other values, which are named like environment variables and not validated."""
         changes: dict[str | None, dict[str, Any]] = {None: {}}
         for name, value in values.items():
             setting = settings_in(type(self))[name]
@@ -160,7 +160,7 @@ class Settings(EngineSettings):
 
 
 class _Grouped(PydanticBaseSettingsSource):
-    """Values by the names of their environment variables, put into their groups."""
+    """A source that reads values by environment variable and puts them into their groups."""
 
     def __init__(
         self,
@@ -170,10 +170,10 @@ class _Grouped(PydanticBaseSettingsSource):
     ) -> None:
         super().__init__(settings_cls)
         self._settings = settings_in(settings_cls)
-        # In upper case, because pydantic has names of fields in lower case.
+        # pydantic passes names of fields in lower case
         self._given = {name.upper(): value for name, value in given.items()}
         if unknown := sorted(self._given.keys() - self._settings.keys() - _REPLACED.keys()):
-            raise TypeError(f"no settings: {', '.join(unknown)}")
+            raise TypeError(f"unknown settings: {', '.join(unknown)}")
         self._environment = {name.upper(): value for name, value in environment.items() if value}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  (pydantic's)
@@ -188,7 +188,7 @@ class _Grouped(PydanticBaseSettingsSource):
         return values
 
     def _values(self, name: str, field: FieldInfo) -> Iterator[Any]:
-        """The setting's value; none if it is not set."""
+        """Yields the setting's value; nothing if it is not set."""
         if name in self._given:
             yield self._given[name]
         elif is_secret(name, field) and (found := elsewhere(name, self._environment)) is not None:
@@ -202,7 +202,7 @@ class _Grouped(PydanticBaseSettingsSource):
 
 
 class _ReadOnce:
-    """The settings of this process: read at the first call, and again after `cache_clear`."""
+    """Returns the process's settings: read at the first call, and again after `cache_clear`."""
 
     def __init__(self) -> None:
         self._known: Settings | None = None
@@ -212,12 +212,12 @@ class _ReadOnce:
         if (known := self._known) is not None:
             return known
         clears, read = self._clears, Settings()
-        if clears == self._clears:  # else another thread's read began before the environment changed
+        if clears == self._clears:  # else the cache was cleared meanwhile: the values may be outdated
             self._known = read
         return read
 
     def cache_clear(self) -> None:
-        """Makes the next call read again."""
+        """Makes the next call read the settings again."""
         self._clears += 1
         self._known = None
 
@@ -227,7 +227,7 @@ provide(settings)
 
 
 def at(database_url: str | None) -> Settings:
-    """The same with another database; None: its own."""
+    """Returns the settings with another database; None: unchanged."""
     return (
         settings()
         if database_url is None
@@ -236,18 +236,17 @@ def at(database_url: str | None) -> Settings:
 
 
 def mistakes(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """What is wrong with the settings: each by its environment variable, with nothing of what was given."""
+    """Yields each invalid setting's environment variable and the reason, without the given value."""
     for each in error.errors(include_input=False, include_url=False, include_context=False):
         place, what = [str(part) for part in each["loc"]], each["msg"].removeprefix("Value error, ")
         known = [position for position, part in enumerate(place) if part.upper() in settings_in(Settings)]
         if known:
             name, *within = place[known[0] :]
             yield name.upper(), f"{'.'.join(within)}: {what}" if within else what
-        else:  # several settings together, each reason beginning with the one that asks for the others
+        else:  # about several settings: each reason begins with the setting that requires the others
             yield from ((reason.split(" ", 1)[0].split("=", 1)[0], reason) for reason in what.split("; "))
 
 
 def what_is_wrong(error: ValidationError) -> str:
-    """A settings' error as one line for a terminal: each setting by its name,
-    and nothing of what was given."""
+    """Formats a settings' error as one line for a terminal: names and reasons, without the given values."""
     return "the settings are wrong: " + "; ".join(f"{name}: {what}" for name, what in mistakes(error))

@@ -1,4 +1,5 @@
-"""Compares the gateway's list of payments with our orders, and the stock with its movements."""
+"""The reconciliation's task: compares the gateway's payments with our orders, and the stock with its
+movements."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from shop.reconciliation.reconcile import reconcile
 from shop.reconciliation.report import Report
 
 
-async def _worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+async def _is_retryable(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     error: object = await state.aresult(raise_on_failure=False)
     if isinstance(error, StepError):
         return error.retryable and error.retry_after is None
@@ -31,7 +32,7 @@ async def _worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any
     persist_result=False,
     retries=3,
     retry_delay_seconds=[5, 20, 60],
-    retry_condition_fn=_worth_retrying,
+    retry_condition_fn=_is_retryable,
 )
 async def compare_books(report: Report, since: datetime, fix: bool) -> dict[str, int]:
     """Fills the report and, with `fix`, repairs what can be repaired. Each attempt starts over; repaired

@@ -1,5 +1,5 @@
-"""Reports in the Prefect UI that an external system is unavailable, and that it is available again: in the
-run's log, and as an event."""
+"""Reports in the Prefect UI when an external system becomes unavailable or available again: in the run's log
+and as an event."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def available(system: str) -> str:
 
 
 def report_gateway(why: str | None) -> None:
-    """Reports a change of this process's circuit. `why`: the reason for opening it; None when the gateway is
+    """Reports a change of this process's circuit. `why`: the reason for opening it; None: the gateway is
     available again."""
     _report(GATEWAY, "the payment gateway", f"shop.payment-gateway.{settings().payments.gateway}", why)
 

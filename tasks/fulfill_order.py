@@ -18,9 +18,9 @@ from shop.shipping.returns import ReturnResult, take_back
 async def fulfill_order(
     tx: Tx, orders: Sequence[OrderInstance]
 ) -> Mapping[str, FulfilmentResult | StepError]:
-    """Commits the stock, books the parcel, updates the order's status. Before the transaction, the external
-    calls: commits the stock at an inventory service, buys a label from a carrier. The label is printed with
-    the mail (`deliver_outbox`).
+    """Commits the stock, books the parcel, updates the order's status. External calls happen before the
+    transaction: commits the stock at an inventory service, buys a label from a carrier. The label is printed
+    with the mail (`deliver_outbox`).
 
     Raises `CarrierRefused`, `ReservationLost` and `SagaCancelled`, with nothing shipped; and, retryable,
     `CarrierUnavailable` and `InventoryUnavailable`.

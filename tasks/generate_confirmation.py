@@ -12,6 +12,6 @@ from shop.settings import settings
 
 @external_step()
 async def generate_confirmation(order: OrderInstance) -> Confirmation:
-    """Writes the confirmation with a language model if one is configured; with the template if not, or if the
-    model is down, slow or wrong."""
+    """Writes the confirmation with a language model if one is configured; with the template if none is, or if
+    the model is unavailable, slow or wrong."""
     return await write_confirmation(order.payload, settings())

@@ -1,4 +1,4 @@
-"""Handles one payment event: looks up its subject at the gateway, and acts on the result."""
+"""Handles one payment event: looks up its subject at the gateway and acts on the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def _run_name() -> str:
 
 @task(name="handle_payment_event", task_run_name=_run_name, cache_policy=NO_CACHE, persist_result=False)
 async def handle_payment_event(hint: Hint) -> dict[str, Any]:
-    """Handles the event. There are no retries:
-    another run handles it later if the gateway cannot answer now."""
+    """Handles the event. Without retries: if the gateway cannot answer now, a later run handles it."""
     hint.handled = handled = await handle(hint.event, gateway())
     return {"event": hint.event.id, "order": handled.order_id, "done": handled.done}

@@ -1,4 +1,4 @@
-"""The task that lets an optimiser work on the confirmation's program."""
+"""The task that runs an optimiser on the confirmation's program."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @task(name="optimize_program", cache_policy=NO_CACHE, persist_result=False)
 async def optimize_program(optimizer: Optimizer, demonstrations: int, calls: int) -> Optimized:
-    """Runs on a thread, because it blocks.
-    A cancelled run ends at the model's next answer and saves nothing."""
+    """Runs the optimiser in a thread, because it blocks. A cancelled run ends at the model's next answer and
+    saves nothing."""
     with needs_extra("llm", "optimize-confirmation"):
         from shop.confirmation.optimising.run import run
 

@@ -19,9 +19,9 @@ from shop.retention.customers import erase_customers, which_are_erased
 from shop.retention.traces import purge_traces
 
 _RUNS_OF_ONE_ORDER = ["process-order", "cancel-order", "resolve-order", "accept-discrepancies"]
-"""Flows whose parameters contain an order, or what people have written about one."""
+"""Flows whose parameters contain an order, or what people wrote about one."""
 _MOST_UNREADABLE = 50
-"""Limits how many runs that the Prefect server cannot show are skipped."""
+"""Limits the skipped runs, which the Prefect server cannot show."""
 _PAGE = 200
 """How many runs are read at once."""
 
@@ -46,8 +46,8 @@ async def erase_old_customers(days: float) -> int:
     retry_delay_seconds=3,
 )
 async def delete_runs_of_erased_orders(days: float) -> int:
-    """Deletes runs that ended at least this many days ago and whose order is erased, because the Prefect
-    server keeps a run's parameters, and with them the order, or why it was cancelled. Returns how many."""
+    """Deletes runs that ended at least this many days ago and whose order is erased: the Prefect server keeps
+    a run's parameters, which contain the order, or why it was cancelled. Returns how many."""
     before = await database_time() - timedelta(days=days)
     ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=before))
     flows, deleted, kept = FlowFilter(name=FlowFilterName(any_=_RUNS_OF_ONE_ORDER)), 0, 0

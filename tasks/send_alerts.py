@@ -27,9 +27,9 @@ RAISED, CLEARED = "order.alert.raised", "order.alert.cleared"
 async def emit_alert_events() -> int:
     """Emits one event for each alert that was raised or has cleared. Returns how many.
 
-    An event counts as emitted once the server has confirmed it; until then it is emitted
-    again, with the same id. An alert that cannot be described does not delay the others.
-    Raises what the Prefect client raises; a later run retries.
+    An event counts as emitted once the server has confirmed it; until then it is emitted again, with the same
+    id. An alert that cannot be described does not delay the others. Raises the Prefect client's errors; a
+    later run retries.
     """
     emitted = 0
     while claimed := await notices.claim(notices.EVENT):

@@ -17,7 +17,7 @@ import psycopg
 import uvicorn
 
 from deployments.inventory_service import create_app
-from shop.inventory.service.contract import taken_apart
+from shop.inventory.service.contract import split_own_order_id
 from shop.inventory.service.database import DatabaseInventory
 
 TOKEN = "a-token-for-tests"
@@ -166,7 +166,7 @@ class InventoryServer:
             if body
             else parse_qs(scope["query_string"].decode()).get("order_id", [""])[0]
         )
-        order_id = taken_apart(asked)[1]
+        order_id = split_own_order_id(asked)[1]
         lie = self.lies.get(order_id)
         if lie is None or not scope["path"].endswith(lie.path) or scope["method"] != lie.method:
             return send
@@ -199,7 +199,7 @@ class InventoryServer:
             if (
                 fault.times > 0
                 and scope["path"].endswith(fault.path)
-                and fault.order_id in {None, order_id, taken_apart(order_id or "")[1]}
+                and fault.order_id in {None, order_id, split_own_order_id(order_id or "")[1]}
             ):
                 fault.times -= 1
                 return fault

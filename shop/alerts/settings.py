@@ -18,11 +18,11 @@ class AlertSettings(Group):
     """Services to which alerts are sent, as [apprise](https://github.com/caronc/apprise) URLs separated by
     blanks or commas."""
     min_commands: int = Field(default=20, ge=1)
-    """Fewest commands in the window for which an error rate is an alert."""
+    """Minimum number of commands in the window for an alert on their error rate."""
     waiting_minutes: Minutes = 15
-    """How long an order may have no outcome before that is an alert."""
+    """How long an order may be without an outcome before an alert is raised."""
     recovery_seconds: Seconds = 180
-    """How long an order's lease may have expired before that is an alert."""
+    """How long an order's lease may have been expired before an alert is raised."""
 
     @field_validator("urls")
     @classmethod

@@ -12,8 +12,8 @@ from saga.columns import counter_column, creation_time, generated_id, json_colum
 
 
 class Alert(SQLModel, table=True):
-    """A condition that needs a person, from when it was raised until it cleared.
-    The same condition later is another alert."""
+    """An alert: a condition that needs a person, from when it was raised until it cleared. A recurrence is
+    another alert."""
 
     __tablename__ = "alert"
     __table_args__ = (
@@ -24,12 +24,12 @@ class Alert(SQLModel, table=True):
     rule: str = Field(sa_column=text_column(required=True))
     """A `shop.alerts.rules.Rule`."""
     subject: str = Field(sa_column=text_column(required=True))
-    """An order, a step, or what else the rule is about; identifies the alert, together with the rule."""
+    """The order, step or other subject of the rule; identifies the alert, together with the rule."""
     resource: str = Field(sa_column=text_column(required=True))
-    """The Prefect event's."""
+    """The resource id of the Prefect event."""
     since: datetime = Field(sa_column=creation_time())
     value: float
-    """At the last evaluation: a share, seconds, orders or an amount, depending on the rule."""
+    """Value at the last evaluation: a share, seconds, orders or an amount, depending on the rule."""
     threshold: float
     details: dict[str, Any] = Field(sa_column=json_column(required=True))
     judged_at: datetime = Field(sa_column=creation_time())
@@ -38,8 +38,8 @@ class Alert(SQLModel, table=True):
 
 
 class AlertNotice(SQLModel, table=True):
-    """A delivery of an alert, written with the alert and sent later:
-    one per phase and way (event, entries of ALERT_URLS)."""
+    """A delivery of an alert, written with the alert and sent later: one per phase and channel (`way`: the
+    Prefect event, or an entry of ALERT_URLS)."""
 
     __tablename__ = "alert_notice"
     __table_args__ = (
@@ -60,7 +60,7 @@ class AlertNotice(SQLModel, table=True):
 
 
 class AlertWatch(SQLModel, table=True):
-    """One row: the worker that has it locked evaluates the rules, and no other."""
+    """One row, which a worker locks while it evaluates the rules, so that only one does."""
 
     __tablename__ = "alert_watch"
     __table_args__ = (CheckConstraint("id = 1", name="alert_watch_one"),)

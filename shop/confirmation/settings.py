@@ -1,4 +1,4 @@
-"""Settings of the confirmation's text and of the language model that may write it."""
+"""Settings of the confirmation's text and of the language model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ConfirmationSettings(Group):
     timeout_seconds: Seconds = Field(default=10, le=50)
     """Time limit of the language model, after which the template writes the text; at most 50."""
     concurrency: int = Field(default=8, ge=1)
-    """Calls of the language model at the same time."""
+    """Limits the concurrent calls of the language model."""
     program: Path = HOME / "var" / "confirmation" / "program.json"
     """File with the optimised program."""
     tone: str = "professional_friendly"
-    """Tone of the text, as the language model is asked for it."""
+    """Tone of the text, passed to the language model."""
 
 
 class LanguageModelSettings(Group):
@@ -39,9 +39,9 @@ class LanguageModelSettings(Group):
     api_key: SecretStr | None = None
     """Key of the model's provider."""
     max_tokens: int = Field(default=500, ge=50)
-    """Largest length of an answer."""
+    """Limits the length of an answer, in tokens."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Temperature. A local model has 0 if this is unset."""
+    """Temperature of the model. For a local model, the default is 0."""
     reflection_model: str | None = None
     """A large model, used only by the optimiser GEPA."""
     reflection_api_base: Url | None = None

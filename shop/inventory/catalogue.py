@@ -1,5 +1,4 @@
-"""Which products there are. Details change seldom and are asked for often, so each process keeps them for a
-while."""
+"""The product catalogue, with a cache per process: products change rarely and are read often."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ SAMPLE: Mapping[str, tuple[str, int]] = {
     "OUT-OF-STOCK": ("Sold out", 0),
     "LAST-ONE": ("The last one", 1),
 }
-"""Product id to name and pieces."""
+"""The sample catalogue: product id to name and pieces in stock."""
 
 _ADD = text(
     "INSERT INTO product (id, name, received, on_hand) VALUES (:id, :name, :pieces, :pieces) ON CONFLICT "
@@ -30,20 +29,19 @@ _NAMES = text("SELECT id, name FROM product WHERE id = ANY(CAST(:ids AS text[]))
 
 
 class ProductCache:
-    """Names of products, asked of the database at most once in `seconds` each. Unknown ids are asked for
-    every time."""
+    """Caches up to `most` names of products for `seconds` each. Unknown ids are not cached."""
 
     def __init__(self, seconds: float = 60, most: int = 10_000) -> None:
         self._seconds, self._most = seconds, most
         self._names: dict[str, tuple[float, str]] = {}
 
-    def at_hand(self, product_ids: set[str]) -> set[str]:
-        """Those of the ids that are products for sure, without asking the database."""
+    def cached(self, product_ids: set[str]) -> set[str]:
+        """Returns those of the ids whose names are cached, without a query."""
         now = time.monotonic()
         return {i for i in product_ids if i in self._names and self._names[i][0] >= now}
 
     async def names(self, tx: Tx, product_ids: Iterable[str]) -> dict[str, str]:
-        """Product id to name, of those that exist."""
+        """Returns the names of the products that exist, by id."""
         now, asked = time.monotonic(), set(product_ids)
         missing = [i for i in asked if i not in self._names or self._names[i][0] < now]
         if missing:
@@ -58,19 +56,18 @@ products = ProductCache()
 
 
 class KnownProducts:
-    """The catalogue as validation asks it: in a transaction of its own, as short as the query, unless every
-    product is in the cache."""
+    """The catalogue as validation needs it. Queries in a short transaction of its own, unless every product
+    is in the cache."""
 
     async def known(self, product_ids: set[str]) -> set[str]:
-        if len(at_hand := products.at_hand(product_ids)) == len(product_ids):
-            return at_hand
+        if len(cached := products.cached(product_ids)) == len(product_ids):
+            return cached
         async with transaction() as tx:
             return set(await products.names(tx, product_ids))
 
 
 def load_catalogue(database_url: str, catalogue: Mapping[str, tuple[str, int]]) -> int:
-    """Adds the products that are missing, with their pieces; never touches stock that is there. Returns how
-    many it added."""
+    """Adds missing products with their pieces. Never changes existing stock. Returns how many it added."""
     url = Settings(DATABASE_URL=database_url).database_url
     engine = new_engine(url)
     try:
@@ -85,5 +82,5 @@ def load_catalogue(database_url: str, catalogue: Mapping[str, tuple[str, int]]) 
 
 
 def load_sample_catalogue(database_url: str) -> int:
-    """The catalogue that the sample orders are about."""
+    """Adds the products of the sample orders. Returns how many it added."""
     return load_catalogue(database_url, SAMPLE)

@@ -20,7 +20,7 @@ before_put_back: ExternalAction | None = None
 
 
 async def reserve(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReservationResult | StepError]:
-    """Reserves in the sequence of the orders."""
+    """Reserves the orders' items, in the sequence of the orders."""
     held = await reservations.lock_held(tx, [order.id for order in orders])
     asking = {order.id: order.payload.wanted for order in orders if order.id not in held}
     refused = await reservations.take(tx, asking, _expiry_seconds())
@@ -42,14 +42,14 @@ async def ship(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, dict[str, i
 async def put_back(
     tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]
 ) -> Mapping[str, Mapping[str, int]]:
-    """Puts the pieces of the returned parcels back into stock."""
+    """Puts the pieces of the returned parcels back into stock. Returns them, by order."""
     back = {order.id: returned[order.id] for order in orders if order.id in returned}
     await reservations.put_back(tx, back)
     return back
 
 
 async def before_extend(orders: Sequence[OrderInstance], seconds: float) -> None:
-    """Nothing: reservations are extended in the transaction."""
+    """Does nothing: `extend` extends reservations in the transaction."""
 
 
 async def extend(tx: Tx, orders: Sequence[OrderInstance], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Errors of the inventory: items that are short, a reservation that is over, a service that fails."""
+"""Errors of the inventory: items out of stock, a lost reservation, a failing service."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class OutOfStock(StepError):
 
 
 class ReservationLost(StepError):
-    """The reservation expired or ended before the parcel left: another order may have its pieces."""
+    """The reservation expired or ended before the order was shipped: another order may have its pieces."""
 
     code = "reservation_lost"
 
 
 class InventoryUnavailable(StepError):
-    """The inventory service cannot be reached, or fails. The result is unclear: look it up."""
+    """The inventory service cannot be reached, or fails. The request may have had its effect: look it up."""
 
     code = "inventory_unavailable"
     retryable = True
@@ -64,8 +64,8 @@ class InventoryTimeout(InventoryUnavailable):
 
 
 class InventoryMismatch(InventoryUnavailable):
-    """The answer is about another order or other items than ours: it counts neither as done nor as
-    refused."""
+    """The answer contradicts the request: another order, other items or an impossible state. It counts
+    neither as done nor as refused."""
 
     code = "inventory_mismatch"
 
@@ -74,14 +74,14 @@ class InventoryMismatch(InventoryUnavailable):
 
 
 class InventoryRefused(StepError):
-    """The inventory service refuses the request, for a reason that is neither stock nor time."""
+    """The inventory service refuses the request for another reason than stock or an ended reservation."""
 
     code = "inventory_refused"
     others_words = True
 
 
 class InventoryMisconfigured(StepError):
-    """The inventory service does not accept the token, or is not one. Names the setting; a retry does not
-    help."""
+    """The inventory service does not accept the token, or the address is not an inventory service. The
+    message names the setting; a retry does not help."""
 
     code = "inventory_misconfigured"

@@ -14,7 +14,7 @@ from shop.inventory.reservations import give_back
 from shop.orders.store import ORDERS
 
 _EXPIRING = failpoint("the commit of expiring reservations")
-# Only orders without a valid lease whose rows can be locked, as in claiming: no worker writes about them.
+# Only orders without a valid lease whose rows can be locked, as in claiming: no worker processes them.
 _EXPIRED = text(
     """
     SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id
@@ -32,7 +32,7 @@ _STILL_HELD = text(
 
 
 async def expire_reservations(*, most: int = 500) -> list[str]:
-    """Releases up to `most` expired reservations, and journals it; an order that continues later reserves
+    """Releases up to `most` expired reservations and journals that. An order that continues later reserves
     again. Returns the orders' ids."""
     async with transaction(_EXPIRING) as tx:
         leases = await lock_expired_leases(tx, ORDERS)

@@ -1,8 +1,8 @@
-"""The port between the order saga and an order's stock, with the results of its steps.
+"""The port between the order saga and the stock, with the results of its steps.
 
 It has two adapters, both modules: `shop.inventory.embedded` (our own tables, in the step's transaction) and
 `shop.inventory.service.order_stock` (an inventory service over HTTP, before the transaction). The saga uses
-neither: it calls `shop.inventory.stock`, which gives each adapter its part of a batch.
+neither directly: it calls `shop.inventory.stock`, which gives each adapter its part of a batch.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ class ReservedItem(BaseModel):
 
 
 class ReservationResult(BaseModel):
-    """What `check_inventory` produces."""
+    """The result of `check_inventory`."""
 
     inventory_status: Literal["reserved"] = "reserved"
     reservation_id: str
     reserved_items: list[ReservedItem]
     total_items_reserved: int
-    """Pieces, of all products together."""
+    """Pieces of all products."""
     total_reserved_value: Decimal
     reservation_timestamp: datetime
 
 
 class ReleaseResult(BaseModel):
-    """What `release_inventory` produces."""
+    """The result of `release_inventory`."""
 
     compensation_status: Literal["success", "no_reservation_to_release"]
     released_reservation_id: str | None = None
@@ -55,11 +55,11 @@ class ReleaseResult(BaseModel):
 
 
 class OrderStock(Protocol):
-    """The stock of orders that all have it at the same place.
+    """The stock of orders that all use the same adapter.
 
     Each operation has two parts: a `before_*` action, which runs for one order before the step's transaction
-    (None: the adapter needs none), and a function for all orders in the transaction. Every part may be
-    repeated, and finds what the first call did.
+    (None: the adapter needs none), and a function for all orders in the transaction. Every part is
+    idempotent.
     """
 
     @property
@@ -68,13 +68,13 @@ class OrderStock(Protocol):
     async def reserve(
         self, tx: Tx, orders: Sequence[OrderInstance], /
     ) -> Mapping[str, ReservationResult | StepError]:
-        """Reserves all items of an order or none."""
+        """Reserves all items of an order, or none."""
 
     @property
     def before_release(self) -> ExternalAction | None: ...
 
     async def release(self, tx: Tx, orders: Sequence[OrderInstance], /) -> Mapping[str, ReleaseResult]:
-        """Releases what the orders hold; the result says if there was nothing."""
+        """Releases what the orders hold; `compensation_status` shows whether they held anything."""
 
     @property
     def before_ship(self) -> ExternalAction | None: ...
@@ -90,12 +90,13 @@ class OrderStock(Protocol):
     async def put_back(
         self, tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]], /
     ) -> Mapping[str, Mapping[str, int]]:
-        """Puts shipped pieces back into stock. `returned`: the pieces of the orders whose parcels come back
-        now. Returns the pieces that are in stock again, by order; orders without any may be left out."""
+        """Puts shipped pieces back into stock. `returned`: the pieces of the orders whose parcels are
+        returned now. Returns the pieces that are in stock again, by order; orders without any may be
+        omitted."""
 
     async def before_extend(self, orders: Sequence[OrderInstance], seconds: float, /) -> None:
-        """Extends reservations before the transaction. Never raises an error of the stock: what is not
-        extended expires, and its order reserves again later."""
+        """Extends reservations before the transaction. Raises no errors of the inventory: a reservation that
+        is not extended expires, and its order reserves again later."""
 
     async def extend(self, tx: Tx, orders: Sequence[OrderInstance], seconds: float, /) -> None:
         """Extends reservations: they last at least this long, and `RESERVATION_MINUTES` more."""

@@ -1,6 +1,6 @@
-"""Statements on stock and reservations, by order id: set-based, each in the caller's transaction.
+"""Changes stock and reservations, by order id: set-based statements in the caller's transaction.
 
-Lock order, everywhere: orders by id, then reservations, then products by id, so that there is no deadlock.
+The lock order prevents deadlocks: orders by id, then reservations, then products by id.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) 
 
 
 async def extend(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
-    """Extends what these orders hold: it lasts for at least this long from now. The caller holds the
-    orders."""
+    """Extends the orders' held reservations to at least this many seconds from now. The caller has locked
+    the orders."""
     await tx.execute(_EXTEND, {"ids": list(order_ids), "seconds": seconds})
 
 
@@ -86,7 +86,7 @@ async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]], *, state: str
 
 
 async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | ReservationLost]:
-    """Takes what the orders hold out of stock: on hand and reserved both decrease. Returns the pieces per
+    """Takes what the orders hold out of stock: `on_hand` and `reserved` both decrease. Returns the pieces per
     product by order id."""
     held = await lock_held(tx, order_ids)
     pieces = _sum(held.values())
@@ -102,7 +102,7 @@ async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | R
 
 
 async def put_back(tx: Tx, shipped: Mapping[str, Mapping[str, int]]) -> None:
-    """Puts pieces that came back (order id to pieces per product) into stock again."""
+    """Puts returned pieces (order id to pieces per product) into stock again."""
     if not shipped:
         return
     await lock_held(tx, list(shipped))
@@ -137,7 +137,7 @@ async def _move(
     if not rows:
         return
     moved = await tx.execute(_MOVE, {"rows": as_json(rows)})
-    if moved.rowcount != len(rows):  # the products are locked, so this is a bug, or stock was changed by hand
+    if moved.rowcount != len(rows):  # the products are locked: this is a bug, or somebody changed the tables
         raise RuntimeError("stock and reservations contradict each other: nothing was moved")
 
 

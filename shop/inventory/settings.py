@@ -18,20 +18,20 @@ class InventorySettings(Group):
     model_config = prefixed("INVENTORY_")
 
     service_url: Url | None = None
-    """Address of an inventory service that holds the stock. Default: the stock is in the shop's own
+    """Address of the inventory service that has the stock. Default: the stock is in the shop's own
     tables."""
     service_token: SecretStr | None = None
-    """Bearer token for the inventory service; the service itself asks for it."""
+    """Bearer token for the inventory service; `order-saga inventory-service` requires it if it is set."""
     timeout_seconds: Seconds = Field(default=5, le=15)
-    """Timeout of one call to the service; at most 15, because the steps have limits of their own."""
+    """Timeout of one call to the service; at most 15, because the steps have time limits of their own."""
     concurrency: int = Field(default=16, ge=1, le=200)
-    """Connections of one process to the service."""
+    """Limits the connections of one process to the service."""
     breaker_failures: int = Field(default=3, ge=1)
-    """Failures of the service in a row after which the circuit breaker opens."""
+    """Consecutive failures of the service that open the circuit breaker."""
     breaker_seconds: Seconds = 10
     """How long the circuit breaker stays open before one call tries the service again."""
     reservation_minutes: Minutes = Field(default=30, alias="RESERVATION_MINUTES")
-    """How long stock stays reserved for an order on which nobody works."""
+    """How long stock stays reserved for an order that no worker processes."""
 
     @field_validator("service_url")
     @classmethod

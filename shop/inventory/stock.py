@@ -1,10 +1,10 @@
-"""The stock of a batch of orders, for the saga, whichever adapter has it.
+"""The stock of a batch of orders, for the saga: passes each order to its adapter.
 
-An order keeps the adapter with which it reserved, also when the settings change. This module is the only one
-that knows which adapter that is. Each operation has a function for the step's transaction, and one that
-returns what runs for each order before it, if anything does.
+An order keeps the adapter with which it reserved, even when the settings change. Only this module knows which
+adapter that is. Each operation has a function for the step's transaction, and a `before_*` function that
+returns the action to run for each order before it (None: nothing to run).
 
-The adapters are modules, whose functions are looked up when they are called.
+The adapters are modules; their functions are looked up at each call.
 """
 
 from __future__ import annotations
@@ -36,28 +36,29 @@ _HELD = text(
 
 
 def before_reserve(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    """Returns what runs for each order before `reserve`. It raises the errors of an inventory service."""
+    """Returns the action to run for each order before `reserve`. It raises the errors of an inventory
+    service."""
     return _external(orders, _adapter_to_reserve_with, lambda stock: stock.before_reserve)
 
 
 async def reserve(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReservationResult | StepError]:
-    """Reserves all items of an order or none. Returns `OutOfStock` with every item that is short."""
+    """Reserves all items of an order, or none. Returns `OutOfStock` with every item that is short."""
     return await _each(orders, lambda stock, some: stock.reserve(tx, some))
 
 
 def before_release(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    """Returns what runs for each order before `release`."""
+    """Returns the action to run for each order before `release`."""
     return _external(orders, _adapter_of, lambda stock: stock.before_release)
 
 
 async def release(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReleaseResult]:
-    """Releases what the orders hold; the result says if there was nothing."""
+    """Releases what the orders hold; `compensation_status` shows whether they held anything."""
     return await _each(orders, lambda stock, some: stock.release(tx, some))
 
 
 def before_ship(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    """Returns what runs for each order before `ship`. It raises `ReservationLost`, and the errors of an
-    inventory service."""
+    """Returns the action to run for each order before `ship`. It raises `ReservationLost`, and the errors of
+    an inventory service."""
     return _external(orders, _adapter_of, lambda stock: stock.before_ship)
 
 
@@ -68,20 +69,20 @@ async def ship(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Mapping[str
 
 
 def before_put_back(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    """Returns what runs for each order before `put_back`."""
+    """Returns the action to run for each order before `put_back`."""
     return _external(orders, _adapter_of, lambda stock: stock.before_put_back)
 
 
 async def put_back(
     tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Mapping[str, int]]:
-    """Puts shipped pieces back into stock. `returned`: the pieces of the orders whose parcels come back now.
-    Returns the pieces that are in stock again, by order."""
+    """Puts shipped pieces back into stock. `returned`: the pieces of the orders whose parcels are returned
+    now. Returns the pieces that are in stock again, by order."""
     return await _each(orders, lambda stock, some: stock.put_back(tx, some, returned))
 
 
 async def before_extend(orders: Sequence[OrderInstance], seconds: float) -> None:
-    """Extends the orders' reservations as far as that happens before the transaction. Logs what fails."""
+    """Extends the reservations of adapters that do it before the transaction. Logs failures."""
     await asyncio.gather(*(stock.before_extend(some, seconds) for stock, some in _by_adapter(orders)))
 
 
@@ -92,8 +93,8 @@ async def extend(tx: Tx, orders: Sequence[OrderInstance], seconds: float) -> Non
 
 
 def held_pieces(connection: Connection, order_id: str) -> dict[str, int]:
-    """Returns the pieces per product that the order holds, by our own database: an inventory service is not
-    asked."""
+    """Returns the pieces per product that the order holds according to our own database. Does not call an
+    inventory service."""
     row = connection.execute(_HELD, {"id": order_id, "step": STEP}).one()
     return dict(row.embedded) if row.embedded else service.reserved_pieces(row.at_service or {})
 
@@ -107,7 +108,7 @@ def _adapter_to_reserve_with(order: OrderInstance) -> OrderStock:
 
 
 def _by_adapter(orders: Sequence[OrderInstance]) -> list[tuple[OrderStock, list[OrderInstance]]]:
-    """Divides a batch; adapters without orders are left out."""
+    """Divides a batch by adapter. Omits adapters without orders."""
     parts: dict[int, tuple[OrderStock, list[OrderInstance]]] = {}
     for order in orders:
         stock = _adapter_of(order)
@@ -132,7 +133,7 @@ def _external(
     adapter_of: Callable[[OrderInstance], OrderStock],
     action_of: Callable[[OrderStock], ExternalAction | None],
 ) -> ExternalAction | None:
-    """Returns the action that runs each order's own, or None if no order has one."""
+    """Returns an action that runs the one of each order's adapter; None if no adapter has one."""
     if all(action_of(adapter_of(order)) is None for order in orders):
         return None
 

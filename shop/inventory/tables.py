@@ -11,7 +11,9 @@ from saga.columns import creation_time, json_column, text_column, time_column
 
 
 class Product(SQLModel, table=True):
-    """Stock of one product. `received` is all that ever came in: on hand + shipped and not returned."""
+    """Stock of one product, in pieces. `received` is the sum of all deliveries: `on_hand` + shipped -
+    returned.
+    """
 
     __tablename__ = "product"
     __table_args__ = (
@@ -26,7 +28,7 @@ class Product(SQLModel, table=True):
 
 
 class Reservation(SQLModel, table=True):
-    """What an order holds of the stock."""
+    """An order's reservation of stock."""
 
     __tablename__ = "reservation"
     __table_args__ = (
@@ -44,5 +46,5 @@ class Reservation(SQLModel, table=True):
     expires_at: datetime = Field(sa_column=time_column(required=True))
     ended_at: datetime | None = Field(sa_column=time_column())
     at_service: bool = Field(sa_column_kwargs={"server_default": text("false"), "nullable": False})
-    """Reserved through the inventory service, which lets it run out, too: no worker's lease says that its
-    order is alive."""
+    """Reserved through the inventory service, which also expires it: its order has no lease in this
+    database."""

@@ -19,7 +19,7 @@ class MonitoringSettings(Group):
     model_config = prefixed("")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Level of the shop's own log lines, unless `MONITORING_CONFIG` has another."""
+    """Level of the shop's own log lines, unless `MONITORING_CONFIG` sets another."""
     config: Path | None = Field(default=None, alias="MONITORING_CONFIG")
     """Configuration of the monitoring, a YAML file. Default: the values in
     `deployments/monitoring/monitoring.yaml`."""
@@ -31,19 +31,19 @@ class MetricsSettings(Group):
     model_config = prefixed("METRICS_")
 
     host: str = "127.0.0.1"
-    """Address on which the worker answers Prometheus."""
+    """Address on which the worker serves metrics to Prometheus."""
     port: int | None = Field(default=None, ge=0, le=65_535)
-    """Port on which the worker answers Prometheus. Default: none; with `make run` 8431, or another one if
-    that is taken."""
+    """Port on which the worker serves metrics to Prometheus. Default: none; with `make run` 8431, or another
+    one if that is taken."""
     token: SecretStr | None = None
-    """Bearer token with which Prometheus reads; without it the web app has no metrics. `make run` makes
+    """Bearer token that Prometheus must send; without it, the web app serves no metrics. `make run` generates
     one."""
 
     @field_validator("token")
     @classmethod
     def _strong(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
-            raise ValueError("METRICS_TOKEN must be 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -")
+            raise ValueError("METRICS_TOKEN must be 16 to 250 of the characters A-Z a-z 0-9 . _ ~ + / = -")
         return value
 
 
@@ -53,11 +53,11 @@ class TracesSettings(Group):
     model_config = prefixed("OTEL_")
 
     exporter_otlp_endpoint: Url | None = None
-    """Where traces are sent (OTLP over HTTP), such as `http://127.0.0.1:4318`. Default: no traces are
-    made."""
+    """Address of the collector of traces (OTLP over HTTP), such as `http://127.0.0.1:4318`. Default: no
+    traces are created."""
     enabled: bool | None = Field(default=None, alias="OTEL_TRACES")
-    """`1` sends traces to a collector on this machine if there is no endpoint; `0` turns traces off. Default:
-    on with an endpoint."""
+    """`1` sends traces to a collector on this machine if there is no endpoint; `0` disables traces. Default:
+    enabled if there is an endpoint."""
     sampled_share: float = Field(default=1, ge=0, le=1, alias="OTEL_TRACES_SAMPLER_ARG")
     """Share of the orders whose traces are sent."""
 
@@ -73,8 +73,8 @@ class TracesSettings(Group):
 
     @property
     def endpoint(self) -> str | None:
-        """Where traces are sent; None: they are off. `OTEL_TRACES` alone sends them to a collector on this
-        machine."""
+        """The URL to which traces are sent; None: traces are disabled. `OTEL_TRACES` without an endpoint
+        sends them to a collector on this machine."""
         if self.enabled is False or not (self.enabled or self.exporter_otlp_endpoint):
             return None
         return f"{self.exporter_otlp_endpoint or 'http://127.0.0.1:4318'}/v1/traces"

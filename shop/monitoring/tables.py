@@ -12,7 +12,7 @@ from saga.columns import creation_time, generated_id, text_column, time_column
 
 
 class WorkerProcess(SQLModel, table=True):
-    """A process that works for long: a consumer, the web app, an inventory service."""
+    """A long-running process: a consumer, the web app, an inventory service."""
 
     __tablename__ = "worker_process"
     __table_args__ = (Index("worker_process_seen", "seen_at"),)
@@ -24,14 +24,14 @@ class WorkerProcess(SQLModel, table=True):
     started_at: datetime = Field(sa_column=creation_time())
     seen_at: datetime = Field(sa_column=creation_time())
     every_seconds: float
-    """So often it says that it lives."""
+    """Interval at which it updates `seen_at`."""
     ended_at: datetime | None = Field(sa_column=time_column())
-    """It said goodbye."""
+    """When it ended regularly; None also if it was killed."""
 
 
 class SystemSample(SQLModel, table=True):
-    """What a process used at a time. Percents of CPU are of one core for the process,
-    and of all cores for its machine."""
+    """The resources that a process used at one time. CPU percentages are of one core for the process, and of
+    all cores for its machine."""
 
     __tablename__ = "system_sample"
     __table_args__ = (Index("system_sample_at", "at"),)
@@ -43,14 +43,14 @@ class SystemSample(SQLModel, table=True):
     cpu_percent: float | None = None
     memory_percent: float | None = None
     disk_percent: float | None = None
-    """Of the disk that `VAR_DIR` is on."""
+    """Usage of the disk with `VAR_DIR`."""
     connections_in_use: int
     connections_open: int
     connections_most: int
 
 
 class MetricTotal(SQLModel, table=True):
-    """A count that only grows, whatever becomes of the rows that it was counted from; see
+    """A counter that only grows, even if the counted rows are deleted; see
     `shop.monitoring.exposition.totals`."""
 
     __tablename__ = "metric_total"
@@ -62,7 +62,7 @@ class MetricTotal(SQLModel, table=True):
     cell: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
     total: int = Field(sa_column=Column(BigInteger, nullable=False))
     seen: int = Field(sa_column=Column(BigInteger, nullable=False))
-    """Of the total, what is counted again at the next reading."""
+    """The part of the total that the next reading counts again."""
 
 
 class MetricReading(SQLModel, table=True):
@@ -71,7 +71,7 @@ class MetricReading(SQLModel, table=True):
     __tablename__ = "metric_reading"
     id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
     counted_from: datetime | None = Field(sa_column=time_column())
-    """What ended before is in the totals for good."""
+    """Everything that ended before this time is in the totals and is not counted again."""
     read_at: datetime | None = Field(sa_column=time_column())
 
 

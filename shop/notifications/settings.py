@@ -1,4 +1,4 @@
-"""Settings of mails and of the CRM."""
+"""Settings of mail and of the CRM."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shop.notifications.webhook_key import webhook_key
 from shop.runtime.setting_groups import Country, FromJson, Group, Url, prefixed
 
 LANGUAGES = Path(__file__).resolve().parent / "languages"
-"""What mails can be written in: a file for each language."""
+"""Folder of the mails' texts: a file for each language."""
 _WEB_ADDRESS = re.compile(r"https?://[^\s/]+")
 
 
 def _known(language: str) -> str:
     if language not in (known := sorted(file.stem for file in LANGUAGES.glob("*.toml"))):
-        raise ValueError(f"there are no mails in this language: {', '.join(known)}")
+        raise ValueError(f"mails have no texts in this language, only in: {', '.join(known)}")
     return language
 
 
@@ -46,10 +46,10 @@ class SmtpSettings(Group):
     url: SecretStr | None = None
     """The mail server, such as `smtp://user:password@host:587`. Default: mails go into `var/mail/`."""
     timeout_seconds: Seconds = 10
-    """Timeout for connecting and for the commands of one mail. The server has 2 minutes to answer a mail's
-    text."""
+    """Timeout for connecting and for the commands of one mail. The server has 2 minutes to accept a mail's
+    content."""
     connections: int = Field(default=4, ge=1, le=50)
-    """Connections of one worker at the same time."""
+    """Limits the connections of one worker."""
 
     @field_validator("url")
     @classmethod
@@ -65,7 +65,7 @@ class CrmSettings(Group):
     model_config = prefixed("CRM_")
 
     webhook_url: Url | None = None
-    """Address to which the CRM's messages about contacts are sent."""
+    """Address to which messages about contacts are sent to the CRM."""
     webhook_secret: SecretStr | None = None
     """Secret that signs these messages (`whsec_...`)."""
     timeout_seconds: Seconds = 10
@@ -78,9 +78,6 @@ class CrmSettings(Group):
         if not _WEB_ADDRESS.match(self.webhook_url):
             raise ValueError("CRM_WEBHOOK_URL must start with https:// or http://")
         if self.webhook_secret is None:
-            raise ValueError(
-                "CRM_WEBHOOK_URL needs CRM_WEBHOOK_SECRET (whsec_...), "
-                "with which what is sent there is signed"
-            )
+            raise ValueError("CRM_WEBHOOK_URL needs CRM_WEBHOOK_SECRET (whsec_...), which signs the messages")
         webhook_key(self.webhook_secret.get_secret_value())
         return self

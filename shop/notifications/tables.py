@@ -13,7 +13,8 @@ from shop.runtime.columns import covering_index
 
 
 class OutboxMessage(SQLModel, table=True):
-    """Something to be sent, written in the transaction that made it due; sent later, until it is."""
+    """A message to send, written in the transaction that causes it; sent later, with retries until it
+    succeeds."""
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -37,13 +38,13 @@ class OutboxMessage(SQLModel, table=True):
     attempts: int = Field(sa_column=counter_column())
     sent_at: datetime | None = Field(sa_column=time_column())
     error: str | None = Field(sa_column=text_column())
-    """How the last attempt failed; never what the other side wrote, which may hold a customer's address."""
+    """How the last attempt failed; never the recipient's own text, which may contain a customer's address."""
     refused_at: datetime | None = Field(sa_column=time_column())
-    """The other side will not have it: it is not tried again unless a person says so."""
+    """When the recipient refused it permanently: it is not retried unless a person decides so."""
 
 
 class CustomerInteraction(SQLModel, table=True):
-    """The embedded CRM: what a customer has heard from us."""
+    """An entry of the embedded CRM: a message that was sent to a customer."""
 
     __tablename__ = "customer_interaction"
     __table_args__ = (

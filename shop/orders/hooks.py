@@ -1,5 +1,5 @@
-"""What the shop adds to the order saga: outcomes, money, notices to customers, manual review, and the stock
-of postponed orders."""
+"""The shop's hooks in the order saga: outcomes, money, notices to customers, manual review, and the stock of
+postponed orders."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class OrderHooks(Hooks[Order]):
         "amount_at_risk": "numeric",
     }
     status_past_pivot = "shipped"
-    # The gateway reported something while the order's worker was about to postpone it.
+    # The gateway sent an event while the order's worker was about to postpone the order.
     urgent = (
         "EXISTS (SELECT 1 FROM payment_event e WHERE e.order_id = i.id AND e.handled_at IS NULL "
         "AND e.received_at > now() - interval '5 seconds')"
@@ -110,8 +110,8 @@ class OrderHooks(Hooks[Order]):
 
 
 def _found_nothing(compensation: Compensation) -> bool:
-    """Whether it had nothing to release: an inventory service is told
-    that the order is over even if it refused to reserve."""
+    """Returns whether the compensation found nothing to release. It runs even if an inventory service refused
+    to reserve, to end the order there."""
     return compensation.step == RESERVING and compensation.status == "no_reservation_to_release"
 
 

@@ -1,4 +1,4 @@
-"""Limits of a plausible order."""
+"""Settings of orders: the limits of a plausible one."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ class OrderSettings(Group):
     model_config = prefixed("")
 
     max_items: int = 200
-    """Largest number of items in an order."""
+    """Maximum number of items in an order."""
     max_quantity: int = 100_000
-    """Largest quantity of one item."""
+    """Maximum quantity of one item."""
     max_order_total: _Total = Decimal(1_000_000)
-    """Largest total of an order in US dollars. In another currency it is as many times larger as its units
-    are worth less, to a power of ten: 100,000,000,000 VND."""
+    """Maximum total of an order in US dollars. For another currency it is multiplied by the units per dollar,
+    rounded up to a power of ten: 100,000,000,000 VND."""
     max_order_total_by_currency: Annotated[dict[str, _Total], FromJson] = Field(default_factory=dict)
-    """Largest total in single currencies, instead (JSON), such as `{"VND": 500000000}`."""
+    """Maximum total in single currencies (JSON), such as `{"VND": 500000000}`; replaces the default for
+    them."""
 
     @field_validator("max_order_total_by_currency")
     @classmethod
     def _currencies(cls, value: dict[str, Decimal]) -> dict[str, Decimal]:
         made = {currency.upper(): total for currency, total in value.items()}
         if unknown := [currency for currency in made if not is_currency(currency)]:
-            raise ValueError(f"these are no currencies of ISO 4217: {', '.join(sorted(unknown))}")
+            raise ValueError(f"these are not currencies of ISO 4217: {', '.join(sorted(unknown))}")
         return made
 
     def max_total(self, currency: str) -> Decimal:
-        """The largest total of an order in this currency. `MAX_ORDER_TOTAL` is in US dollars; others are
-        counted by their magnitude."""
-        own = self.max_order_total_by_currency.get(currency)
-        return own or self.max_order_total * units_per_dollar(currency)
+        """Returns the maximum total of an order in this currency. Converts `MAX_ORDER_TOTAL` from US dollars
+        with `units_per_dollar`."""
+        return self.max_order_total_by_currency.get(currency) or self.max_order_total * units_per_dollar(
+            currency
+        )

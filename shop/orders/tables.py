@@ -1,5 +1,5 @@
-"""The tables of orders: the engine's three with the shop's own columns,
-and how far lost runs were searched for."""
+"""The tables of orders: the engine's three with the shop's own columns, and the progress of the search for
+lost runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
         money_column("amount_charged"),
         money_column("amount_refunded"),
         money_column("amount_at_risk"),
-        # Since then nothing of its customer is kept (`shop.retention.customers`).
+        # When the customer's data was erased (`shop.retention.customers`).
         time_column("erased_at"),
-        # How long it took; see `shop.monitoring.buckets`.
+        # The bucket of the order's duration; see `shop.monitoring.buckets`.
         Column("cell", SmallInteger, Computed(bucket_sql("submitted_at", "finished_at"), persisted=True)),
         Index(
             "customer_order_attention", "finished_at", postgresql_where=text("outcome = 'needs_attention'")
@@ -58,9 +58,9 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
         ),
     ),
     journal=(
-        # How long it took; see `shop.monitoring.buckets`.
+        # The bucket of the step's duration; see `shop.monitoring.buckets`.
         Column("cell", SmallInteger, Computed(bucket_sql("begun_at", "ended_at"), persisted=True)),
-        # For counting: the code of its failure; or who wrote a confirmation, the template or which model.
+        # For metrics: the error code; or what wrote a confirmation, the template or which model.
         Column(
             "remark",
             Text,
@@ -81,13 +81,13 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
 )
 
 for _table in (CUSTOMER_ORDER, ORDER_STEP):
-    # Rows that are updated soon after they are written: with room on their page,
-    # an update does not touch the indexes.
+    # These rows are updated soon after they are inserted. Free space on their page keeps the updates out of
+    # the indexes (HOT).
     event.listen(_table, "after_create", DDL("ALTER TABLE %(fullname)s SET (fillfactor = 60)"))  # type: ignore[no-untyped-call]
 
 
 class LostRunSearch(SQLModel, table=True):
-    """How far runs that died before they stored their order have been looked for: one row. See
+    """The progress of the search for runs that died before they stored their order: one row. See
     `shop.orders.lost_runs`."""
 
     __tablename__ = "lost_run_search"

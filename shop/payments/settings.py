@@ -1,4 +1,4 @@
-"""Settings of payments, whatever the gateway is."""
+"""Settings of payments, for any gateway."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class PaymentSettings(Group):
     timeout_seconds: Seconds = 5
     """Timeout of one call to the gateway."""
     concurrency: int = Field(default=16, ge=1, le=500)
-    """Connections of one process to the gateway. A consumer takes as many slots of the Prefect limit
-    `payment-gateway`, but at most the whole limit, and makes no more calls at the same time."""
+    """Limits the connections of one process to the gateway. A consumer occupies as many slots of the Prefect
+    limit `payment-gateway` (at most the whole limit), and makes no more concurrent calls."""
     breaker_failures: int = Field(default=5, ge=1)
-    """Failures of the gateway in a row after which the circuit breaker opens."""
+    """Consecutive failures of the gateway that open the circuit breaker."""
     breaker_seconds: Seconds = 10
     """How long the circuit breaker stays open before one call tries the gateway again."""
     customer_minutes: Minutes = 60
@@ -37,5 +37,5 @@ class PaymentSettings(Group):
 
     @property
     def url(self) -> str:
-        """Where the payment gateway is."""
+        """The address of the payment gateway."""
         return self.gateway_url or _URLS[self.gateway]

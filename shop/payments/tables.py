@@ -14,8 +14,8 @@ from shop.runtime.columns import money_column
 
 
 class PaymentEvent(SQLModel, table=True):
-    """Something that the gateway has told by itself:
-    a hint that there is something to look up there. Kept for a time."""
+    """A webhook event of the gateway: a hint to look something up there. Deleted some time after it was
+    handled."""
 
     __tablename__ = "payment_event"
     __table_args__ = (
@@ -24,15 +24,15 @@ class PaymentEvent(SQLModel, table=True):
         CheckConstraint("(done IS NULL) = (handled_at IS NULL)", name="payment_event_handled_somehow"),
     )
     id: str = Field(sa_column=text_column(primary_key=True))
-    """The gateway's: the same event is told again, and is known by it."""
+    """The gateway's id, which identifies a redelivery of the same event."""
     type: str = Field(sa_column=text_column(required=True))
     happened_at: datetime = Field(sa_column=time_column(required=True))
-    """By the gateway's clock."""
+    """According to the gateway's clock."""
     order_id: str | None = Field(sa_column=text_column())
-    """As the event says; once it is looked up, as the gateway says."""
+    """According to the event; after the look-up, according to the gateway."""
     payment_id: str | None = Field(sa_column=text_column())
     dispute: dict[str, Any] | None = Field(sa_column=json_column())
-    """What it says of a dispute; of money nothing is kept, it is looked up."""
+    """The event's data about a dispute. Amounts of payments are not stored but looked up."""
     received_at: datetime = Field(sa_column=creation_time())
     next_attempt_at: datetime = Field(sa_column=creation_time())
     attempts: int = Field(sa_column=counter_column())
@@ -40,11 +40,11 @@ class PaymentEvent(SQLModel, table=True):
     """Why the last attempt to handle it failed."""
     handled_at: datetime | None = Field(sa_column=time_column())
     done: str | None = Field(sa_column=text_column())
-    """What was found and done, in words."""
+    """A text about what was found and done."""
 
 
 class Dispute(SQLModel, table=True):
-    """A charge that the customer's bank disputes: on the desk until it is closed."""
+    """A charge that the customer's bank disputes: under manual review until it is closed."""
 
     __tablename__ = "dispute"
     __table_args__ = (Index("dispute_open", "opened_at", postgresql_where=text("closed_at IS NULL")),)
@@ -55,9 +55,9 @@ class Dispute(SQLModel, table=True):
     currency: str = Field(sa_column=text_column(required=True))
     reason: str = Field(sa_column=text_column(required=True))
     status: str = Field(sa_column=text_column(required=True))
-    """The gateway's own word."""
+    """The gateway's own name of the status."""
     evidence_due_by: datetime | None = Field(sa_column=time_column())
     opened_at: datetime = Field(sa_column=time_column(required=True))
     as_of: datetime = Field(sa_column=time_column(required=True))
-    """What is older does not replace it."""
+    """The time of this data: older data does not replace it."""
     closed_at: datetime | None = Field(sa_column=time_column())

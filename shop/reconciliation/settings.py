@@ -14,4 +14,4 @@ class ReconciliationSettings(Group):
     model_config = prefixed("RECONCILIATION_")
 
     grace_seconds: float = Field(default=600, ge=0, le=LARGEST)
-    """Orders that ended, and payments that moved, more recently than this are not compared yet."""
+    """Orders that ended, and payments that changed, within this time are not compared yet."""

@@ -11,15 +11,15 @@ from saga.columns import creation_time, text_column, time_column
 
 
 class OpenDiscrepancy(SQLModel, table=True):
-    """Something that our books and the gateway's do not agree about, until they do; see
+    """A discrepancy between our records and the gateway's, until it no longer exists; see
     `shop.reconciliation.outstanding`."""
 
     __tablename__ = "discrepancy"
     __table_args__ = (Index("discrepancy_open", "order_id", postgresql_where=text("accepted_at IS NULL")),)
     order_id: str = Field(sa_column=text_column(primary_key=True))
-    """Ours, or what the gateway calls one."""
+    """Our order's id, or the gateway's reference to an order."""
     digest: str = Field(sa_column=text_column(primary_key=True))
-    """Of the kind and what both sides say."""
+    """Digest of the kind and of both sides' values."""
     kind: str = Field(sa_column=text_column(required=True))
     since: datetime = Field(sa_column=creation_time())
     accepted_at: datetime | None = Field(sa_column=time_column())

@@ -1,4 +1,4 @@
-"""Settings of how long data is kept."""
+"""Settings of data retention."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ class RetentionSettings(Group):
     model_config = prefixed("")
 
     customer_data_days: float | None = Field(default=None, gt=0, le=LARGEST)
-    """Days after an order's outcome at which its customer's data is erased. Default: never."""
+    """Days after an order's outcome after which its customer's data is erased. Default: never."""

@@ -7,7 +7,7 @@ same row, so that an order is never both shipped and cancelled before it was shi
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from saga import cancelling
 from saga.cancelling import Asked
@@ -15,13 +15,10 @@ from saga.database import sync_engine, transaction
 from saga.failpoints import failpoint
 from shop.orders.store import ORDERS
 from shop.review import typed_text
+from shop.review.entries import add_entry
 from shop.review.errors import OrderUnknown
 from shop.settings import settings
 
-_NOTE = text(
-    'INSERT INTO desk_entry (order_id, action, "by", started_by, reason) '
-    "VALUES (:id, 'cancel', :by, :started_by, :reason)"
-)
 _ASKING = failpoint("the commit of asking to cancel")
 
 
@@ -61,7 +58,7 @@ async def withdraw(
             connection, ORDERS, instance_id=order_id, flow_run_id=flow_run_id, reason=reason, by=requested_by
         )
         for each in found:
-            _note(connection, each, reason, requested_by, started_by)
+            _add_entry(connection, each, reason, requested_by, started_by)
         return found
 
     async with transaction(_ASKING) as tx:
@@ -82,14 +79,12 @@ def _ask(
     if asked is None:
         raise OrderUnknown(order_id)
     if asked is Asked.ASKED:
-        _note(connection, order_id, reason, requested_by, started_by)
+        _add_entry(connection, order_id, reason, requested_by, started_by)
     return asked
 
 
-def _note(
+def _add_entry(
     connection: Connection, order_id: str, reason: str, requested_by: str, started_by: str | None
 ) -> None:
-    connection.execute(
-        _NOTE,
-        {"id": order_id, "by": requested_by, "started_by": typed_text.known(started_by), "reason": reason},
-    )
+    started_by = typed_text.known(started_by)
+    add_entry(connection, order_id, "cancel", by=requested_by, started_by=started_by, reason=reason)

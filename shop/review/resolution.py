@@ -25,6 +25,7 @@ from shop.payments.gateway import PaymentGateway
 from shop.payments.gateways import gateway
 from shop.review import typed_text
 from shop.review.attention import REOPEN
+from shop.review.entries import add_entry
 from shop.review.errors import (
     AlreadyResolved,
     GatewayNotAsked,
@@ -64,10 +65,6 @@ _BACK_TO_REVIEW = text(
     "not_before = NULL, waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
 )
 _OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN}, lone_deaths = 0 WHERE id = :id")  # noqa: S608  (a constant)
-_NOTE = text(
-    'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency) '
-    "VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency)"
-)
 _DECIDING = failpoint("the commit of a person's decision")
 
 
@@ -238,18 +235,16 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             "written_off": written_off,
         }
         connection.execute(_RESOLVED, settled)
-    connection.execute(
-        _NOTE,
-        {
-            "id": decided.order_id,
-            "action": decided.resolution,
-            "by": decided.by,
-            "started_by": decided.started_by,
-            "reason": decided.reason,
-            "reference": decided.reference,
-            "amount": by_hand + written_off,
-            "currency": row["currency"],
-        },
+    add_entry(
+        connection,
+        decided.order_id,
+        decided.resolution,
+        by=decided.by,
+        started_by=decided.started_by,
+        reason=decided.reason,
+        reference=decided.reference,
+        amount=by_hand + written_off,
+        currency=row["currency"],
     )
     if decided.resolution is not Resolution.HOLD:
         connection.execute(_OPEN_AGAIN, {"id": decided.order_id})

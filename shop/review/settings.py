@@ -12,6 +12,6 @@ class ReviewSettings(Group):
     model_config = prefixed("DESK_")
 
     retry_seconds: Seconds = 60
-    """First pause before a failed compensation is tried again; it doubles each time."""
+    """Pause before the first retry of a failed compensation; it doubles with each retry."""
     retry_max_seconds: Seconds = 6 * 3600
-    """Longest pause between two tries."""
+    """Maximum pause between two retries."""

@@ -13,8 +13,8 @@ from shop.runtime.columns import money_column
 
 
 class Attention(SQLModel, table=True):
-    """The desk: an order with a compensation that could not be done,
-    until it is done after all or a person settles it."""
+    """An order under manual review: a compensation failed, and neither a retry nor a person has settled it
+    (`resolved_at`)."""
 
     __tablename__ = "attention"
     __table_args__ = (
@@ -27,26 +27,27 @@ class Attention(SQLModel, table=True):
     order_id: str = Field(sa_column=text_column(primary_key=True))
     since: datetime = Field(sa_column=creation_time())
     step: str = Field(sa_column=text_column(required=True))
-    """Whose compensation could not be done; the first one that is due."""
+    """The step whose compensation failed; the first one that is due."""
     currency: str = Field(sa_column=text_column(required=True))
     amount_at_risk: Decimal = Field(sa_column=money_column())
-    """As it was when it last came here; what is at risk now is the order's."""
+    """Amount at risk when the order last entered manual review; the current one is the order's."""
     last_error: str = Field(sa_column=text_column(required=True))
     error_code: str = Field(sa_column=text_column(required=True))
     retries: int = Field(sa_column=counter_column())
-    """How often it was tried again, in vain."""
+    """Number of failed retries."""
     next_retry_at: datetime | None = Field(sa_column=time_column())
-    """None: a person deals with it, and nothing is retried by itself."""
+    """None: a person handles it, and nothing is retried automatically."""
     resolved_at: datetime | None = Field(sa_column=time_column())
     resolution: str | None = Field(sa_column=text_column())
-    """`undone`: a retry did it."""
+    """`undone`: a retry compensated it."""
     amount_by_hand: Decimal = Field(sa_column=money_column())
-    """What a person says to have given back past the gateway."""
+    """Amount that a person states to have refunded outside the gateway."""
     amount_written_off: Decimal = Field(sa_column=money_column())
 
 
 class DeskEntry(SQLModel, table=True):
-    """The desk's book: who did what about an order, when and why. Only ever added to."""
+    """An entry of the record of manual decisions: who did what about an order, when and why. Entries are only
+    added."""
 
     __tablename__ = "desk_entry"
     __table_args__ = (Index("desk_entry_order", "order_id"),)
@@ -56,10 +57,10 @@ class DeskEntry(SQLModel, table=True):
     action: str = Field(sa_column=text_column(required=True))
     """`cancel`, `accept_discrepancies`, or a `shop.review.resolution.Resolution`."""
     by: str = Field(sa_column=text_column(required=True))
-    """What somebody typed: no proof of who it was."""
+    """The name that a person typed; not verified."""
     started_by: str | None = Field(sa_column=text_column())
-    """What the system knows of who it was: the Prefect run and its creator according to Prefect,
-    or the user of the machine."""
+    """The user that the system knows: the Prefect run and its creator according to Prefect, or the user of
+    the machine."""
     reason: str | None = Field(sa_column=text_column())
     reference: str | None = Field(sa_column=text_column())
     amount: Decimal = Field(sa_column=money_column())

@@ -1,4 +1,4 @@
-"""Columns and indexes that the tables of several packages have."""
+"""Columns and indexes for the tables of several packages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sqlalchemy import Column, Index, Numeric, text
 
 
 def money_column(name: str | None = None) -> Column[Any]:
-    """An amount of money, at first nothing."""
+    """Creates a column for an amount of money; its default is 0."""
     return Column(name, Numeric(20, 6), nullable=False, server_default=text("0"))
 
 
 def covering_index(name: str, time: str, *include: str) -> Index:
-    """An index from which metrics are read without the table, by a time that is not null."""
+    """Creates an index on the rows whose `time` is set, with which metrics are read without the table."""
     return Index(name, time, postgresql_include=list(include), postgresql_where=text(f"{time} IS NOT NULL"))

@@ -1,4 +1,4 @@
-"""What only some installations need: the package's extras, and the error for one that is not installed."""
+"""The package's extras, and the error for a missing one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ EXTRAS = {
 }
 """The modules that each extra installs."""
 _PAUSE_SECONDS = 60.0
-"""Pause of an order whose step needs an extra: another worker may have it."""
+"""How long an order is postponed whose step needs a missing extra: another worker may have it."""
 
 
 class MissingExtra(InfrastructureError):
-    """A library is needed that only an extra installs. The order is postponed, and nothing is decided about
-    it."""
+    """A library of an extra is needed and not installed. The order is postponed, and its outcome stays
+    open."""
 
     def __init__(self, extra: str, asked_by: str) -> None:
         Exception.__init__(self, f"{asked_by} needs the extra `{extra}`: pip install 'order-saga[{extra}]'")
@@ -34,8 +34,8 @@ class MissingExtra(InfrastructureError):
 
 @contextmanager
 def needs_extra(extra: str, asked_by: str) -> Iterator[None]:
-    """Inside the block libraries of the extra are imported. Raises `MissingExtra` if one is not installed.
-    `asked_by`: the setting or the flow that needs it."""
+    """Raises `MissingExtra` if the block fails to import a library of the extra. `asked_by`: the setting or
+    the flow that needs it."""
     try:
         yield
     except ModuleNotFoundError as error:

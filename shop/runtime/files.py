@@ -1,4 +1,4 @@
-"""Atomic writes of files, and private permissions of files and folders."""
+"""Writes files atomically, and makes files and folders private."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OURS = (
     *("confirmation", "labels", "logs", "mail", "prefect", "run", "sandbox", "web"),
     *("metrics-token", "orders-api-key", "run.env"),
 )
-"""What we write in `VAR_DIR`, except for PostgreSQL's data, whose permissions PostgreSQL sets."""
+"""Our files and folders in `VAR_DIR`, except for PostgreSQL's data, whose permissions PostgreSQL sets."""
 
 
 def make_private(folder: Path, group: int | None = None, *, ours: bool = False) -> None:

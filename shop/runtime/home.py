@@ -5,4 +5,4 @@ from __future__ import annotations
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[2]
-"""Where `var/` and `.env` are by default: the checkout, or where the package was installed."""
+"""The default folder of `var/` and `.env`: the checkout, or the folder in which the package is installed."""

@@ -38,6 +38,7 @@ SERVER_RECEIVE = "order_saga.receive"
 _FEWEST, _MOST = 16, 4_096
 """Limits of the base unit for connection limits (see `_config`)."""
 _START_SECONDS = 20
+"""Timeout for starting the server, and for stopping it."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

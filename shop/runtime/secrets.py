@@ -20,9 +20,9 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 _ALSO_SECRET = frozenset({"DATABASE_URL"})
-"""Settings that contain a password, but are not `SecretStr`, as they are shown without it."""
+"""Settings that contain a password but are not `SecretStr`, because they are shown without it."""
 _LARGEST = 64_000
-"""Limits what is read of a secret's file, in characters."""
+"""Limits how many characters of a secret's file are read."""
 _block: Callable[[str], str] | None = None
 
 
@@ -34,8 +34,8 @@ class Unreadable:
 
 
 def blocks_from(read: Callable[[str], str]) -> None:
-    """Sets the function that reads `..._BLOCK`: from a block's name to its secret. It may raise any
-    exception."""
+    """Sets the function that reads `..._BLOCK` settings: it takes a block's name, returns its secret, and may
+    raise any exception."""
     global _block  # noqa: PLW0603
     _block = read
 

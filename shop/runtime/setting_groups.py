@@ -1,9 +1,8 @@
-"""What groups of settings are made of. Each part defines its group beside itself; `shop/settings.py` composes
-them.
+"""The base class, types and validators of groups of settings. Each part defines its own group;
+`shop/settings.py` composes them.
 
-A field's environment variable is the group's prefix and the field's name in capitals,
-or the field's own alias. Validation errors name the environment variable, and show
-nothing of what was given: it may be a secret.
+A field's environment variable is the group's prefix and the field's name in capitals, or the field's own
+alias. Validation errors name the environment variable and do not show the given value: it may be a secret.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _PLAIN_ADDRESS = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
 
 
 class Group(BaseModel):
-    """The settings of one part."""
+    """Base class: the settings of one part."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -45,12 +44,13 @@ class Group(BaseModel):
 
 
 def prefixed(prefix: str) -> ConfigDict:
-    """Fields are read from environment variables that begin with `prefix`, except those with an alias."""
+    """Returns a configuration in which the environment variables of fields without an alias begin with
+    `prefix`."""
     return ConfigDict(alias_generator=lambda name: prefix + name.upper())
 
 
 def readable(value: Any) -> Any:
-    """The value. Raises `ValueError` with the reason if it could not be read."""
+    """Returns the value. Raises `ValueError` with the reason if it could not be read."""
     if isinstance(value, Unreadable):
         raise ValueError(value.why)
     return value
@@ -58,7 +58,7 @@ def readable(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its environment variable, and its field. `group` is None for a field of the whole."""
+    """One setting: its environment variable, and its field. `group`: None for a field outside of groups."""
 
     name: str
     group: str | None
@@ -68,7 +68,7 @@ class Setting:
 
 @cache
 def settings_in(whole: type[BaseModel]) -> Mapping[str, Setting]:
-    """Every setting of the class and of its groups, by environment variable."""
+    """Returns all settings of the class and of its groups, by environment variable."""
     found: dict[str, Setting] = {}
     for field, info in whole.model_fields.items():
         if (group := group_of(info)) is None:
@@ -81,13 +81,13 @@ def settings_in(whole: type[BaseModel]) -> Mapping[str, Setting]:
 
 
 def group_of(info: FieldInfo) -> type[Group] | None:
-    """The group that the field holds."""
+    """Returns the class of the group in this field; None if the field is not a group."""
     annotation = info.annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, Group) else None
 
 
 def value_of(whole: BaseModel, setting: Setting) -> Any:
-    """The setting's value."""
+    """Returns the setting's value."""
     return getattr(whole if setting.group is None else getattr(whole, setting.group), setting.field)
 
 
@@ -101,16 +101,16 @@ def _parsed(value: Any) -> Any:
 
 
 FromJson = BeforeValidator(_parsed)
-"""For a setting of several values: an environment variable has them as JSON."""
+"""Parses a setting of several values from JSON."""
 Minutes = Annotated[float, Field(gt=0, le=LARGEST)]
 
 
 def with_ascii_host(url: str) -> str:
-    """The URL with its host in ASCII. Not every client encodes a host beyond ASCII in the same way."""
+    """Returns the URL with its host in ASCII, because clients encode other hosts in different ways."""
     try:
         return ascii_url_host(url)
     except UnicodeError:
-        raise ValueError("its host is no domain name that can exist") from None
+        raise ValueError("its host is not a valid domain name") from None
 
 
 Url = Annotated[str, AfterValidator(with_ascii_host)]
@@ -120,7 +120,7 @@ def _mail_address(value: str) -> str:
     try:
         return ascii_mail_domain(value)
     except UnicodeError:
-        raise ValueError("its domain is no domain name that can exist") from None
+        raise ValueError("its domain is not a valid domain name") from None
 
 
 MailAddress = Annotated[str, AfterValidator(_mail_address)]
@@ -129,19 +129,20 @@ MailAddress = Annotated[str, AfterValidator(_mail_address)]
 def _country(code: str) -> str:
     code = code.strip().upper()
     if not is_country(code):
-        raise ValueError("a country must be a code of two letters, as ISO 3166 has it")
+        raise ValueError("a country must be a two-letter code of ISO 3166")
     return code
 
 
 Country = Annotated[str, AfterValidator(_country)]
-"""A country's code, in capitals."""
+"""A country's two-letter code, converted to capitals."""
 
 
 def is_plain_address(url: str) -> bool:
-    """Whether it is a web address without login, query and fragment, which therefore holds no secret."""
+    """Returns whether this is a web address without login, query and fragment, so that it contains no
+    secret."""
     return _PLAIN_ADDRESS.fullmatch(url) is not None
 
 
 def separated(secrets: SecretStr | None) -> tuple[str, ...]:
-    """Each of several secrets with commas between them."""
+    """Splits a value of several secrets, separated by commas."""
     return tuple(each.strip() for each in secrets.get_secret_value().split(",")) if secrets else ()

@@ -22,9 +22,9 @@ class ShopSettings(Group):
     email: MailAddress = "orders@shop.example"
     """Sender of mails."""
     support_email: MailAddress = Field(default="support@shop.example", alias="SUPPORT_EMAIL")
-    """Where customers' replies go."""
+    """Address for customers' replies."""
     report_email: MailAddress | None = Field(default=None, alias="REPORT_EMAIL")
-    """Who gets the daily report. Default: `SUPPORT_EMAIL`."""
+    """Recipient of the daily report. Default: `SUPPORT_EMAIL`."""
     address: str = "1 Warehouse Way, Anytown CA 90210, US"
     """Address of the shop, on labels."""
 
@@ -39,13 +39,13 @@ class WebSettings(Group):
     port: int = Field(default=8430, ge=0, le=65_535)
     """Port on which the web app listens. `make run` takes another one if it is taken."""
     url: Url | None = None
-    """Address of the web app as people reach it, for the links to label and mails on an order's page.
-    `make run` sets it."""
+    """Public address of the web app, for the links to label and mails on an order's page. `make run` sets
+    it."""
     max_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
-    """Size of the largest request body."""
+    """Maximum size of a request body, in bytes."""
     orders_api_key: SecretStr | None = Field(default=None, alias="ORDERS_API_KEY")
-    """Key with which orders are submitted over HTTP. Several, separated by commas, while one replaces
-    another. `make run` makes one."""
+    """Key for submitting orders over HTTP. Several, separated by commas, while one replaces another.
+    `make run` generates one."""
 
     @field_validator("url")
     @classmethod
@@ -62,14 +62,14 @@ class WebSettings(Group):
     def _strong_keys(cls, value: SecretStr | None) -> SecretStr | None:
         if not all(_API_KEY.fullmatch(key) for key in separated(value)):
             raise ValueError(
-                "ORDERS_API_KEY must be keys of 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -, "
-                "with commas between them"
+                "ORDERS_API_KEY must be one or several keys, separated by commas, of 16 to 250 of the "
+                "characters A-Z a-z 0-9 . _ ~ + / = -"
             )
         return value
 
     @property
     def orders_api_keys(self) -> tuple[str, ...]:
-        """Any of them opens the intake; several, while one replaces another."""
+        """The accepted keys; several, while one replaces another."""
         return separated(self.orders_api_key)
 
 
@@ -79,7 +79,7 @@ class WorkerSettings(Group):
     model_config = prefixed("WORKER_")
 
     limit: int | None = Field(default=None, ge=1)
-    """Runs that one worker takes at the same time; at least 6 (four are reserved for other flows than
+    """Maximum number of concurrent runs of one worker; at least 6 (four are reserved for other flows than
     `process-order`). Default: by memory and connections. `--limit` overrides it."""
     consumer_seconds: Seconds = Field(default=330, alias="CONSUMER_SECONDS")
     """How long a consumer keeps claiming orders."""

@@ -11,7 +11,7 @@ from saga.columns import creation_time, text_column
 
 
 class Installation(SQLModel, table=True):
-    """Who we are where we share something with others, one row; see `shop.runtime.installation`."""
+    """The installation's identity in shared accounts: one row; see `shop.runtime.installation`."""
 
     __tablename__ = "installation"
     __table_args__ = (CheckConstraint("singleton", name="installation_is_one"),)

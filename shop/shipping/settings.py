@@ -1,4 +1,4 @@
-"""Settings of shipping, whatever the carrier is."""
+"""Settings of shipping, for any carrier."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class ShippingSettings(Group):
     model_config = prefixed("CARRIER_")
 
     carrier: Literal["embedded", "easypost"] = Field(default="embedded", alias="CARRIER")
-    """Who takes the parcels: the embedded carrier, which prints labels itself, or EasyPost."""
-    # A step has a time limit of its own: flows/order_saga.py.
+    """The carrier: the embedded one, which prints labels itself, or EasyPost."""
+    # At most 30, because the step has its own time limit: flows/order_saga.py.
     timeout_seconds: Seconds = Field(default=15, le=30)
     """Timeout of one call to the carrier; at most 30."""
     concurrency: int = Field(default=16, ge=1, le=200)
-    """Calls of one process to the carrier at the same time."""
+    """Limits the concurrent calls of one process to the carrier."""
     refuses: Annotated[frozenset[Country], FromJson] = frozenset({"AQ"})
     """Countries to which the embedded carrier does not deliver (JSON list)."""
     estimated_delivery: str = Field(default="3-5 business days", alias="ESTIMATED_DELIVERY")
-    """Delivery time in the confirmation."""
+    """Delivery time that the confirmation states."""
     tracking_url: Url | None = Field(default=None, alias="TRACKING_URL")
     """Link for customers to follow the parcel, such as `https://carrier.example/{tracking_number}`."""
 

@@ -11,12 +11,12 @@ from saga.columns import creation_time, json_column, text_column, time_column
 
 
 class Shipment(SQLModel, table=True):
-    """A parcel handed over: one for one order."""
+    """A parcel, at most one per order."""
 
     __tablename__ = "shipment"
     order_id: str = Field(sa_column=text_column(primary_key=True))
     serial: int = Field(sa_column=Column(BigInteger, Identity(), nullable=False))
-    """Tracking numbers are made of it."""
+    """Part of tracking numbers."""
     tracking_number: str = Field(sa_column=text_column(required=True, unique=True))
     carrier: str = Field(sa_column=text_column(required=True))
     service: str = Field(sa_column=text_column(required=True))
@@ -24,4 +24,4 @@ class Shipment(SQLModel, table=True):
     items: dict[str, int] = Field(sa_column=json_column(required=True))
     created_at: datetime = Field(sa_column=creation_time())
     returned_at: datetime | None = Field(sa_column=time_column())
-    """Since then its pieces are on the shelf again."""
+    """When its pieces were put back into stock."""

@@ -152,7 +152,7 @@ async def test_no_order_is_refused_because_another_s_items_are_short(
     ends = report.read(list(short))
     assert not [order_id for order_id in short for _ in judge(stocked, service, order_id, ends[order_id])]
     assert {end.outcome for end in ends.values()} == {Outcome.COMPENSATED}
-    assert all("other items than were asked for" in end.reasons[0] for end in ends.values())
+    assert all("other items than the requested ones" in end.reasons[0] for end in ends.values())
 
 
 async def settle(saga: World, order_ids: list[str]) -> None:

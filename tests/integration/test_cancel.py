@@ -100,6 +100,7 @@ async def begun(saga: World, order_id: str, steps: int, **fields: Any) -> OrderI
 # -- what it would do
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_preview_changes_nothing(saga: World, unique: str) -> None:
     order_id = f"PREVIEW-{unique}"
     await process_order(an_order(order_id), return_state=True)

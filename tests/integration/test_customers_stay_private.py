@@ -109,6 +109,7 @@ def rows(url: str) -> Iterator[tuple[str, str]]:
     engine.dispose()
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_nothing_of_a_customer_is_in_states_events_reasons_or_logs(
     saga: World,
     postgres: EmbeddedPostgres,

@@ -106,6 +106,7 @@ async def shown() -> tuple[dict[str, dict[str, Any]], str]:
 # -- reaching the desk
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_an_order_reaches_the_desk_and_the_ui(saga: World, unique: str) -> None:
     before = datetime.now(UTC)
     order_id = await stuck(saga, f"DESK-{unique}")
@@ -130,6 +131,7 @@ async def test_an_order_reaches_the_desk_and_the_ui(saga: World, unique: str) ->
     assert not any(private in everything for private in ("@", "John", "0259", "Main St")), "no customer data"
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_the_pending_lane_shows_the_desk_while_it_consumes(saga: World, unique: str) -> None:
     orders = [an_order(f"LANE-{unique}-{i}", card="0259", country="AQ") for i in range(5)]
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
@@ -149,6 +151,7 @@ async def test_the_pending_lane_shows_the_desk_while_it_consumes(saga: World, un
 # -- retries
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_retry_refunds_once_the_gateway_does_and_clears_the_desk(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"RETRY-{unique}")
     assert await retry(saga) == {"retried": 1, "need_attention": 1}
@@ -194,6 +197,7 @@ async def test_an_order_that_cannot_be_claimed_keeps_no_others_from_their_retry(
     saga.assert_books_balance()
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_retry_is_a_task_run_that_people_can_see(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"SEEN-{unique}")
     saga.sql("UPDATE attention SET next_retry_at = now()")
@@ -248,6 +252,7 @@ async def test_many_retries_side_by_side_refund_once(saga: World, unique: str) -
     saga.assert_books_balance()
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_worker_that_dies_in_a_retry_leaves_it_to_recovery(saga: World, unique: str) -> None:
     """Dead after the refund was made and before it was written down: found, and not made again."""
     order_id = await stuck(saga, f"DEATH-{unique}")
@@ -477,6 +482,7 @@ async def test_a_refund_in_the_gateways_own_dashboard_is_found(saga: World, uniq
     assert len(saga.ledger(order_id)[0]["refunds"]) == 1
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_held_order_is_not_retried_until_told_to(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"HELD-{unique}")
     state = await resolve_order(
@@ -621,6 +627,7 @@ async def test_two_people_at_once_settle_it_once(saga: World, unique: str) -> No
 # -- without money
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_release_that_fails_needs_attention_too(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -646,6 +653,7 @@ async def test_a_release_that_fails_needs_attention_too(
     saga.assert_books_balance()
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_money_settled_by_hand_does_not_hide_stock_that_is_still_held(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -680,6 +688,7 @@ async def test_money_settled_by_hand_does_not_hide_stock_that_is_still_held(
 # -- the artifact never is in the way
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_prefect_server_that_is_away_does_not_keep_orders_from_the_desk(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -695,6 +704,7 @@ async def test_a_prefect_server_that_is_away_does_not_keep_orders_from_the_desk(
     assert order_id in (await shown())[0], "the schedule shows it"
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_an_unchanged_desk_makes_no_new_artifact(saga: World, unique: str) -> None:
     await stuck(saga, f"SAME-{unique}")
     first = await Artifact.aget(attention_artifact.KEY)
@@ -705,6 +715,7 @@ async def test_an_unchanged_desk_makes_no_new_artifact(saga: World, unique: str)
     assert first.id == last.id
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_hostile_ids_and_words_stay_what_they_are(saga: World, unique: str) -> None:
     order_id = f"<b>|[x](http://evil.example)`${{1+1}} {unique}"
     await stuck(saga, order_id)

@@ -295,7 +295,7 @@ class TestTheBreaker:
         told: list[str | None] = []
         async with service_that_says(answer) as said:
             guarded = GuardedInventory(
-                said.inventory, failures=3, pause_seconds=60, concurrency=2, tell=told.append
+                said.inventory, failures=3, pause_seconds=60, concurrency=2, on_change=told.append
             )
             ends = []
             for _ in range(times):

@@ -43,6 +43,7 @@ async def shown_in_the_ui(run_id: Any, word: str) -> str:
     return found[0]
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(
     )
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_exceptions_and_fields_are_masked_in_the_ui_too(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +119,7 @@ async def test_exceptions_and_fields_are_masked_in_the_ui_too(
     assert "4242 4242" not in said
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_orders_of_a_batch_have_a_line_each_in_the_file(saga: World, unique: str) -> None:
     intake.submit([an_order(f"BATCH-{i}-{unique}") for i in range(5)])
     configure()

@@ -274,6 +274,7 @@ async def test_the_command_prints_tables_and_json(
     assert "'yesterday' is not a window" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("prefect_api")
 def test_the_command_as_a_person_runs_it(world: World) -> None:
     def status(**environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "deployments.cli", "status", "--window", "24h"]

@@ -132,6 +132,7 @@ async def test_mail_server_and_crm_away_are_no_order_s_matter(saga: World, uniqu
     assert len(crm.heard) == 1
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_refused_mail_is_shown_and_the_order_stays_completed(saga: World, unique: str) -> None:
     order = an_order(f"REFUSED-{unique}")
     with mail_server() as server, environment({"SMTP_URL": f"smtp://{server.host}:{server.port}"}):

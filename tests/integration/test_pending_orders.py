@@ -34,6 +34,7 @@ _numbers = itertools.count(1)
 DEAD = "00000000-0000-0000-0000-00000000000d"
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_batch_shares_a_task_run_for_each_step(saga: World, unique: str) -> None:
     orders = [an_order(f"BATCH-{unique}-{i}", product="PROD-004", price="249.00") for i in range(20)]
     intake.submit(orders)

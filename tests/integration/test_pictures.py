@@ -57,6 +57,7 @@ class TestOrderPages:
             ({"card": "0119"}, ["3 attempts"]),
         ],
     )
+    @pytest.mark.usefixtures("prefect_api")
     async def test_every_run_has_its_order_s_page(
         self, saga: World, unique: str, fields: dict[str, Any], said: list[str]
     ) -> None:
@@ -69,6 +70,7 @@ class TestOrderPages:
         for secret in ("secret-address", "john.doe@example.com", "John Doe", "123 Main"):
             assert secret not in page
 
+    @pytest.mark.usefixtures("prefect_api")
     async def test_a_cancelled_run_has_one_too(self, saga: World, unique: str) -> None:
         order = an_order(f"PAGE-{unique}", card="0341")
         await stop_while_charging(saga, order)
@@ -76,11 +78,13 @@ class TestOrderPages:
         assert "compensated (cancelled)" in page.replace("&#40;", "(").replace("&#41;", ")")
         assert saga.money(order["id"])[0] == saga.money(order["id"])[1]
 
+    @pytest.mark.usefixtures("prefect_api")
     async def test_a_hostile_id_is_shown_and_breaks_nothing(self, saga: World, unique: str) -> None:
         order_id = f'"]; click x "javascript:1" ``` <b> {unique}'
         await process_order(an_order(order_id), return_state=True)
         assert (await page_of(order_id)).count("```") == 2
 
+    @pytest.mark.usefixtures("prefect_api")
     async def test_a_page_that_cannot_be_made_fails_and_delays_nothing(
         self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -94,6 +98,7 @@ class TestOrderPages:
         assert state.name == "Completed"
         assert await artifacts(page_key(f"PAGE-{unique}")) == []
 
+    @pytest.mark.usefixtures("prefect_api")
     async def test_a_run_that_left_its_order_shows_who_went_on_and_how(
         self, saga: World, unique: str
     ) -> None:
@@ -119,6 +124,7 @@ class TestOrderPages:
         assert f"](../../runs/flow-run/{me})" in str(forth.data)
         assert f"](../../runs/flow-run/{dead})" in str(back.data)
 
+    @pytest.mark.usefixtures("prefect_api")
     async def test_an_order_of_a_batch_is_shown_when_somebody_asks(self, saga: World, unique: str) -> None:
         await asyncio.to_thread(
             intake.submit, [an_order(f"A-{unique}"), an_order(f"B-{unique}", country="AQ")]
@@ -131,6 +137,7 @@ class TestOrderPages:
             await show_order(f"b-{unique}")
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_the_command_draws_one_order(
     saga: World, unique: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +152,7 @@ async def test_the_command_draws_one_order(
     assert "There is no order NOBODY" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_batch_shows_its_progress_and_its_outcomes(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,12 +179,14 @@ async def test_a_batch_shows_its_progress_and_its_outcomes(
     assert first < plain.index(f"| OUT-{unique} | out_of_stock |"), "those that need a person come first"
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_consumer_without_orders_shows_nothing(saga: World) -> None:
     state = await process_pending_orders(consumer_seconds=0, return_state=True)
     for key in (progress.PROGRESS_KEY, progress.OUTCOMES_KEY):
         assert await artifacts(key, state.state_details.flow_run_id) == []
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_the_dashboard_counts_what_the_journal_has(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +216,7 @@ async def test_the_dashboard_counts_what_the_journal_has(
     assert found.low_stock is None, "what our own tables say of it is not the stock"
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_only_the_last_dashboards_are_kept(saga: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard, "_KEPT", 2)
     runs = [(await show_dashboard(return_state=True)).state_details.flow_run_id for _ in range(4)]
@@ -217,6 +228,7 @@ async def test_only_the_last_dashboards_are_kept(saga: World, monkeypatch: pytes
 
 
 class TestDailyReport:
+    @pytest.mark.usefixtures("prefect_api")
     async def test_it_is_mailed_once_with_its_figures(self, saga: World, unique: str) -> None:
         await asyncio.to_thread(intake.submit, [an_order(f"R{place}-{unique}") for place in range(3)])
         await process_pending_orders(consumer_seconds=0)

@@ -36,6 +36,7 @@ from tests.waiting import until
         ({"card": "0259", "country": "AQ"}, "NeedsAttention", StateType.FAILED),
     ],
 )
+@pytest.mark.usefixtures("prefect_api")
 async def test_outcomes_are_named_states(
     saga: World, unique: str, fields: dict[str, Any], name: str, kind: StateType
 ) -> None:
@@ -48,6 +49,7 @@ async def test_outcomes_are_named_states(
         assert run.state.name == name
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_every_step_and_every_undo_is_a_task_run(saga: World, unique: str) -> None:
     state = await process_order(an_order(f"RUNS-{unique}", country="AQ"), return_state=True)
     wanted = [
@@ -159,6 +161,7 @@ async def stop_while_charging(
 
 
 @pytest.mark.parametrize("by", ["its caller", "Prefect"])
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_cancelled_run_is_undone(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:

@@ -620,6 +620,7 @@ async def test_what_is_open_is_found_again_until_the_books_agree(books: Books) -
     assert books.world.sql("SELECT 1 FROM discrepancy") == []
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_what_a_person_accepts_is_told_again_only_if_a_book_changes(books: Books) -> None:
     order_id = await books.completed()
     (payment,) = await gateway().find(order_id)
@@ -645,6 +646,7 @@ async def test_what_a_person_accepts_is_told_again_only_if_a_book_changes(books:
 @pytest.mark.parametrize(
     "order_id", ["../../x", "A" * 200, "🎈'; DROP TABLE customer_order; --", "a\r\nBcc: x", "100%", "a|b<i>"]
 )
+@pytest.mark.usefixtures("prefect_api")
 async def test_hostile_ids_are_just_text(books: Books, order_id: str) -> None:
     hostile = f"{order_id[:150]}{books.unique}"
     await books.charged(hostile)
@@ -789,6 +791,7 @@ class _Event:
         self.resource, self.payload = told["resource"]["prefect.resource.id"], told["payload"]
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_no_time_is_left_out_when_nights_were_missed(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -813,6 +816,7 @@ async def test_no_time_is_left_out_when_nights_were_missed(
     )
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_a_run_that_left_something_out_is_not_the_last_one(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -837,6 +841,7 @@ async def test_a_run_that_left_something_out_is_not_the_last_one(
     assert timedelta(hours=47) < begun - asked[-1] < timedelta(hours=49)
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_the_run_says_how_it_was(books: Books) -> None:
     order_id = await books.declined()
     state = await books.run()

@@ -111,6 +111,7 @@ def erasing(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.cache_clear()
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_nothing_of_the_customer_is_left_and_all_of_the_money(
     saga: World, erasing: None, unique: str
 ) -> None:
@@ -257,6 +258,7 @@ async def test_many_in_batches_and_broken_off(world: World, monkeypatch: pytest.
     assert rows_about(world.database_url) == []
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_runs_of_erased_orders_go_from_the_prefect_server(
     saga: World, erasing: None, postgres: EmbeddedPostgres, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

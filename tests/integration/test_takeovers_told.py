@@ -73,6 +73,7 @@ async def leave(saga: World, order_id: str, left: Left, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("left", LEFT, ids=lambda left: left.name)
+@pytest.mark.usefixtures("prefect_api")
 async def test_whoever_goes_on_says_with_which_order_from_where_and_why(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, left: Left
 ) -> None:

@@ -86,6 +86,7 @@ async def test_what_is_not_there_is_not_found(web: httpx.Client, order_id: str) 
     )
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_an_order_s_page_leads_there(web: httpx.Client, saga: World, unique: str) -> None:
     order_id = f"PAPER {unique} ü&?"
     with environment({"WEB_URL": str(web.base_url)}):

@@ -455,6 +455,7 @@ class TestDisputes:
             shown.data
         ), shown.description or ""  # type: ignore[arg-type]
 
+    @pytest.mark.usefixtures("prefect_api")
     async def test_a_dispute_is_on_the_desk_until_it_is_closed(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:

@@ -83,7 +83,7 @@ URLS = {
 def test_every_address_in_the_settings(name: str, url: str) -> None:
     made = value_of(Settings(**{name: url}), settings_in(Settings)[name])
     assert made.partition("://")[2] == url.partition("://")[2].replace("straße", "xn--strae-oqa")
-    with pytest.raises(ValidationError, match="no domain name that can exist"):
+    with pytest.raises(ValidationError, match="not a valid domain name"):
         Settings(**{name: url.replace("straße", "straße.")})
 
 
@@ -97,5 +97,5 @@ def test_webhooks() -> None:
 def test_mail_addresses_in_the_settings(name: str) -> None:
     made = Settings(**{name: "shop@straße.example"})
     assert value_of(made, settings_in(Settings)[name]) == "shop@xn--strae-oqa.example"
-    with pytest.raises(ValidationError, match="no domain name that can exist"):
+    with pytest.raises(ValidationError, match="not a valid domain name"):
         Settings(**{name: "shop@ü..example"})

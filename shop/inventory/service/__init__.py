@@ -1,1 +1,1 @@
-"""An inventory service over HTTP: its client, its wire format, its books."""
+"""An inventory service over HTTP: contract, client, wire format, SQL implementation, reconciliation."""

@@ -1,7 +1,8 @@
-"""What inventory services say of their stock, beside what we say: for the books and for reconciliation.
+"""Compares the records of inventory services with ours, for reports and reconciliation.
 
-A service may serve several shops: what it shipped for our orders is compared with our parcels, and of what it
-holds we judge what our orders hold. A service that cannot tell shops apart has to have one shop's stock.
+A service may serve several shops: what it shipped for our orders is compared with our parcels, and of its
+reservations only those of our orders are checked. A service that cannot distinguish shops must have one
+shop's stock only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from saga.errors import StepError
 from shop.inventory.ledger import Holding, ProductStock
 from shop.inventory.service.client import ServiceInventory
 from shop.inventory.service.connections import service
-from shop.inventory.service.contract import taken_apart
+from shop.inventory.service.contract import split_own_order_id
 from shop.runtime.installation import read_installation_id
 from shop.settings import settings
 
@@ -49,43 +50,44 @@ _UNDER_WAY = text(
 
 @dataclass(slots=True)
 class ServiceBook:
-    """One service's book, and ours of it."""
+    """One service's records, and ours about it."""
 
     url: str
     stock: list[ProductStock] = field(default_factory=list)
     holdings: list[Holding] = field(default_factory=list)
-    """Who holds what there; also other shops' orders, by their names at the service."""
+    """Held reservations at the service, including other shops', by the orders' names there."""
     shipped: dict[str | None, dict[str, int]] | None = None
     """Pieces per product that the service has shipped, by installation id (None: for orders without one).
-    None: it cannot tell."""
+    None: the service cannot distinguish shops."""
     problem: str | None = None
-    """Why the service does not say it."""
+    """Why the service could not be read."""
     shipped_by_us: Counter[str] = field(default_factory=Counter)
-    """Pieces per product in our parcels that came from there and were not sent back."""
+    """Pieces per product in our parcels from this service that were not returned."""
     shipped_unmarked: Counter[str] = field(default_factory=Counter)
-    """Of these, the ones for orders without an installation id at the service, which an earlier version
-    began."""
+    """The part of `shipped_by_us` for orders without an installation id at the service, which an earlier
+    version began."""
     held_by_ended: list[tuple[Holding, str | None]] = field(default_factory=list)
-    """What is held for orders of ours that have ended, or that we do not know (None). What needs attention
-    keeps what it holds."""
+    """Reservations held for orders of ours that have ended, with their outcome, or that are not in our
+    database (None). Orders under manual review may keep theirs."""
     at_rest: bool = True
-    """No order is under way there."""
+    """Whether no order with stock there is in progress or under manual review."""
 
     def wrong_shipped(self) -> dict[str, tuple[int, int]]:
-        """Product to (our parcels, what the service says), where they differ."""
+        """Returns (pieces in our parcels, pieces shipped by the service) of each product where they
+        differ."""
         products = sorted({*(product.id for product in self.stock), *self.shipped_by_us})
         both = {product: (self.shipped_by_us[product], self._served(product)) for product in products}
         return {product: (ours, served) for product, (ours, served) in both.items() if ours != served}
 
     def shipped_for_others(self) -> int:
-        """Pieces that the service has shipped for other shops."""
+        """Returns the pieces that the service has shipped for other shops."""
         return sum(product.served for product in self.stock) - sum(
             self._served(product.id) for product in self.stock
         )
 
     def _served(self, product_id: str) -> int:
-        """Pieces that the service has shipped for us. Of orders without an installation id some may be
-        another shop's: no more than our parcels are counted as ours."""
+        """Returns the pieces that the service has shipped for us. Some orders without an installation id may
+        be another shop's: at most the pieces in our parcels count as ours."""
         if self.shipped is None:
             return next((product.served for product in self.stock if product.id == product_id), 0)
         marked = sum(
@@ -97,27 +99,27 @@ class ServiceBook:
 
 
 def service_books(connection: Connection) -> list[ServiceBook]:
-    """Asks every service that orders have their stock at, and the one of the settings. For callers without an
-    event loop, or in a thread of their own."""
+    """Reads every service with stock of our orders, and the one of the settings, and compares. For
+    synchronous callers; blocks."""
     services = _services(connection)
     if not services:
         return []
-    books = _in_a_loop_of_its_own(services)
-    return [_compared(connection, book, services[book.url]) for book in books]
+    books = _ask_in_thread(services)
+    return [_compare(connection, book, services[book.url]) for book in books]
 
 
 async def read_service_books() -> list[ServiceBook]:
-    """The same, for callers with an event loop."""
+    """Runs the comparison of `service_books` for asynchronous callers."""
     async with transaction() as tx:
         services = await tx.run_sync(_services)
-    # Asked first: an order that has ended by the time that we look does not move any more.
+    # The services first: orders that have ended by the time our records are read do not change any more.
     books = [await _ask(url, installations) for url, installations in services.items()]
     async with transaction() as tx:
-        return [await tx.run_sync(_compared, book, services[book.url]) for book in books]
+        return [await tx.run_sync(_compare, book, services[book.url]) for book in books]
 
 
 def _services(connection: Connection) -> dict[str, set[str]]:
-    """The services' addresses, and our installation ids in the names of our orders there."""
+    """Returns the services' addresses, each with the installation ids in the names of our orders there."""
     rows, mine = connection.execute(_SERVICES).all(), read_installation_id(connection)
     urls = sorted({*(row.url for row in rows), *filter(None, [settings().inventory.service_url])})
     return {
@@ -126,13 +128,13 @@ def _services(connection: Connection) -> dict[str, set[str]]:
     }
 
 
-def _in_a_loop_of_its_own(services: Mapping[str, set[str]]) -> list[ServiceBook]:
+def _ask_in_thread(services: Mapping[str, set[str]]) -> list[ServiceBook]:
     from concurrent.futures import ThreadPoolExecutor
 
     async def ask() -> list[ServiceBook]:
         return [await _ask(url, installations) for url, installations in services.items()]
 
-    with ThreadPoolExecutor(1) as thread:  # the caller's own thread may have a loop that runs
+    with ThreadPoolExecutor(1) as thread:  # the caller's thread may have a running loop
         return thread.submit(lambda: asyncio.run(ask())).result()
 
 
@@ -151,12 +153,12 @@ async def _ask(url: str, installations: set[str]) -> ServiceBook:
     return book
 
 
-def _compared(connection: Connection, book: ServiceBook, installations: set[str]) -> ServiceBook:
+def _compare(connection: Connection, book: ServiceBook, installations: set[str]) -> ServiceBook:
     for row in connection.execute(_SHIPPED, {"url": book.url}):
         book.shipped_by_us[row.product] += row.pieces
         if not row.marked:
             book.shipped_unmarked[row.product] += row.pieces
-    names = [taken_apart(each.order_id) for each in book.holdings]
+    names = [split_own_order_id(each.order_id) for each in book.holdings]
     orders = {
         row.id: row for row in connection.execute(_ORDERS, {"ids": [order_id for _, order_id in names]})
     }
@@ -164,7 +166,7 @@ def _compared(connection: Connection, book: ServiceBook, installations: set[str]
         order = orders.get(order_id)
         begun_there = order is not None and order.url == book.url and order.installation == installation
         if installation not in installations and not begun_there:
-            continue  # another shop's
+            continue  # another shop's order
         outcome = order.outcome if order is not None and begun_there else None
         if order is None or not begun_there or outcome not in {None, "needs_attention"}:
             book.held_by_ended.append((replace(holding, order_id=order_id), outcome))

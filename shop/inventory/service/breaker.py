@@ -1,4 +1,4 @@
-"""A circuit breaker around an inventory service. Refusals, such as out of stock, are not failures."""
+"""A circuit breaker for an inventory service. Refusals, such as out of stock, do not count as failures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from shop.inventory.service.contract import Inventory, Reservation
 
 
 def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
-    """Returns whether the error counts as a failure of the service: not if it says when to retry, or if its
-    answer is wrong for one order."""
+    """Returns whether the error counts as a failure of the service. A wrong answer for one order does not,
+    nor does an answer that gives the time of the next attempt."""
     return (
         isinstance(error, InventoryUnavailable)
         and not isinstance(error, InventoryMismatch)
@@ -24,10 +24,10 @@ class GuardedInventory:
     open."""
 
     def __init__(
-        self, inner: Inventory, *, failures: int, pause_seconds: float, concurrency: int, tell: OnChange
+        self, inner: Inventory, *, failures: int, pause_seconds: float, concurrency: int, on_change: OnChange
     ) -> None:
-        """`failures` in a row open the circuit; after `pause_seconds` one call tries it. `concurrency` limits
-        the calls at the same time."""
+        """Opens the circuit after this many consecutive failures; after `pause_seconds` one call tries the
+        service again. `concurrency` limits the concurrent calls."""
         self.inner = inner
         self._circuit = Circuit(
             failures=failures,
@@ -35,7 +35,7 @@ class GuardedInventory:
             concurrency=concurrency,
             is_failure=is_failure,
             unavailable=_unavailable,
-            on_change=tell,
+            on_change=on_change,
         )
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:

@@ -1,8 +1,8 @@
-"""The client of an inventory service. It validates every answer.
+"""The HTTP client of an inventory service. It validates every answer.
 
-An answer about another order, with other items, or in a state to which the request cannot lead is
-`InventoryMismatch`; one that is no valid answer is `InventoryUnavailable`, so its result is unclear. It
-raises no other exceptions than those of `Inventory`.
+It raises `InventoryMismatch` for an answer about another order, with other items, or in a state to which the
+request cannot lead; and `InventoryUnavailable` (the result is unclear) for an invalid answer. It raises only
+the exceptions of `Inventory`.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from shop.text.sanitize import one_line
 
 T = TypeVar("T")
 _MOST_BYTES = 16_000_000
+"""Limits the body of an answer, in bytes."""
 _LIMITED_SECONDS, _LONGEST_WAIT = 5.0, 300.0
+"""Seconds to wait after status 429: the default without a valid `Retry-After`, and the maximum."""
 _PAUSES = (0.05, 0.2)
-"""Seconds before a request that had no effect is sent again."""
+"""Seconds before each retry of a request that had no effect."""
 
 
 class ServiceInventory:
-    """An `Inventory` over one pool of at most `concurrency` connections, of the event loop in which it is
-    used.
+    """An `Inventory` over one pool of at most `concurrency` connections, for one event loop.
 
-    No exchange takes longer than `timeout_seconds`. Only requests that change nothing (look-ups), or that
-    were never sent (no connection), are repeated at once. Every other unclear result is for the caller to
-    look up.
+    No exchange takes longer than `timeout_seconds`. The client retries only requests that change nothing
+    (look-ups), or that were never sent (no connection). The caller has to look up any other unclear result.
     """
 
     def __init__(self, url: str, token: str | None, *, timeout_seconds: float, concurrency: int) -> None:
@@ -65,9 +65,9 @@ class ServiceInventory:
         limits = httpx.Limits(
             max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=5
         )
-        # Loading the certificates takes 100 ms, in each process; without https there is nothing to verify.
+        # Loading the certificates takes 100 ms in each process, and only https needs them.
         verify = False if url.startswith("http:") else httpx.create_ssl_context(trust_env=False)
-        self._turns = asyncio.Semaphore(concurrency)
+        self._slots = asyncio.Semaphore(concurrency)
         self._client = httpx.AsyncClient(
             headers=headers, timeout=timeout_seconds, limits=limits, verify=verify, trust_env=False
         )
@@ -82,7 +82,7 @@ class ServiceInventory:
             short = refusal.shortages
         if short:
             wrong = [s for s in short if s.requested != items.get(s.product_id) or s.available >= s.requested]
-            _expect(not wrong, "shortages of other items than were asked for")
+            _expect(not wrong, "shortages of other items than the requested ones")
             raise OutOfStock(short)
         _expect(found.state in {State.HELD, State.SHIPPED}, f"a reservation that is {found.state}")
         _expect(found.items == dict(items), "a reservation of other items")
@@ -90,10 +90,10 @@ class ServiceInventory:
 
     async def get(self, order_id: str) -> Reservation | None:
         try:
-            found = await self._again(
+            found = await self._with_retries(
                 lambda: self._exchange("GET", "/v1/reservations", RESERVATION, query={"order_id": order_id})
             )
-        except _NothingKnown:
+        except _OrderUnknown:
             return None
         _expect(found.order_id == order_id, "another order's reservation")
         return found
@@ -101,7 +101,7 @@ class ServiceInventory:
     async def keep(self, order_id: str, *, seconds: float) -> Reservation | None:
         try:
             return await self._post("/keep", order_id, "keep", seconds=seconds)
-        except _NothingKnown:
+        except _OrderUnknown:
             return None
 
     async def release(self, order_id: str) -> Reservation:
@@ -123,25 +123,27 @@ class ServiceInventory:
         return found
 
     async def stock(self) -> list[ProductStock]:
-        """Returns every product, by the service's own books."""
-        return await self._again(lambda: self._exchange("GET", "/v1/stock", STOCK))
+        """Returns the stock of every product, according to the service."""
+        return await self._with_retries(lambda: self._exchange("GET", "/v1/stock", STOCK))
 
     async def holdings(self) -> list[Holding]:
-        """Returns who holds what, by the service's own books."""
-        return await self._again(lambda: self._exchange("GET", "/v1/holdings", HOLDINGS))
+        """Returns all held reservations, according to the service."""
+        return await self._with_retries(lambda: self._exchange("GET", "/v1/holdings", HOLDINGS))
 
     async def shipped(self, installation: str | None) -> dict[str, int] | None:
-        """Returns the pieces per product that the service has shipped for this shop's orders (None: for
-        orders without an installation id). Returns None if the service does not distinguish shops: then it
-        must have one shop's stock only."""
+        """Returns the pieces per product that the service has shipped for the orders of this installation
+        (None: for orders without an installation id). Returns None if the service does not distinguish
+        shops: then it must have one shop's stock only."""
         query = {"installation": installation} if installation is not None else None
         try:
-            return await self._again(lambda: self._exchange("GET", "/v1/shipped", SHIPPED, query=query))
+            return await self._with_retries(
+                lambda: self._exchange("GET", "/v1/shipped", SHIPPED, query=query)
+            )
         except (InventoryMisconfigured, InventoryRefused):
             return None
 
     async def aclose(self) -> None:
-        with suppress(Exception):  # nothing is under way any more that could be harmed
+        with suppress(Exception):  # no request is in progress any more
             await self._client.aclose()
 
     # -- one exchange --
@@ -153,11 +155,11 @@ class ServiceInventory:
         def send() -> Awaitable[Reservation]:
             return self._exchange("POST", f"/v1/reservations{path}", RESERVATION, body=body, headers=key)
 
-        found = await self._again(send, only_if_unsent=True)
+        found = await self._with_retries(send, only_if_unsent=True)
         _expect(found.order_id == order_id, "another order's reservation")
         return found
 
-    async def _again(self, send: Callable[[], Awaitable[T]], *, only_if_unsent: bool = False) -> T:
+    async def _with_retries(self, send: Callable[[], Awaitable[T]], *, only_if_unsent: bool = False) -> T:
         for pause in _PAUSES:
             try:
                 return await send()
@@ -186,37 +188,37 @@ class ServiceInventory:
                 method, self.url + path, json=body, params=query, headers=headers
             )
             async with (
-                self._turns,
+                self._slots,
                 asyncio.timeout(self._timeout),
                 aclosing(await self._client.send(request, stream=True)) as response,
             ):
-                content = await _whole(response)
+                content = await _read_body(response)
         except StepError:
             raise
         except (httpx.ConnectError, httpx.ConnectTimeout):
             failure = _Unsent("the inventory service cannot be reached")
         except (TimeoutError, httpx.TimeoutException):
             failure = InventoryTimeout(f"the inventory service gave no answer within {self._timeout:g} s")
-        except Exception as error:  # noqa: BLE001  (a broken connection has many names, down to those of the event loop)
+        except Exception as error:  # noqa: BLE001  (a broken connection raises many types, also the event loop's)
             if request is None or isinstance(error, httpx.UnsupportedProtocol):
                 failure = InventoryRefused(
-                    f"this cannot be asked of an inventory service: {type(error).__name__}"
+                    f"the request to the inventory service is invalid: {type(error).__name__}"
                 )
-            else:  # once it may have been sent, no error of ours is a clear no: an answer may have caused it
+            else:  # the request may have been sent: no error here proves that it had no effect
                 failure = InventoryUnavailable(
                     f"the connection to the inventory service broke: {type(error).__name__}"
                 )
         else:
-            return _read(shape, response, content)
-        raise failure  # outside of the except: the first error may have the token in it
+            return _parse(shape, response, content)
+        raise failure  # outside of the except block: the original error may contain the token
 
 
 class _Unsent(InventoryUnavailable):
-    """Nothing was sent."""
+    """The request was not sent."""
 
 
-class _NothingKnown(InventoryRefused):
-    """Of this order."""
+class _OrderUnknown(InventoryRefused):
+    """The service has no reservation of this order."""
 
 
 class _UnknownProduct(InventoryRefused):
@@ -227,23 +229,22 @@ class _UnknownProduct(InventoryRefused):
         super().__init__("the inventory service does not know the product")
 
 
-async def _whole(response: httpx.Response) -> bytes:
+async def _read_body(response: httpx.Response) -> bytes:
     body = bytearray()
     async for part in response.aiter_raw():
         body += part
         if len(body) > _MOST_BYTES:
-            raise InventoryUnavailable("the inventory service answered more than any honest answer")
+            raise InventoryUnavailable(f"the inventory service's answer exceeds {_MOST_BYTES:,} bytes")
     return bytes(body)
 
 
-def _read(shape: TypeAdapter[T], response: httpx.Response, content: bytes) -> T:
+def _parse(shape: TypeAdapter[T], response: httpx.Response, content: bytes) -> T:
     if response.status_code != httpx.codes.OK:
         raise _refusal(response, content)
     with suppress(ValidationError):
         return shape.validate_json(content)
-    raise InventoryUnavailable(
-        "the inventory service's answer makes no sense"
-    )  # outside: the error has the answer in it
+    # Outside of the `with` block: the validation error contains the answer.
+    raise InventoryUnavailable("the inventory service's answer is invalid")
 
 
 def _refusal(response: httpx.Response, content: bytes) -> StepError:
@@ -251,13 +252,13 @@ def _refusal(response: httpx.Response, content: bytes) -> StepError:
     kind = problem.type if problem else ""
     match status, kind:
         case 409, Problem.OUT_OF_STOCK if problem and problem.shortages:
-            return OutOfStock(_short(problem))
+            return OutOfStock(_shortages(problem))
         case 409, Problem.LOST:
-            return ReservationLost(f"the inventory service: {_said(problem)}")
+            return ReservationLost(f"the inventory service: {_reason(problem)}")
         case 404, Problem.UNKNOWN_PRODUCT:
-            return _UnknownProduct(_short(problem) if problem else ())
+            return _UnknownProduct(_shortages(problem) if problem else ())
         case 404, Problem.NO_RESERVATION:
-            return _NothingKnown("the inventory service knows nothing of this order")
+            return _OrderUnknown("the inventory service has no reservation of this order")
         case ((401 | 403), _):
             return InventoryMisconfigured(
                 "the inventory service does not accept the token: check INVENTORY_SERVICE_TOKEN"
@@ -268,17 +269,17 @@ def _refusal(response: httpx.Response, content: bytes) -> StepError:
             )
         case 429, _:
             return InventoryUnavailable(
-                "the inventory service limits how often it is asked", retry_after=_wait(response)
+                "the inventory service limits the rate of requests", retry_after=_retry_after(response)
             )
         case ((408 | 425), _):
             return InventoryUnavailable(f"the inventory service answered {status}")
         case _ if 400 <= status < 500:
-            return InventoryRefused(f"the inventory service refused ({status}): {_said(problem)}")
+            return InventoryRefused(f"the inventory service refused ({status}): {_reason(problem)}")
     return InventoryUnavailable(f"the inventory service answered {status}")
 
 
 def _problem(response: httpx.Response, content: bytes) -> ProblemDetails | None:
-    """Returns the problem; None if the answer is not a refusal by an inventory service."""
+    """Parses the problem details; None if the answer has none."""
     if not response.headers.get("content-type", "").startswith(PROBLEM_JSON):
         return None
     try:
@@ -287,18 +288,18 @@ def _problem(response: httpx.Response, content: bytes) -> ProblemDetails | None:
         return None
 
 
-def _short(problem: ProblemDetails) -> tuple[Shortage, ...]:
+def _shortages(problem: ProblemDetails) -> tuple[Shortage, ...]:
     return tuple(
         Shortage(one_line(s.product_id, 500), s.requested, max(0, s.available)) for s in problem.shortages
     )
 
 
-def _said(problem: ProblemDetails | None) -> str:
+def _reason(problem: ProblemDetails | None) -> str:
     return one_line((problem.detail or problem.title) if problem else "", 300) or "without a reason"
 
 
-def _wait(response: httpx.Response) -> float:
-    """Seconds, by `Retry-After`; within reason."""
+def _retry_after(response: httpx.Response) -> float:
+    """Returns the seconds to wait: those of `Retry-After`, from 1 to `_LONGEST_WAIT`."""
     try:
         asked = float(response.headers.get("retry-after", ""))
     except ValueError:

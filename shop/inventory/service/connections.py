@@ -1,4 +1,4 @@
-"""Connections to inventory services: one pool and one circuit breaker for each address and event loop."""
+"""Clients of inventory services: one connection pool and circuit breaker per address and event loop."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Inventory]] = Weak
 
 
 def service(url: str) -> ServiceInventory:
-    """Returns a client of the service at that address, without a circuit breaker and with connections of its
-    own."""
+    """Creates a client of the service at that address, with its own connections and without a circuit
+    breaker."""
     s = settings()
     token = s.inventory.service_token.get_secret_value() if s.inventory.service_token else None
     return ServiceInventory(
@@ -35,14 +35,14 @@ def inventory_at(url: str) -> Inventory:
             failures=s.inventory.breaker_failures,
             pause_seconds=s.inventory.breaker_seconds,
             concurrency=s.inventory.concurrency,
-            tell=lambda why: _report(url, why),
+            on_change=lambda why: _report(url, why),
         )
     return services[url]
 
 
 def on_change(listener: Callable[[str, str | None], None]) -> None:
-    """Calls the listener when this process's circuit to a service opens (address and reason), and when it
-    closes again (None)."""
+    """Registers a listener, called with a service's address and the reason when this process's circuit to it
+    opens, and with None as the reason when it closes again."""
     _listeners.append(listener)
 
 

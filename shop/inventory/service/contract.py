@@ -1,15 +1,15 @@
 """The contract of an inventory service, for its client and its server.
-`tests/integration/test_inventory_contract.py` is its test.
+`tests/integration/test_inventory_contract.py` tests both.
 
-- **By order id.** Every operation may be repeated, and finds what the first call did. A caller that does not
-  know the result of a request repeats it, or looks it up.
+- **Idempotent by order id.** Every operation may be repeated, and finds the result of the first call. A
+  caller that does not know the result of a request repeats it, or looks it up.
 - **Several shops.** An inventory may serve more than one shop. Therefore an order's id here is its
   `own_order_id`: the shop's installation id, a slash, and the shop's own id of the order. To the inventory it
-  is one name without further meaning. Names without an installation id belong to orders that an earlier
-  version of a shop began.
+  is an opaque name. Names without an installation id belong to orders that an earlier version of a shop
+  began.
 - **All or none.** An order has all its pieces, or none.
-- **Final.** `release` and `put_back` end the order, also if there is nothing to give back. A late request of
-  a dead worker then reserves and ships nothing (`ReservationLost`).
+- **Final.** `release` and `put_back` end the order, even if nothing was reserved. A late request of a dead
+  worker then reserves and ships nothing (`ReservationLost`).
 - **Expiry.** Reservations expire by the inventory's own clock. An expired reservation does not end the order:
   it may reserve again.
 """
@@ -27,9 +27,9 @@ from pydantic import Field
 
 _OWN = re.compile(r"([0-9a-f]{16})/(.*)", re.DOTALL)
 Pieces = Annotated[int, Field(ge=-(10**15), le=10**15)]
-"""Pieces in an answer, limited to what our database and JSON can hold."""
+"""Pieces in an answer, limited to what our database and JSON can represent."""
 LONGEST_MARK = 17
-"""Limits the characters that an installation id adds to an order's id."""
+"""The characters that an installation id and its slash add to an order's id."""
 
 
 class State(StrEnum):
@@ -39,31 +39,31 @@ class State(StrEnum):
     EXPIRED = "expired"
     """It expired, and its pieces are available to other orders. The order may reserve again."""
     RELEASED = "released"
-    """The order has ended, and holds nothing."""
+    """The order has ended and holds nothing."""
     SHIPPED = "shipped"
-    """The pieces have left the stock. It does not expire."""
+    """The pieces have left the stock. This state does not expire."""
     RETURNED = "returned"
-    """The order has ended: the pieces left the stock, and came back."""
+    """The order has ended: the pieces left the stock and were returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """An order's reservation at the inventory, present or past."""
+    """An order's current or former reservation at the inventory."""
 
     order_id: str
     id: str
     state: State
     items: dict[str, Pieces]
-    """Pieces per product that are held or shipped, or were until it ended. Empty: there never were any."""
+    """Pieces per product that are held or shipped, or were when it ended. Empty: the order never reserved."""
     expires_at: datetime
 
 
 def own_order_id(installation: str, order_id: str) -> str:
-    """Returns the name of a shop's order at an inventory that may serve other shops, too."""
+    """Returns the name of a shop's order at an inventory that may serve several shops."""
     return f"{installation}/{order_id}"
 
 
-def taken_apart(own: str) -> tuple[str | None, str]:
+def split_own_order_id(own: str) -> tuple[str | None, str]:
     """Splits an `own_order_id` into the installation id (None: an earlier version's order) and the shop's own
     id."""
     found = _OWN.fullmatch(own)
@@ -71,8 +71,8 @@ def taken_apart(own: str) -> tuple[str | None, str]:
 
 
 class Inventory(Protocol):
-    """An inventory. All operations raise `InventoryUnavailable` (retryable; the result is unclear) and its
-    subclass `InventoryTimeout`, `InventoryRefused` and `InventoryMisconfigured`."""
+    """An inventory. All operations may raise `InventoryUnavailable` (retryable; the result is unclear) or a
+    subclass, `InventoryRefused` and `InventoryMisconfigured`."""
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
         """Reserves all items (pieces per product) for this many seconds, or none. Returns an existing
@@ -83,20 +83,20 @@ class Inventory(Protocol):
         """
 
     async def get(self, order_id: str) -> Reservation | None:
-        """Returns the order's reservation; None if there never was one."""
+        """Returns the order's current or former reservation; None if it has none."""
 
     async def keep(self, order_id: str, *, seconds: float) -> Reservation | None:
-        """Extends a held reservation to at least this long. Changes nothing else."""
+        """Extends a held reservation to at least this many seconds from now. Changes nothing else. Returns
+        the order's reservation; None if it has none."""
 
     async def release(self, order_id: str) -> Reservation:
-        """Ends the order: what it holds is available again. What is shipped stays shipped; `put_back` returns
-        it."""
+        """Ends the order: what it holds is available again. Shipped pieces stay shipped (see `put_back`)."""
 
     async def commit(self, order_id: str) -> Reservation:
-        """Ships what is held: it leaves the stock. Raises `ReservationLost` if nothing is held (any more)."""
+        """Ships what is held: it leaves the stock. Raises `ReservationLost` if nothing is held."""
 
     async def put_back(self, order_id: str) -> Reservation:
-        """Ends the order: what was shipped is in stock again, and what is held is available again."""
+        """Ends the order: shipped pieces are in stock again, and held pieces are available again."""
 
     async def aclose(self) -> None:
         """Closes the connections."""

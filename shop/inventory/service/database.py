@@ -1,7 +1,6 @@
-"""The service's side of the contract: an `Inventory` on the tables, each operation in a transaction of its
-own.
+"""Implements the contract in SQL: an `Inventory` on our tables, each operation in its own transaction.
 
-`order-saga inventory-service` serves it. With the embedded stock the saga's steps run the same statements
+`order-saga inventory-service` serves it. With the embedded stock, the saga's steps run the same statements
 (`shop.inventory.reservations`) in the transaction that journals them. Orders have no leases here, so the
 service runs one request for an order at a time.
 """
@@ -24,23 +23,24 @@ from shop.inventory.service.contract import Reservation, State
 from shop.settings import Settings
 
 _POOL = 10
+"""Limits the database connections."""
 _SECONDS = 10
-"""Limits an operation, in seconds, when the database does not answer."""
-_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7236115, hashtext(:id))")
-_ROW = text(
+"""Timeout of an operation when the database does not answer, in seconds."""
+_LOCK_ORDER = text("SELECT pg_advisory_xact_lock(7236115, hashtext(:id))")
+_READ_LOCKED = text(
     "SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id FOR "
     "UPDATE"
 )
-_LOOK = text(
+_READ = text(
     "SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id"
 )
-_MARK = text("UPDATE reservation SET at_service = true WHERE order_id = :id")
-_OVER = text(
+_MARK_AT_SERVICE = text("UPDATE reservation SET at_service = true WHERE order_id = :id")
+_CLOSE = text(
     "INSERT INTO reservation (order_id, id, state, items, expires_at, ended_at, at_service) "
     "VALUES (:id, :name, 'released', '{}', now(), now(), true) ON CONFLICT (order_id) DO UPDATE SET state = "
     "'released', at_service = true"
 )
-_KEEP = text(
+_EXTEND = text(
     "UPDATE reservation SET expires_at = greatest(expires_at, now() + make_interval(secs => :seconds)) WHERE "
     "order_id = :id "
     "AND state = 'held'"
@@ -52,8 +52,7 @@ _EXPIRED = text(
 
 
 class DatabaseInventory:
-    """An `Inventory` on the tables `product` and `reservation` of a database. Raises database errors as they
-    are."""
+    """An `Inventory` on the tables `product` and `reservation` of a database. Also raises database errors."""
 
     def __init__(self, database_url: str) -> None:
         url = Settings(DATABASE_URL=database_url).database_url
@@ -62,61 +61,59 @@ class DatabaseInventory:
         )
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
-        async with self._turn(order_id) as (tx, row):
+        async with self._exclusive(order_id) as (tx, row):
             if row is not None and row.state in {State.RELEASED, State.RETURNED}:
-                raise ReservationLost(
-                    f"the order's reservation is over ({row.state}): nothing is reserved for it any more"
-                )
+                raise ReservationLost(f"the order has ended ({row.state}): nothing can be reserved for it")
             if row is not None and row.items != dict(items):
                 raise InventoryRefused("the order has reserved other items before")
             if row is None or row.state == State.EXPIRED:
                 refused = await reservations.take(tx, {order_id: items}, seconds)
                 if order_id in refused:
                     raise refused[order_id]
-                await tx.execute(_MARK, {"id": order_id})
+                await tx.execute(_MARK_AT_SERVICE, {"id": order_id})
             else:
-                await tx.execute(_KEEP, {"id": order_id, "seconds": seconds})
-            return await _now(tx, order_id)
+                await tx.execute(_EXTEND, {"id": order_id, "seconds": seconds})
+            return await _current(tx, order_id)
 
     async def get(self, order_id: str) -> Reservation | None:
         async with self._reading() as tx:
-            row = (await tx.execute(_LOOK, {"id": order_id})).one_or_none()
+            row = (await tx.execute(_READ, {"id": order_id})).one_or_none()
         return _reservation(row) if row is not None else None
 
     async def keep(self, order_id: str, *, seconds: float) -> Reservation | None:
-        async with self._turn(order_id) as (tx, row):
+        async with self._exclusive(order_id) as (tx, row):
             if row is None:
                 return None
-            await tx.execute(_KEEP, {"id": order_id, "seconds": seconds})
-            return await _now(tx, order_id)
+            await tx.execute(_EXTEND, {"id": order_id, "seconds": seconds})
+            return await _current(tx, order_id)
 
     async def release(self, order_id: str) -> Reservation:
-        async with self._turn(order_id) as (tx, row):
+        async with self._exclusive(order_id) as (tx, row):
             if row is not None and row.state == State.HELD:
                 await reservations.give_back(tx, {order_id: row.items})
             elif row is None or row.state == State.EXPIRED:
-                await tx.execute(_OVER, {"id": order_id, "name": reservation_id(order_id)})
-            return await _now(tx, order_id)
+                await tx.execute(_CLOSE, {"id": order_id, "name": reservation_id(order_id)})
+            return await _current(tx, order_id)
 
     async def commit(self, order_id: str) -> Reservation:
-        async with self._turn(order_id) as (tx, row):
+        async with self._exclusive(order_id) as (tx, row):
             if row is None or row.state not in {State.HELD, State.SHIPPED}:
                 raise ReservationLost(
                     f"nothing is held for the order ({row.state if row else 'it never reserved'})"
                 )
             if row.state == State.HELD:
                 await reservations.ship(tx, [order_id])
-            return await _now(tx, order_id)
+            return await _current(tx, order_id)
 
     async def put_back(self, order_id: str) -> Reservation:
-        async with self._turn(order_id) as (tx, row):
+        async with self._exclusive(order_id) as (tx, row):
             if row is not None and row.state == State.SHIPPED:
                 await reservations.put_back(tx, {order_id: row.items})
             elif row is not None and row.state == State.HELD:
                 await reservations.give_back(tx, {order_id: row.items})
             elif row is None or row.state == State.EXPIRED:
-                await tx.execute(_OVER, {"id": order_id, "name": reservation_id(order_id)})
-            return await _now(tx, order_id)
+                await tx.execute(_CLOSE, {"id": order_id, "name": reservation_id(order_id)})
+            return await _current(tx, order_id)
 
     async def expire(self, *, most: int = 500) -> list[str]:
         """Releases up to `most` expired reservations. Returns the orders' ids."""
@@ -127,19 +124,19 @@ class DatabaseInventory:
         return list(held)
 
     async def stock(self) -> list[ProductStock]:
-        """Returns every product, and the sums of its movements, at one moment."""
+        """Returns every product and the sums of its movements, in one snapshot."""
         async with self._reading() as tx:
             return read_stock((await tx.execute(STOCK)).all())
 
     async def shipped(self, installation: str | None) -> dict[str, int]:
-        """Returns the pieces per product that the service shipped for this shop's orders (None: for orders
-        without an installation id)."""
+        """Returns the pieces per product that the service shipped for the orders of this installation (None:
+        for orders without an installation id)."""
         async with self._reading() as tx:
             rows = await tx.execute(SHIPPED_FOR, {"installation": installation})
             return {row.product: row.pieces for row in rows}
 
     async def holdings(self) -> list[Holding]:
-        """Returns who holds what through the service."""
+        """Returns all reservations that are held through the service."""
         async with self._reading() as tx:
             return read_holdings((await tx.execute(HELD)).all())
 
@@ -159,18 +156,19 @@ class DatabaseInventory:
                 yield tx
 
     @asynccontextmanager
-    async def _turn(self, order_id: str) -> AsyncIterator[tuple[Tx, Any]]:
-        """A transaction with an exclusive lock on this order, and the order's reservation."""
+    async def _exclusive(self, order_id: str) -> AsyncIterator[tuple[Tx, Any]]:
+        """Opens a transaction with an exclusive lock on this order. Yields it, and the order's row in
+        `reservation` (None: it has none)."""
         async with self._writing() as tx:
-            await tx.execute(_ONE_AT_A_TIME, {"id": order_id})
-            row = (await tx.execute(_ROW, {"id": order_id})).one_or_none()
+            await tx.execute(_LOCK_ORDER, {"id": order_id})
+            row = (await tx.execute(_READ_LOCKED, {"id": order_id})).one_or_none()
             if row is not None and not row.at_service:
-                raise InventoryRefused("the order has reserved past the inventory service")
+                raise InventoryRefused("the order has reserved without the inventory service")
             yield tx, row
 
 
-async def _now(tx: Tx, order_id: str) -> Reservation:
-    return _reservation((await tx.execute(_LOOK, {"id": order_id})).one())
+async def _current(tx: Tx, order_id: str) -> Reservation:
+    return _reservation((await tx.execute(_READ, {"id": order_id})).one())
 
 
 def _reservation(row: Any) -> Reservation:

@@ -1,15 +1,15 @@
-"""An inventory service as an `OrderStock`: everything happens there, before the step's transaction.
+"""An inventory service as an `OrderStock`: all calls happen before the step's transaction.
 
 Intent, act, result, as with payments and labels: the journal's `begun` is the intent, the service's address
-is in the step's notes before anything is sent, and on a later attempt an open intent is looked up before
-anything is sent again. A compensation asks by order id, whatever our journal knows, and ends the order at the
-service, so that a late request of a dead worker has no effect. An answer with other items than the order's,
-or that contradicts what the service answered before, counts neither as done nor as refused: the order needs a
-person, unless the next attempt makes it clear.
+is in the step's notes before anything is sent, and a later attempt looks up an open intent before it sends
+anything again. A compensation asks by order id, whatever our journal has, and ends the order at the service,
+so that a late request of a dead worker has no effect. An answer with other items than the order's, or that
+contradicts what the service answered before, counts neither as done nor as refused: the order goes to manual
+review, unless the next attempt clarifies it.
 
 Shipping is committed at the service before our transaction writes the parcel. If that transaction finds the
-order cancelled, or never comes, `return_shipment`, which is due from the moment the step began, puts the
-pieces back.
+order cancelled, or never runs, `return_shipment` puts the pieces back: it is due from the moment the step
+began.
 
 The functions with a transaction only return what the journal has.
 """
@@ -53,15 +53,15 @@ _TAKEN, _BACK = "taken", "put_back"
 
 
 def address_of(order: OrderInstance) -> str | None:
-    """Returns the address of the service with which the order reserved, whatever the settings say now; None
-    if it did with none."""
+    """Returns the address of the service with which the order reserved, whatever the settings are now; None
+    if it reserved with none."""
     entry = order.journal.get(STEP)
     return entry.notes.get(_ADDRESS) if entry else None
 
 
 def address_to_reserve_at(order: OrderInstance) -> str | None:
-    """Returns the address at which the order has to reserve: where it began to, else the one of the
-    settings."""
+    """Returns the address at which the order has to reserve: where it began to reserve, else the one of the
+    settings; None: the embedded stock."""
     return address_of(order) or settings().inventory.service_url
 
 
@@ -70,16 +70,15 @@ def reserved_pieces(result: Mapping[str, Any]) -> dict[str, int]:
     return {item["product_id"]: item["quantity"] for item in result.get("reserved_items", ())}
 
 
-# -- reserving
-# ---------------------------------------------------------------------------------------------------------
+# -- reserving --
 
 
 async def before_reserve(order: OrderInstance) -> dict[str, Any]:
     """Reserves the order's items. Raises what `Inventory.reserve` raises."""
-    url = _known(address_to_reserve_at(order))
+    url = _required(address_to_reserve_at(order))
     at, entry = inventory_at(url), order.journal[STEP]
     if entry.notes.get(_ADDRESS) is None:
-        # The compensation must know where to ask, and under which name.
+        # The compensation needs the address, and the order's name there.
         await checkpoint(order, STEP, **{_ADDRESS: url, _INSTALLATION: await installation_id()})
     elif entry.attempts > 1 and (found := await at.get(_name(order))) is not None and _has_all(found, order):
         return {}
@@ -92,12 +91,11 @@ async def reserve(_tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Reserva
     return {order.id: reservation_result(order) for order in orders}
 
 
-# -- releasing
-# ---------------------------------------------------------------------------------------------------------
+# -- releasing --
 
 
 async def before_release(order: OrderInstance) -> dict[str, Any]:
-    """Ends the order at its service, which releases what it held."""
+    """Ends the order at its service, which releases what the order held."""
     at, items = _inventory_of(order), dict[str, int]()
     if await _is_ours(order, at):
         with _RELEASING:
@@ -115,12 +113,12 @@ async def release(_tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Release
     return {order.id: release_result(order.id, _noted_pieces(order, STEP, _RELEASED)) for order in orders}
 
 
-# -- shipping
-# ----------------------------------------------------------------------------------------------------------
+# -- shipping --
 
 
 async def before_ship(order: OrderInstance) -> dict[str, Any]:
-    """Ships the order's pieces at the service. Reserves again what has expired, if it is still in stock.
+    """Ships the order's pieces at the service. Reserves again if the reservation has expired and the items
+    are still in stock.
 
     Raises `ReservationLost`, and the other errors of an `Inventory`.
     """
@@ -128,11 +126,11 @@ async def before_ship(order: OrderInstance) -> dict[str, Any]:
     try:
         if not await _is_ours(order, at):
             raise ReservationLost(
-                "another shop holds something at the inventory service under this order's id"
+                "the inventory service has another shop's reservation under this order's id"
             )
         if entry.attempts > 1 and (found := await at.get(_name(order))) is not None:
             _checked(order, found)
-        await _commit(order, at)  # again, even if it seems done: it finds what the first call did
+        await _commit(order, at)  # also if it seems done: the call is idempotent
     except InventoryUnavailable as unavailable:
         await _postpone_if_repeated(order, unavailable)
         raise
@@ -141,30 +139,27 @@ async def before_ship(order: OrderInstance) -> dict[str, Any]:
 
 
 async def ship(_tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, dict[str, int] | ReservationLost]:
-    """Returns what `before_ship` did. An order for which it did nothing must not ship."""
+    """Returns what `before_ship` did. Raises `RuntimeError` for an order that it did not ship."""
     for order in orders:
         entry = order.journal.get(SHIPPING)
         if entry is None or not entry.notes.get(_TAKEN):
-            raise RuntimeError(
-                "stock at an inventory service has to be committed there before its order is shipped"
-            )
+            raise RuntimeError("the inventory service must commit the stock before the order is shipped")
     return {order.id: order.payload.wanted for order in orders}
 
 
-# -- putting back
-# ------------------------------------------------------------------------------------------------------
+# -- putting back --
 
 
 async def before_put_back(order: OrderInstance) -> dict[str, Any]:
-    """Ends the order at its service, which puts back what was shipped, if anything was."""
+    """Ends the order at its service, which puts shipped pieces back into stock."""
     at, items = _inventory_of(order), dict[str, int]()
     if await _is_ours(order, at):
         with _PUTTING_BACK:
             ended = _checked(order, await at.put_back(_name(order)))
         if ended.state is State.RETURNED and not ended.items:
-            raise InventoryMismatch("that nothing came back to putting something back")
+            raise InventoryMismatch("that it put nothing back")
         if ended.state is not State.RETURNED and order.journal[SHIPPING].notes.get(_TAKEN):
-            raise InventoryMismatch(f"a reservation that is {ended.state}, and was shipped before")
+            raise InventoryMismatch(f"a reservation that is {ended.state}, although it was shipped before")
         items = ended.items if ended.state is State.RETURNED else {}
     await checkpoint(order, SHIPPING, **{_TAKEN: False, _BACK: items})
     return {}
@@ -173,22 +168,21 @@ async def before_put_back(order: OrderInstance) -> dict[str, Any]:
 async def put_back(
     _tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Mapping[str, int]]:
-    """Returns the pieces of the parcels that come back, else what `before_put_back` did."""
+    """Returns the pieces of the returned parcels, else what `before_put_back` put back."""
     return {order.id: returned.get(order.id) or _noted_pieces(order, SHIPPING, _BACK) for order in orders}
 
 
-# -- extending
-# ---------------------------------------------------------------------------------------------------------
+# -- extending --
 
 
 async def before_extend(orders: Sequence[OrderInstance], seconds: float) -> None:
-    """Extends the reservations at their services. One that fails expires, and its order reserves again
-    later."""
+    """Extends the reservations at their services. Logs failures: such a reservation may expire, and its order
+    reserves again later."""
     await asyncio.gather(*(_extend(order, seconds) for order in orders))
 
 
 async def extend(_tx: Tx, orders: Sequence[OrderInstance], seconds: float) -> None:
-    """Nothing: `before_extend` did it."""
+    """Does nothing: `before_extend` did it."""
 
 
 async def _extend(order: OrderInstance, seconds: float) -> None:
@@ -200,18 +194,18 @@ async def _extend(order: OrderInstance, seconds: float) -> None:
         )
 
 
-def _known(address: str | None) -> str:
+def _required(address: str | None) -> str:
     if address is None:
         raise RuntimeError("the order has no stock at an inventory service")
     return address
 
 
 def _inventory_of(order: OrderInstance) -> Inventory:
-    return inventory_at(_known(address_of(order)))
+    return inventory_at(_required(address_of(order)))
 
 
 def _name(order: OrderInstance) -> str:
-    """Returns what this order is called at its service."""
+    """Returns the order's name at its service."""
     entry = order.journal.get(STEP)
     installation = entry.notes.get(_INSTALLATION) if entry else None
     return own_order_id(installation, order.id) if installation else order.id
@@ -223,9 +217,9 @@ def _noted_pieces(order: OrderInstance, step: str, note: str) -> dict[str, int]:
 
 
 async def _is_ours(order: OrderInstance, at: Inventory) -> bool:
-    """Returns whether what the service has under the order's name is ours. An earlier version called orders
-    by their own ids alone, as other shops at the same service may have done: then it is ours only if its
-    items are."""
+    """Returns whether the reservation under the order's name at the service is ours. An earlier version used
+    the order's id alone as its name, as other shops at the same service may do: such a reservation is ours
+    only if its items are."""
     if _name(order) != order.id:
         return True
     found = await at.get(order.id)
@@ -233,8 +227,9 @@ async def _is_ours(order: OrderInstance, at: Inventory) -> bool:
 
 
 async def _postpone_if_repeated(order: OrderInstance, unavailable: InventoryUnavailable) -> None:
-    """Makes the error postpone the order, after some attempts and as long as its stock is reserved: a service
-    that fails is no reason to compensate a paid order. A wrong answer does not become right by waiting."""
+    """Makes the error postpone the order after `_RETRIES` attempts, for as long as its stock is reserved: a
+    failing service is no reason to compensate a paid order. Not for wrong answers, which waiting does not
+    correct."""
     entry = order.journal[SHIPPING]
     if (
         isinstance(unavailable, InventoryMismatch)
@@ -254,8 +249,8 @@ async def _commit(order: OrderInstance, at: Inventory) -> None:
     try:
         await _commit_once(order, at)
     except ReservationLost as lost:
-        # It may only have expired while the order was postponed. An order that has ended there is refused
-        # again.
+        # The reservation may have expired while the order was postponed. If the order has ended there, the
+        # service refuses this too.
         try:
             await _reserve(order, at)
         except (OutOfStock, ReservationLost):
@@ -267,7 +262,7 @@ async def _commit_once(order: OrderInstance, at: Inventory) -> None:
     with _COMMITTING:
         committed = await at.commit(_name(order))
     if committed.items != order.payload.wanted:
-        raise InventoryMismatch("other items than the order's to a commitment")
+        raise InventoryMismatch("a commit with other items than the order's")
 
 
 async def _reserve(order: OrderInstance, at: Inventory) -> Reservation:

@@ -1,4 +1,4 @@
-"""The messages between an inventory service and its client, for both sides.
+"""The messages between an inventory service and its client.
 
 Errors are problems (RFC 9457, `application/problem+json`); `type` is one of `Problem`, in every
 implementation of the service.
@@ -29,13 +29,13 @@ class Problem(StrEnum):
     OUT_OF_STOCK = "urn:inventory:out-of-stock"
     """409; `shortages` has every item that is short."""
     UNKNOWN_PRODUCT = "urn:inventory:unknown-product"
-    """404; may be said instead, with `shortages` or without."""
+    """404; a service may answer this instead, with or without `shortages`."""
     LOST = "urn:inventory:reservation-lost"
-    """409: nothing is held, or the order is over."""
+    """409: nothing is held, or the order has ended."""
     NO_RESERVATION = "urn:inventory:no-reservation"
-    """404: nothing is known of the order."""
+    """404: the order is unknown."""
     REFUSED = "urn:inventory:refused"
-    """409: the request contradicts what is there."""
+    """409: the request contradicts the stored state."""
     INVALID = "urn:inventory:invalid"
     """422."""
     UNAUTHORIZED = "urn:inventory:unauthorized"
@@ -47,7 +47,7 @@ class Problem(StrEnum):
 
 
 def _text(value: str) -> str:
-    """What PostgreSQL can hold."""
+    """Validates that PostgreSQL can store the text."""
     if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
         raise ValueError("must be text without NUL and half characters")
     return value
@@ -65,12 +65,12 @@ OrderId = Annotated[
 ]
 Installation = Annotated[str, Field(pattern="^[0-9a-f]{16}$", description="A shop's installation id")]
 ProductId = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_text)]
-Pieces = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]  # `true` is no number
+Pieces = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]  # strict: `true` is not a number
 Seconds = Annotated[float, Field(gt=0, le=90 * 24 * 3600)]
 
 
 class AboutOrder(BaseModel):
-    """Which order."""
+    """A request about an order."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -78,13 +78,13 @@ class AboutOrder(BaseModel):
 
 
 class Keep(AboutOrder):
-    """For how much longer, at least."""
+    """A request to extend a reservation to at least this many seconds from now."""
 
     seconds: Seconds
 
 
 class Reserve(AboutOrder):
-    """What is to be held, and for how long."""
+    """A request to reserve items for this many seconds."""
 
     items: dict[ProductId, Pieces] = Field(min_length=1, max_length=5_000, description="Pieces per product")
     seconds: Seconds
@@ -99,7 +99,7 @@ class ShortItem(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """An error."""
+    """The body of an error answer (RFC 9457)."""
 
     type: str = "about:blank"
     title: str = ""

@@ -46,11 +46,11 @@ class StripeSettings(Group):
 
     @property
     def webhook_secrets(self) -> tuple[str, ...]:
-        """A webhook may be signed with any of them."""
+        """The accepted signing secrets of webhooks."""
         return separated(self.webhook_secret)
 
     def missing(self, url: str) -> Iterator[str]:
-        """What stands in the way of payments through Stripe at this address."""
+        """Yields the reasons why Stripe cannot be used at this address: missing or contradictory settings."""
         if self.api_key is None:
             yield "PAYMENT_GATEWAY=stripe needs STRIPE_API_KEY, a secret key of your Stripe account"
         elif "_live_" in self.api_key.get_secret_value() and not url.startswith("https://"):

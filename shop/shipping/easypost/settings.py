@@ -22,7 +22,7 @@ _LABEL_HOSTS = frozenset(
 
 
 class Sender(BaseModel):
-    """Where parcels come from, as a carrier outside asks for it."""
+    """The sender's address, as an external carrier requires it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -44,10 +44,10 @@ class EasyPostSettings(Group):
     """Key of the EasyPost account (`EZTK...` for tests, `EZAK...` for real labels). Required for
     `CARRIER=easypost`."""
     sender: Annotated[Sender | None, FromJson] = None
-    """Where parcels come from, required for `CARRIER=easypost` (JSON: `street1`, `street2`, `city`, `state`,
-    `zip`, `country`, `phone`)."""
+    """Sender's address of parcels, required for `CARRIER=easypost` (JSON: `street1`, `street2`, `city`,
+    `state`, `zip`, `country`, `phone`)."""
     service: str | None = None
-    """The service whose labels are bought, such as `USPS Priority`. Default: the cheapest."""
+    """The carrier's service to buy labels of, such as `USPS Priority`. Default: the cheapest."""
     piece_ounces: Annotated[float, Field(gt=0, le=LARGEST)] = 16
     """Weight of one piece in ounces, for rates and customs."""
     url: Url = "https://api.easypost.com"
@@ -65,7 +65,7 @@ class EasyPostSettings(Group):
         return value
 
     def missing(self) -> Iterator[str]:
-        """What stands in the way of shipping with EasyPost."""
+        """Yields the reasons why EasyPost cannot be used: missing or contradictory settings."""
         needed = []
         if self.api_key is None:
             needed.append("EASYPOST_API_KEY, a key of your EasyPost account")
