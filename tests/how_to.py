@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +112,11 @@ def _is_there(block: Block) -> bool:
 
 
 def _new(block: Block, action: re.Match[str]) -> str:
-    """What the file has afterwards."""
-    if action["action"] != "change":
+    """What the file has afterwards. A block that is inserted is indented as the line beside it."""
+    if action["action"] == "insert":
+        line = action["line"]
+        return textwrap.indent(textwrap.dedent(block.text), line[: len(line) - len(line.lstrip())])
+    if action["action"] == "create":
         return block.text
     return "".join(line[1:] for line in block.text.splitlines(keepends=True) if line[0] in "+ ")
 
@@ -134,6 +138,6 @@ def _apply(copy: Path, block: Block) -> None:
     lines = before.splitlines(keepends=True)
     at = [number for number, line in enumerate(lines) if line.startswith(action["line"])]
     assert len(at) == 1, f"{action['path']} has {len(at)} lines that start with {action['line']!r}"
-    text = block.text + ("\n\n" if action["line"].startswith("class ") else "")
+    text = _new(block, action) + ("\n\n" if action["line"].startswith("class ") else "")
     position = at[0] + (action["place"] == "after")
     file.write_text("".join([*lines[:position], text, *lines[position:]]), encoding="utf-8")

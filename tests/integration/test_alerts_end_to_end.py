@@ -122,6 +122,7 @@ async def test_a_gateway_that_is_away_and_comes_back(
     saga.assert_books_balance()
 
 
+@pytest.mark.usefixtures("prefect_api")
 async def test_alerts_are_sent_without_an_automation(
     saga: World, inbox: MailServer, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,7 +290,7 @@ def test_the_command_as_a_person_runs_it(world: World) -> None:
     wrong.write_text("worker_monitoring: {error_rate_treshold: 0.1}")
     run = status(MONITORING_CONFIG=str(wrong))
     assert (run.returncode, run.stdout) == (2, "")
-    assert "is worker_monitoring.error_rate_threshold meant?" in run.stderr
+    assert "worker_monitoring.error_rate_threshold?" in run.stderr
     run = status(DATABASE_URL="postgresql://nobody:PLANTED@127.0.0.1:1/none")
     assert run.returncode == 2
     assert "does not answer" in run.stderr

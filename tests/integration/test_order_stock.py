@@ -92,7 +92,7 @@ async def test_only_the_service_s_orders_have_an_external_part(shop: Shop) -> No
 async def test_new_orders_reserve_where_the_settings_say(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     a, _, _ = await mixed(shop)
     assert stock.before_reserve([a]) is None
-    chosen = settings().model_copy(update={"inventory_service_url": URL})
+    chosen = settings().with_values(INVENTORY_SERVICE_URL=URL)
     monkeypatch.setattr("shop.inventory.service.order_stock.settings", lambda: chosen)
     assert stock.before_reserve([a]) is not None
     assert stock.before_release([a]) is None, "what is begun stays where it is"
