@@ -35,9 +35,8 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     The same order again returns the first one's outcome and does nothing. Raises `UnusableOrder` if the order
     has no usable id, and `OrderConflict` if a different order has its id.
     """
-    async with (
-        order_run() as run
-    ):  # holds a lease; at the end it sends the order's mail and shows the order in the UI
+    # The run holds a lease. At its end it sends the order's mail and shows the order in the UI.
+    async with order_run() as run:
         claimed = await run.accept(order)  # stored: from here on it reaches an outcome despite any crash
         while (known := await run.read_outcome()) is None:
             if claimed is None and (claimed := await run.claim()) is None:
