@@ -27,7 +27,7 @@ from deployments.samples import Sample, load_samples
 from deployments.samples.outside import all_outside
 from deployments.samples.runner import Ended, run_samples
 from deployments.samples.stripe import at_stripe
-from shop.confirmation.language_model import LOCAL
+from shop.confirmation.settings import LOCAL
 from shop.payments.errors import PaymentError
 from shop.reconciliation.books import Totals
 from shop.values.money import show

@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from shop.confirmation.settings import LOCAL
 from shop.runtime.extras import needs_extra
 from shop.settings import Settings
-
-LOCAL = "local/"
-"""Prefix of the names of models that `local_model` serves on this machine."""
 
 _REFLECTION_SECONDS = 120
 

@@ -16,8 +16,8 @@ from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
 
-from shop.confirmation.language_model import LOCAL
 from shop.confirmation.optimising.examples import demonstrations
+from shop.confirmation.settings import LOCAL
 from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter
 from shop.runtime.files import write_atomic
 from shop.settings import Settings

@@ -10,6 +10,9 @@ from saga.configuration import Seconds
 from shop.runtime.home import HOME
 from shop.runtime.setting_groups import Group, Url, prefixed
 
+LOCAL = "local/"
+"""Prefix of the names of models that `local_model` serves on this machine."""
+
 
 class ConfirmationSettings(Group):
     """Confirmation"""
