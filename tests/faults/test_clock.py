@@ -121,6 +121,7 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(
 
 
 @WRONG
+@pytest.mark.slow
 async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_as_long_as_any(
     saga: World, easypost_server: EasyPost, nursery: Nursery, unique: str, wrong: int
 ) -> None:

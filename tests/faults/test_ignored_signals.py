@@ -65,7 +65,7 @@ def in_the_background(
 
 
 @pytest.mark.parametrize("name", list(_PROGRAMS))
-@pytest.mark.short_form("web app")
+@pytest.mark.short_form("inventory service")
 async def test_sigterm_ends_what_was_started_with_sigint_ignored(
     deployed: World, frail_prefect: PrefectServer, tmp_path: Path, name: str
 ) -> None:

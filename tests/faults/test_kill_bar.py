@@ -151,6 +151,7 @@ async def test_a_lock_holder_that_does_nothing_is_no_consumer(
     assert_right(deployed, {order["id"]: order})
 
 
+@pytest.mark.slow
 async def test_one_start_at_a_time(deployed: World, frail_prefect: PrefectServer, unique: str) -> None:
     """However many look, and however often: while one consumer is about to start, nobody starts another."""
     from flows.consumers import PATIENCE_SECONDS, Watch, start_consumer

@@ -185,6 +185,7 @@ async def test_runs_of_before_this_database_are_not_its(
     assert not stored(deployed)
 
 
+@pytest.mark.slow
 async def test_what_ended_while_nobody_searched_is_found(
     deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
 ) -> None:

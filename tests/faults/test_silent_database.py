@@ -99,6 +99,7 @@ async def test_transactions_end_in_time_and_so_do_cancelled_ones(
         await tx.exec_driver_sql("LOCK TABLE product")
 
 
+@pytest.mark.slow
 def test_submitting_ends_in_time(
     frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str
 ) -> None:
@@ -113,6 +114,7 @@ def test_submitting_ends_in_time(
     assert [receipt.status for receipt in intake.submit([order])] == ["accepted"]
 
 
+@pytest.mark.slow
 async def test_the_inventory_service_s_operations_end_in_time(
     frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str
 ) -> None:

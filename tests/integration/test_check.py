@@ -175,6 +175,7 @@ def with_profile(home: Path, **values: str) -> dict[str, str | None]:
     return {**PREFECT_BASICS, "PREFECT_API_URL": None, "PREFECT_HOME": str(home)}
 
 
+@pytest.mark.slow
 async def test_commands_use_the_server_of_the_prefect_profile(
     world: World,
     worker: Worker,

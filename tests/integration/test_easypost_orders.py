@@ -360,6 +360,7 @@ class TestAnotherShopWithTheSameAccount:
         assert shipping.money(unique) == (PRICE, PRICE)
         shipping.assert_books_balance()
 
+    @pytest.mark.short_form("another installation")
     async def test_an_earlier_version_had_noted_it_for_ours(
         self, shipping: World, easypost_server: EasyPost, theirs: dict[str, Any], unique: str
     ) -> None:

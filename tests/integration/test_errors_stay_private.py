@@ -75,6 +75,7 @@ async def test_what_a_customer_typed_and_somebody_repeats_is_in_no_journal_state
     assert raised.value.__suppress_context__
 
 
+@pytest.mark.slow
 async def test_however_long_the_orders_are_that_are_declined_others_have_their_turns(shop: Shop) -> None:
     """Else no lease would be renewed meanwhile. Measured in processor time:
     seconds if there were no turn between them."""

@@ -495,6 +495,7 @@ class TestAnOrderOfAnEarlierVersion:
         await close_inventories()
         return unique
 
+    @pytest.mark.slow
     async def test_goes_on_and_can_be_returned(
         self, stocked: World, service: InventoryServer, half_done: str
     ) -> None:
@@ -510,6 +511,7 @@ class TestAnOrderOfAnEarlierVersion:
         assert stock(service) == (100, 0)
         stocked.assert_books_balance()
 
+    @pytest.mark.slow
     async def test_is_released(self, stocked: World, service: InventoryServer, half_done: str) -> None:
         cancel(half_done)
         await process_pending_orders(consumer_seconds=0)

@@ -69,6 +69,7 @@ def assert_paid(saga: World, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("slots_there", [3, 1])
+@pytest.mark.short_form("1")
 async def test_a_limit_below_the_processs_own_is_kept(
     saga: World, counted: Counting, limit: Callable[..., None], unique: str, slots_there: int
 ) -> None:

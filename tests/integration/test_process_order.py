@@ -243,6 +243,7 @@ async def test_a_run_that_is_cancelled_while_its_order_waits_withdraws_it(
     saga.assert_books_balance()
 
 
+@pytest.mark.slow
 async def test_a_run_that_only_waits_for_another_ones_order_withdraws_nothing(
     saga: World, unique: str
 ) -> None:

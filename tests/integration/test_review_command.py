@@ -71,6 +71,7 @@ async def many(saga: World, unique: str, count: int) -> list[str]:
     return order_ids
 
 
+@pytest.mark.slow
 async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(
     saga: World, unique: str, review: Command
 ) -> None:

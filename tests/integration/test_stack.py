@@ -99,6 +99,7 @@ class TestPostgres:
             assert connection.execute("SHOW max_connections").fetchone() == ("200",)
 
     @pytest.mark.parametrize("mode", ["immediate", "kill"])
+    @pytest.mark.short_form("immediate")
     def test_recovers_what_was_committed_before_a_crash(
         self, own_postgres: EmbeddedPostgres, mode: str
     ) -> None:
@@ -547,6 +548,7 @@ class TestStack:
         assert not stack.postgres.running()
         assert not stack.env_file.exists()
 
+    @pytest.mark.slow
     def test_a_database_that_does_not_answer_is_named(self, folder: Path) -> None:
         options = _parts(folder / "var", database_url="postgresql://nobody@127.0.0.1:1/none", sandbox=False)
         with pytest.raises(StackError, match="DATABASE_URL"), Stack(options):
@@ -723,6 +725,7 @@ class TestPrefect:
         ):
             require_answer("http://127.0.0.1:1/api", seconds=0.2)
 
+    @pytest.mark.slow
     def test_registers_the_deployments_once(self, prefect_api: PrefectServer, folder: Path) -> None:
         def deployments() -> Deployments:
             environment = prefect_api.client_environment
