@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import orjson
@@ -154,7 +155,12 @@ def _well_formed(raw: Mapping[Any, Any], order_id: str) -> Content | None:
         or not _is_known_only(raw)
     ):
         return None
-    if _ESCAPED_CONTROL.search(text) or card_numbers.has_card_number(_ESCAPED_SIGN.sub(" ", text)):
+    if "\\" in text:
+        if _ESCAPED_CONTROL.search(text):
+            return None
+        if card_numbers.has_card_number(_ESCAPED_SIGN.sub(" ", text)):
+            return None
+    elif card_numbers.has_card_number(text):
         return None
     if order.payment_info is not None and any(
         _is_card(*each) for each in _texts_about_cards(order.payment_info)
@@ -170,9 +176,13 @@ def _is_known_only(raw: Mapping[Any, Any]) -> bool:
     ]
     parts += ((item, Item) for item in raw["items"])
     return all(
-        isinstance(part, BaseModel) or part is None or part.keys() <= model.model_fields.keys()
-        for part, model in parts
+        isinstance(part, BaseModel) or part is None or part.keys() <= _fields(model) for part, model in parts
     )
+
+
+@cache
+def _fields(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(model.model_fields)
 
 
 def _texts_about_cards(payment: PaymentInfo) -> list[tuple[str, str]]:

@@ -104,6 +104,8 @@ def masked(text: str) -> str:
 def is_card_number(text: str) -> bool:
     """Returns whether the text of a card number field is or contains a card number: of any issuer, also with
     12 to 14 digits."""
+    if len(text) < SHORTEST:
+        return False
     digits = _ascii("".join(_DIGITS.findall(_plain_digits(text))))
     return has_card_number(text) or (SHORTEST <= len(digits) <= _LONGEST and passes_luhn(digits))
 
@@ -111,6 +113,8 @@ def is_card_number(text: str) -> bool:
 def is_card_number_as_token(text: str) -> bool:
     """Returns whether a gateway's token contains a card number. Tokens may consist of digits, so that an
     issuer's prefix is required."""
+    if len(text) < SHORTEST:
+        return False
     digits = _ascii("".join(_DIGITS.findall(_plain_digits(text))))
     return has_card_number(text) or (
         _DINERS_CLUB.fullmatch(digits) is not None and passes_luhn(digits) and not _WORD.search(text)
