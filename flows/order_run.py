@@ -17,6 +17,7 @@ from flows.order_picture import show_order
 from flows.order_saga import ORDER_SAGA
 from flows.takeover import report_takeovers
 from saga import wakeup
+from saga.asyncio_tasks import complete
 from saga.database import Tx, is_database_error, retry_while_database_down, transaction
 from saga.lease import lease, release_all
 from saga.log_context import about_instance
@@ -116,7 +117,13 @@ class OrderRun(InstanceRun[Order]):
     async def withdraw(self, instance_id: str | None) -> list[str] | None:
         """Commits cancel requests for the order and for all orders that this run has claimed, unless they are
         shipped: even if this process is killed now, they do not continue. Returns the ids of newly cancelled
-        orders; None if this run was not cancelled, and only its process has to end."""
+        orders; None if this run was not cancelled, and only its process has to end.
+
+        A run that is cancelled again meanwhile commits them all the same.
+        """
+        return await complete(self._withdraw(instance_id))
+
+    async def _withdraw(self, instance_id: str | None) -> list[str] | None:
         if self._cancelled is None:  # asked once: a process that is being stopped has little time
             self._cancelled = await _is_cancelled()
         if not self._cancelled:
