@@ -47,3 +47,19 @@ def test_no_history_breaks_a_promise(
     assert outcome_counter.switches > outcome_counter.histories, "workers hardly ever took turns"
     assert outcome_counter.crashes > outcome_counter.histories / 10
     assert outcome_counter.overtaken > outcome_counter.histories / 30
+
+
+@pytest.mark.parametrize("again", [0, 1, 2])
+def test_a_run_that_is_cancelled_again_and_again_cancels_its_order(
+    again: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its awaits the first cancellation meets, and the next ones shortly after."""
+    monkeypatch.setattr(AnyHistory, "world", world, raising=False)
+    for first in range(4, 18):
+        history = AnyHistory()
+        try:
+            history.orders_come(kind="refund refused", other=None, forgets=True, fine=1)
+            for which, awaits in ((0, first), (1, 0), (0, again), (0, 15)):
+                history.a_run_is_cancelled(which=which, awaits=awaits)
+        finally:
+            history.teardown()
