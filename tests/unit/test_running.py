@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.context import refresh_global_settings_context
 
 from deployments import running
 from deployments.local import run
@@ -14,6 +16,13 @@ from deployments.running import configured_prefect_api_url, use_running_world
 
 OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example.com/api"
 NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFECT_PROFILE")
+
+
+@pytest.fixture(autouse=True)
+def prefect_settings() -> Iterator[None]:
+    """Prefect reads its settings again once the environment is as before."""
+    yield
+    refresh_global_settings_context()
 
 
 @pytest.mark.parametrize(
