@@ -23,7 +23,7 @@ _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 async def require_key(given: _Bearer) -> None:
-    """Requires a key. Raises 401, and 503 if no key is set: then nobody is authorized."""
+    """Requires a key. Raises 401, and 503 if no key is set."""
     _require(
         given.credentials if given else None,
         "send a key of ORDERS_API_KEY as Authorization: Bearer ...",

@@ -1,8 +1,8 @@
 """Cancels orders: stores the request, and who asked for it, in one transaction.
 
-Before the pivot the order is undone like one that failed. After it, it comes back: the money is refunded, the
-pieces are on the shelf again, the customer is told. Shipping (`shop.shipping.fulfilment`) and this write the
-same row, so that an order is never both shipped and cancelled before it was shipped.
+Before the pivot the order is compensated like one that failed. After the pivot it is returned: the money is
+refunded, the items are back in stock, and the customer is notified. Shipping (`shop.shipping.fulfilment`) and
+cancelling write the same row, so that an order is never both shipped and cancelled before it was shipped.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _ASKING = failpoint("the commit of asking to cancel")
 async def ask_to_cancel(
     order_id: str, *, reason: str, requested_by: str, started_by: str | None = None
 ) -> Asked:
-    """Writes the request down, once; from then on the order is undone, whatever dies. `requested_by` is what
-    somebody typed, `started_by` what the system knows of who it is. Raises `OrderUnknown` and
+    """Stores the request once; from then on the order is compensated, whichever process dies. `requested_by` is
+    what a person typed, `started_by` what the system knows about that person. Raises `OrderUnknown` and
     `ResolutionIncomplete`."""
     reason, requested_by = _words(reason, requested_by)
     async with transaction(_ASKING) as tx:
@@ -50,8 +50,8 @@ async def withdraw(
     requested_by: str,
     started_by: str | None = None,
 ) -> list[str]:
-    """Asks for those orders to be cancelled that are not shipped yet: this one, and what that run has, or had
-    last. Returns those that nobody had asked for, or begun to undo, before."""
+    """Stores cancel requests for this order and for the orders that the run has, or had last, unless they are
+    shipped. Returns the ids of those without a request or a failure before."""
 
     def ask(connection: Connection) -> list[str]:
         found = cancelling.withdraw(

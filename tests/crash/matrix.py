@@ -239,7 +239,7 @@ def _case(site: Site, case: Case) -> Result:
 
 
 def _let_all_end(shop: Shop) -> None:
-    """An order may have been put off, by a gateway that was too slow just then;
+    """An order may have been postponed, by a gateway that was too slow just then;
     and other flows leave mails to the pending lane."""
     for _ in range(_MOST_ROUNDS):
         if not shop.world.sql(_LEFT):

@@ -39,7 +39,7 @@ SERVICE = "a service"
 """In place of the inventory service's address, which each shop's own has."""
 _OVER = {State.RELEASED, State.RETURNED}
 _DEFAULTS = Settings(_env_file=None)  # type: ignore[call-arg]
-# What an hour does to what a dead worker left: its lease is over, what it had put off or taken is due.
+# What an hour does to what a dead worker left: its lease is over, what it had postponed or taken is due.
 _TIME_PASSES = (
     "UPDATE lease SET until = now() - interval '2 minutes'",
     "UPDATE customer_order SET not_before = NULL WHERE not_before IS NOT NULL",

@@ -200,7 +200,7 @@ async def test_a_success_that_shows_up_after_the_order_was_given_up_is_refunded(
 async def test_one_order_that_never_gets_through_is_undone_and_the_others_complete(
     trouble: World, unique: str, lane: BatchRunner
 ) -> None:
-    """The gateway answers everybody else, so it is not the gateway: nothing is put off for ever."""
+    """The gateway answers everybody else, so it is not the gateway: nothing is postponed for ever."""
     stuck, others = f"STUCK-{unique}", [f"FINE-{unique}-{i}" for i in range(9)]
     trouble.misbehave(faults=[{"fault": Fault.ERROR_500, "move": Move.CONFIRM, "order_id": stuck}])
     await lane([order(order_id) for order_id in (stuck, *others)])
