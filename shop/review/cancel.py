@@ -25,9 +25,11 @@ _ASKING = failpoint("the commit of asking to cancel")
 async def ask_to_cancel(
     order_id: str, *, reason: str, requested_by: str, started_by: str | None = None
 ) -> Asked:
-    """Stores the request once; from then on the order is compensated, whichever process dies. `requested_by` is
-    what a person typed, `started_by` what the system knows about that person. Raises `OrderUnknown` and
-    `ResolutionIncomplete`."""
+    """Stores the request once; from then on the order is compensated, whichever process dies.
+
+    `requested_by` is what a person typed, `started_by` what the system knows about that person. Raises
+    `OrderUnknown` and `ResolutionIncomplete`.
+    """
     reason, requested_by = _words(reason, requested_by)
     async with transaction(_ASKING) as tx:
         return await tx.run_sync(_ask, order_id, reason, requested_by, started_by)
