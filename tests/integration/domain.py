@@ -3,15 +3,14 @@ leases and stock for the tests of the domain, and what its tables say afterwards
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from saga import claims, journal
+from saga import claims
 from saga.database import transaction
-from saga.journal import Record
 from shop.orders.intake import submit_one
 from shop.orders.order import EXAMPLE, OrderInstance
 from shop.orders.store import ORDERS
@@ -158,46 +157,4 @@ class Shop:
             WHERE p.on_hand + coalesce(q.shipped, 0) <> p.received OR p.reserved <> coalesce(q.held, 0)
                 OR p.on_hand < p.reserved OR p.reserved < 0
             """
-        )
-
-
-async def write(step: str, orders: Iterable[OrderInstance], status: str, **fields: Any) -> None:
-    """Journals a step of those orders that are still held, in a transaction of its own."""
-    async with transaction() as tx:
-        held = await journal.verify_ownership(tx, orders)
-        await journal.write(tx, [Record(order, step, status, **fields) for order in held])
-
-
-async def begin(step: str, orders: Iterable[OrderInstance], *, undo_due: bool = True) -> None:
-    """Journals the intent, as an attempt of its own."""
-    await write(step, orders, "begun", undo_due=undo_due)
-
-
-async def end(step: str, orders: Iterable[OrderInstance], **result: Any) -> None:
-    """Journals that the step is done."""
-    await write(step, orders, "done", result=result, undo_due=True, again=False)
-
-
-async def begin_undo(step: str, orders: Iterable[OrderInstance]) -> None:
-    """Journals that the compensation is being tried."""
-    async with transaction() as tx:
-        await journal.begin_undo(tx, step, await journal.verify_ownership(tx, orders))
-
-
-async def end_undo(
-    step: str,
-    orders: Iterable[OrderInstance],
-    result: dict[str, Any] | None,
-    error: dict[str, Any] | None = None,
-) -> None:
-    """Journals how the compensation ended."""
-    async with transaction() as tx:
-        held = await journal.verify_ownership(tx, orders)
-        await journal.write_undo(
-            tx,
-            step,
-            [
-                Record(order, step, "failed" if error else "done", result=result, error=error)
-                for order in held
-            ],
         )

@@ -42,7 +42,8 @@ from shop.payments.gateway import PaymentStatus
 from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
-from tests.integration.domain import Shop, an_order, begin, begin_undo, end, end_undo, write
+from tests.integration.domain import Shop, an_order
+from tests.journalled import begin, begin_undo, end, end_undo, write
 from tests.waiting import until
 
 pytest_plugins = ["tests.integration.domain_fixtures"]

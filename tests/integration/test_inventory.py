@@ -25,7 +25,8 @@ from shop.inventory.expiry import expire_reservations
 from shop.inventory.port import STEP, ReleaseResult, ReservationResult, reservation_id
 from shop.orders.order import OrderInstance
 from shop.settings import settings
-from tests.integration.domain import Shop, an_order, begin, end
+from tests.integration.domain import Shop, an_order
+from tests.journalled import begin, end
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 

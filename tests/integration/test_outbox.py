@@ -28,8 +28,9 @@ from shop.notifications.outbox import Message
 from shop.orders.order import Order
 from shop.settings import settings
 from shop.shipping import fulfilment
-from tests.integration.domain import Shop, an_order, end
+from tests.integration.domain import Shop, an_order
 from tests.integration.world import text_of
+from tests.journalled import end
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 

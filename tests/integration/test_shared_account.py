@@ -44,10 +44,11 @@ from shop.runtime import installation as installations
 from shop.runtime.installation import installation_id
 from shop.settings import settings
 from shop.values.money import from_minor
-from tests.integration.domain import Shop, begin, begin_undo
+from tests.integration.domain import Shop
 from tests.integration.domain import an_order as small_order
 from tests.integration.stripe_world import StripeWorld, paid_by
 from tests.integration.world import World, an_order
+from tests.journalled import begin, begin_undo
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 

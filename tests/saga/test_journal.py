@@ -28,7 +28,8 @@ from saga.finish import finish, postpone, record_failures
 from saga.instance import Entry, SagaInstance
 from saga.journal import Record
 from saga.lease import lease
-from tests.saga.trips import TRIPS, Agency, NoSeat, TripInstance, begin, begin_undo, end, end_undo, write
+from tests.journalled import begin, begin_undo, end, end_undo, write
+from tests.saga.trips import TRIPS, Agency, NoSeat, TripInstance
 from tests.waiting import until
 
 RESERVE, CHARGE, DEPART = "book_hotel", "pay", "depart"

@@ -21,8 +21,9 @@ from saga.execution import StepExecution
 from saga.finish import record_failures
 from saga.prefect.compensation import compensate
 from saga.prefect.run import run_saga
+from tests.journalled import begin, begin_undo, end_undo
 from tests.saga.scripted import step
-from tests.saga.trips import Agency, NoSeat, begin, begin_undo, end_undo
+from tests.saga.trips import Agency, NoSeat
 
 RESERVE, CHARGE = "book_hotel", "pay"
 TRIP_SAGA = Saga(

@@ -18,8 +18,9 @@ from saga.prefect.batch import BatchRunner
 from saga.prefect.instance_run import InstanceRun
 from saga.prefect.run import run_saga
 from saga.wakeup import Listener
+from tests.journalled import begin, end
 from tests.saga.scripted import ids, step
-from tests.saga.trips import TRIPS, Agency, NoSeat, TripInstance, begin, end
+from tests.saga.trips import TRIPS, Agency, NoSeat, TripInstance
 
 HOTEL, INSURANCE = "book_hotel", "insure"
 OLD = Saga(step(name=HOTEL), step(Kind.PIVOT, name="depart"))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from saga import Ending, Hooks, SagaInstance, SagaStore, StepError, claims, create_tables, journal, submit
+from saga import Ending, Hooks, SagaInstance, SagaStore, StepError, claims, create_tables, submit
 from saga.database import Tx, transaction
-from saga.journal import Record
 
 
 class Trip(BaseModel):
@@ -162,43 +161,4 @@ class Agency:
             await self.rows(
                 "SELECT trip_id, count(*) FROM booking WHERE what = :what GROUP BY trip_id", what=what
             )
-        )
-
-
-async def write(step: str, trips: Iterable[TripInstance], status: str, **fields: Any) -> None:
-    """Journals a step of those trips that are still held, in a transaction of its own."""
-    async with transaction() as tx:
-        held = await journal.verify_ownership(tx, trips)
-        await journal.write(tx, [Record(trip, step, status, **fields) for trip in held])
-
-
-async def begin(step: str, trips: Iterable[TripInstance], *, undo_due: bool = True) -> None:
-    """Journals the intent, as an attempt of its own."""
-    await write(step, trips, "begun", undo_due=undo_due)
-
-
-async def end(step: str, trips: Iterable[TripInstance], **result: Any) -> None:
-    """Journals that the step is done."""
-    await write(step, trips, "done", result=result, undo_due=True, again=False)
-
-
-async def begin_undo(step: str, trips: Iterable[TripInstance]) -> None:
-    """Journals that the compensation is being tried."""
-    async with transaction() as tx:
-        await journal.begin_undo(tx, step, await journal.verify_ownership(tx, trips))
-
-
-async def end_undo(
-    step: str,
-    trips: Iterable[TripInstance],
-    result: dict[str, Any] | None,
-    error: dict[str, Any] | None = None,
-) -> None:
-    """Journals how the compensation ended."""
-    async with transaction() as tx:
-        held = await journal.verify_ownership(tx, trips)
-        await journal.write_undo(
-            tx,
-            step,
-            [Record(trip, step, "failed" if error else "done", result=result, error=error) for trip in held],
         )
