@@ -354,6 +354,13 @@ def _connects(url: str) -> bool:
     return False
 
 
+def _take_all_connections(url: str, taken: ExitStack) -> None:
+    """Connect until the server refuses: one that was just closed may still have its place for a moment."""
+    with pytest.raises(psycopg.OperationalError, match="too many clients"):
+        while True:
+            taken.enter_context(psycopg.connect(url))
+
+
 def _parts(var_dir: Path, **options: object) -> Options:
     return Options(var_dir=var_dir, prefect=False, **options)  # type: ignore[arg-type]
 
@@ -436,14 +443,12 @@ class TestStack:
             assert stack.postgres is not None
             assert stack.sandbox is not None
             pid = _postmaster(stack.postgres)
-            while _connects(stack.database_url):
-                taken.enter_context(psycopg.connect(stack.database_url))
+            _take_all_connections(stack.database_url, taken)
             assert stack.postgres.running()
             os.kill(stack.sandbox.pid or 0, signal.SIGKILL)
             assert poll(lambda: stack.sandbox is not None and not stack.sandbox.running(), 10)
             assert [(each.part, each.error) for each in stack.revive()] == [("payment sandbox", "")]
-            with pytest.raises(psycopg.OperationalError, match="too many clients"):
-                psycopg.connect(stack.database_url)
+            _take_all_connections(stack.database_url, taken)
             EmbeddedPostgres(stack.postgres.data_dir).start()  # uses it, and starts no other one
             taken.close()
             assert poll(lambda: _connects(stack.database_url), 20)
