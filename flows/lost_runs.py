@@ -46,12 +46,17 @@ _PAGE = 100
 _PROCESS_ORDER = "process-order"
 
 
-async def store_lost_orders() -> list[str]:
-    """Stores the orders of all lost runs in this run's work pool; returns their ids.
+async def store_lost_orders() -> dict[str, int]:
+    """Stores the orders of all lost runs in this run's work pool, and wakes the consumers; returns the count.
 
     Checks the runs that ended since the last search, and stuck runs. Does nothing outside a deployment.
     Raises database errors and the Prefect client's errors: then the next search starts where this one did.
     """
+    return {"orders_stored": len(await search_lost_runs())}
+
+
+async def search_lost_runs() -> list[str]:
+    """Does what `store_lost_orders` does; returns the orders' ids."""
     if deployment.id is None:
         return []
     search = await next_search()

@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import attention_artifact
+from flows.jobs import run_due_jobs
 from flows.order_saga import ORDER_SAGA
 from flows.progress import Progress
 from flows.takeover import report_takeovers
@@ -40,6 +41,8 @@ _IDLE_SECONDS = 0.25
 """Time without any order after which the consumer counts as idle."""
 _OUTBOX_POLL_SECONDS = 5
 """Poll interval for retries of the outbox, while the consumer is idle."""
+_JOBS_POLL_SECONDS = 1
+"""Interval between two checks for periodic jobs that are due."""
 _MAILS_AT_ONCE = 100
 """Limits the messages of one `deliver_outbox` task run."""
 Seconds = Annotated[
@@ -72,7 +75,8 @@ async def process_pending_orders(
     task run.
 
     Keeps consuming for `consumer_seconds`, so that new orders find a running consumer; PostgreSQL notifies it
-    of them. Any number of these runs may be active, on any number of workers.
+    of them. Meanwhile it also does the periodic jobs of `housekeeping` that are due. Any number of these runs
+    may be active, on any number of workers.
     """
     seconds = settings().workers.consumer_seconds if consumer_seconds is None else consumer_seconds
     consumer = Consumer(
@@ -92,7 +96,7 @@ async def process_pending_orders(
         ):
             progress.begin()
             try:
-                await consumer.run(lease_id, listener, seconds, _send_mail)
+                await consumer.run(lease_id, listener, seconds, _work_beside if seconds else _send_mail)
                 await wait_for_artifacts()
                 await attention_artifact.settle()
                 await progress.end()
@@ -106,6 +110,35 @@ def _report_claimed(orders: Sequence[OrderInstance]) -> None:
         "claimed %s", f"order {orders[0].id}" if len(orders) == 1 else f"{len(orders)} orders"
     )
     report_takeovers(orders)
+
+
+async def _work_beside(consumer: Consumer[Order]) -> None:
+    """What the consumer does beside its orders."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_send_mail(consumer), name="send-mail")
+        tasks.create_task(_keep_house(consumer), name="keep-house")
+
+
+async def _keep_house(consumer: Consumer[Order]) -> None:
+    """Runs the periodic jobs that are due, until everything claimed has ended."""
+    while not consumer.all_claimed.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_JOBS_POLL_SECONDS):
+                await consumer.all_claimed.wait()
+                return
+        for job, error in (await _run_jobs(consumer)).items():
+            get_run_logger().warning("%s failed (%s): a later run tries again", job, type(error).__name__)
+
+
+async def _run_jobs(consumer: Consumer[Order]) -> dict[str, Exception]:
+    """Runs the jobs that are due; returns the errors of those that failed."""
+    try:
+        async with consumer.exclusive() as allowed:
+            return (await run_due_jobs()).failed if allowed else {}
+    except Exception as error:
+        if not is_database_error(error):
+            raise
+        return {"looking for due jobs": error}
 
 
 async def _send_mail(consumer: Consumer[Order]) -> None:

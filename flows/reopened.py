@@ -1,4 +1,4 @@
-"""Resumes orders that a person or a scheduled retry has reopened: the same saga, with what is still due."""
+"""Resumes an order that a person has reopened: the same saga, with what is still due."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ from shop.settings import settings
 from tasks.deliver_outbox import deliver_outbox
 
 
-async def run_reopened(order_ids: Sequence[str]) -> int:
-    """Takes those of the orders that no worker has claimed to their outcome. Returns how many. The other
-    orders' workers take those to their outcomes."""
+async def _run(order_id: str) -> bool:
+    """Takes the order to its outcome, unless a worker has claimed it. Returns whether it did."""
 
     async def claim(lease_id: UUID, _survived: int) -> Sequence[OrderInstance]:
-        most, run = len(order_ids), str(flow_run.id)
+        run = str(flow_run.id)
         return await claims.claim_batch(
-            ORDERS, lease_id, most=most, ids=order_ids, flow_run_id=run, known=ORDER_SAGA.names
+            ORDERS, lease_id, most=1, ids=[order_id], flow_run_id=run, known=ORDER_SAGA.names
         )
 
-    return await run_claimed(ORDER_SAGA, ORDERS, claim)
+    return await run_claimed(ORDER_SAGA, ORDERS, claim) > 0
 
 
 async def finish_reopened(order_id: str) -> OrderOutcome:
@@ -49,6 +48,6 @@ async def finish_reopened(order_id: str) -> OrderOutcome:
 async def _wait_for_outcome(order_id: str) -> OrderOutcome:
     async with wakeup.listening(ORDERS, wakeup.FINISHED) as listener:
         while (known := await read_one(order_id)) is None or known.outcome is None:
-            if not await run_reopened([order_id]):
+            if not await _run(order_id):
                 await listener.wait(settings().poll_seconds)
     return known

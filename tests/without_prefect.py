@@ -29,6 +29,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
 from prefect.utilities.callables import get_call_parameters
 
+import flows.jobs
+
 _PACKAGES = ("flows.", "tasks.", "saga.prefect.")
 _run: ContextVar[Mapping[str, Any]] = ContextVar(
     "run", default=MappingProxyType({"id": None, "name": None, "parameters": {}})
@@ -121,6 +123,8 @@ _REPLACED: dict[str, Any] = {
     "concurrency": _no_limit,
     "_total_slots": _enough_slots,
 }
+_SERVERS_JOBS = {"evaluate_alerts", "refresh_dashboard"}
+"""Periodic jobs whose results are on a Prefect server only."""
 
 
 @contextmanager
@@ -136,6 +140,8 @@ def without_prefect() -> Iterator[None]:
         enter(patch.object(Task, "__call__", _run_task))
         enter(patch.dict(prefect.runtime.flow_run.FIELDS, fields))
         enter(patch.dict(prefect.runtime.task_run.FIELDS, task_fields))
+        jobs = tuple(job for job in flows.jobs.JOBS if job.name not in _SERVERS_JOBS)
+        enter(patch.object(flows.jobs, "JOBS", jobs))
         for name, module in list(sys.modules.items()):
             if name.startswith(_PACKAGES):
                 for attribute, replacement in _REPLACED.items():

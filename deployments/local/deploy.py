@@ -14,6 +14,7 @@ from typing import Any
 from deployments.local.errors import StackError
 from deployments.local.files import read_if_there, tail, write_whole
 from deployments.local.processes import Child, Hurry, wait_until
+from deployments.setup.former import remove_former
 from deployments.setup.server import client
 
 
@@ -77,6 +78,7 @@ class Deployments:
                 f"Output of `prefect deploy --all`:\n{tail(self._child.log, 30)}"
             )
         self.stop()
+        remove_former(apply=True)
         write_whole(
             self._state,
             json.dumps({"api_url": api_url, "digest": self._digest(), "deployments": sorted(_registered())}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deployments.automations import ensure_automations
+from deployments.setup.former import remove_former
 from deployments.setup.item import Item
 from deployments.setup.registered import ensure_deployments
 from deployments.setup.server import ensure_payment_limit, ensure_queues, ensure_work_pool
@@ -17,6 +18,7 @@ def ensure_all(*, apply: bool) -> list[Item]:
         *ensure_work_pool(apply=apply),
         *ensure_queues(apply=apply),
         *ensure_payment_limit(apply=apply),
+        *remove_former(apply=apply),
         *ensure_deployments(apply=apply),
         *ensure_automations(apply=apply),
     ]

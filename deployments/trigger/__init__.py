@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROCESS_ORDER = "process-order/process-order"
-HANDLE_EVENTS = "handle-payment-events/handle-payment-events"
+HOUSEKEEPING = "housekeeping/housekeeping"
 _POLL_SECONDS = 0.5
 _KEPT_SECONDS = 30
 """Seconds during which only the run that is started for an order may claim it, before the pending lane."""
@@ -138,9 +138,11 @@ def wake_pending_lane() -> bool:
 
 
 def start_handling_events() -> None:
-    """Starts a run that handles the gateway's events. Raises the Prefect client's errors: the events are
-    stored, and the schedule handles them."""
-    _start(HANDLE_EVENTS)
+    """Makes sure that the gateway's stored events are handled: a running consumer finds them within a second;
+    if none runs, starts a run of `housekeeping`. Raises the Prefect client's errors: the events are stored,
+    and the next consumer handles them."""
+    if not wakeup.is_consumer_running(ORDERS):
+        _start(HOUSEKEEPING, {"only_due": True})
 
 
 def _start(deployment: str, parameters: dict[str, Any] | None = None) -> FlowRun:

@@ -8,10 +8,10 @@ It needs only the database. What it answers with 2xx is stored; flows on the wor
 - `POST /orders` stores the order and starts the pending lane if no consumer runs. While the Prefect server is
   unavailable, orders are accepted, and processed when it is back.
 - `POST /webhooks/stripe` checks the signature and stores the event by its id. In the same transaction it
-  wakes an order that waits for its customer. Everything else requires calls to Stripe, so the flow
-  `handle-payment-events` does it: it is started at once, and every minute by the schedule for what was
-  postponed. An event only says where to look: charges, refunds and disputes are read from Stripe, and
-  compared and repaired as by `reconcile-payments`. So events may be repeated, late, or out of order.
+  wakes an order that waits for its customer. Everything else requires calls to Stripe, so the running
+  consumer does it, within a second; if none runs, a run of `housekeeping` is started. An event only says
+  where to look: charges, refunds and disputes are read from Stripe, and compared and repaired as by
+  `reconcile-payments`. So events may be repeated, late, or out of order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with ExitStack() as starters:
         app.state.pending = starters.enter_context(Starter("the pending lane", wake_pending_lane))
         app.state.metrics = Exposition("web app", token=metrics_token())
-        app.state.events = starters.enter_context(Starter("handle-payment-events", start_handling_events))
+        app.state.events = starters.enter_context(Starter("handling payment events", start_handling_events))
         yield
     await close_engine()
 

@@ -64,7 +64,7 @@ def _order_waiting(notice: Notice, order: str, details: Mapping[str, Any]) -> De
         threshold=f"{_time(notice.threshold)} (ALERT_WAITING_MINUTES)",
         look=f"{_STATUS}, and the runs of process-pending-orders in the Prefect UI",
         do=(
-            f"{_WORKERS}, and that the schedules of process-pending-orders and recover-orders are active. "
+            f"{_WORKERS}, and that the schedules of process-pending-orders and housekeeping are active. "
             "If there are simply too many orders, start more workers."
         ),
     )
@@ -168,8 +168,8 @@ def _recovery_behind(notice: Notice, order: str, details: Mapping[str, Any]) -> 
         what=what,
         value=f"{_time(notice.value)} since {'the oldest' if rest else 'its'} lease expired",
         threshold=f"{_time(notice.threshold)} (ALERT_RECOVERY_SECONDS)",
-        look="the runs of recover-orders in the Prefect UI",
-        do=f"{_WORKERS}, and that the schedule of recover-orders is active and its runs do not fail.",
+        look="the runs of process-pending-orders and housekeeping in the Prefect UI",
+        do=f"{_WORKERS}, and that the schedules of both are active and their runs do not fail.",
     )
 
 

@@ -60,6 +60,9 @@ _LOCK_DUE = text(
     ORDER BY a.next_retry_at LIMIT :most FOR UPDATE OF o SKIP LOCKED
     """
 )
+_ANY_DUE = text(
+    "SELECT EXISTS (SELECT 1 FROM attention WHERE resolved_at IS NULL AND next_retry_at <= now())"
+)
 _REOPEN_DUE = text(
     f"""
     UPDATE customer_order o SET {REOPEN} FROM attention a
@@ -165,6 +168,12 @@ async def clear(tx: Tx, order_ids: Sequence[str]) -> None:
     """Removes orders from manual review, because they were compensated after all."""
     if order_ids:
         await tx.execute(_CLEAR, {"ids": list(order_ids)})
+
+
+async def is_retry_due() -> bool:
+    """Returns whether the pause of any order under manual review is over."""
+    async with transaction() as tx:
+        return bool((await tx.execute(_ANY_DUE)).scalar())
 
 
 async def reopen_due(tx: Tx, *, most: int) -> list[str]:

@@ -81,5 +81,5 @@ class WorkerSettings(Group):
     limit: int | None = Field(default=None, ge=1)
     """Maximum number of concurrent runs of one worker; at least 6 (four are reserved for other flows than
     `process-order`). Default: by memory and connections. `--limit` overrides it."""
-    consumer_seconds: Seconds = Field(default=330, alias="CONSUMER_SECONDS")
+    consumer_seconds: Seconds = Field(default=930, alias="CONSUMER_SECONDS")
     """How long a consumer keeps claiming orders."""

@@ -1,4 +1,4 @@
-"""The table of the installation."""
+"""The tables of the installation and of periodic jobs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, text
 from sqlmodel import Field, SQLModel
 
-from saga.columns import creation_time, text_column
+from saga.columns import creation_time, text_column, time_column
 
 
 class Installation(SQLModel, table=True):
@@ -18,3 +18,11 @@ class Installation(SQLModel, table=True):
     singleton: bool = Field(default=True, primary_key=True, sa_column_kwargs={"server_default": text("true")})
     id: str = Field(sa_column=text_column(required=True))
     made_at: datetime = Field(sa_column=creation_time())
+
+
+class JobTurn(SQLModel, table=True):
+    """When a periodic job is due next; see `shop.runtime.turns`."""
+
+    __tablename__ = "job_turn"
+    job: str = Field(sa_column=text_column(primary_key=True))
+    next_at: datetime = Field(sa_column=time_column(required=True))

@@ -11,13 +11,11 @@ from typing import Any
 from sqlalchemy import text
 
 from flows.accept_discrepancies import accept_discrepancies
-from flows.handle_payment_events import handle_payment_events
+from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.reconcile_payments import reconcile_payments
-from flows.recover_orders import recover_orders
 from flows.resolve_order import resolve_order
-from flows.retry_compensations import retry_compensations
 from saga import failpoints
 from saga.database import transaction
 from shop.orders import intake
@@ -62,7 +60,7 @@ async def _retry(order_id: str) -> None:
         await tx.execute(
             text("UPDATE attention SET next_retry_at = now() WHERE order_id = :id"), {"id": order_id}
         )
-    await retry_compensations(return_state=True)
+    await housekeeping(return_state=True)
 
 
 async def _settle(order_id: str) -> None:
@@ -84,7 +82,7 @@ async def _event(order_id: str) -> None:
     for payment in 2 * await gateway().find(order_id):
         kind = "payment_intent.succeeded" if payment.charged else "payment_intent.created"
         await inbox.store(PaymentEvent(f"evt_{payment.id}", kind, payment.created_at, payment.id, order_id))
-    await handle_payment_events(return_state=True)
+    await housekeeping(return_state=True)
 
 
 AFTERWARDS = {
@@ -147,7 +145,7 @@ async def walk(
         intake.submit(orders)
         await process_pending_orders(consumer_seconds=0, return_state=True)
     elif lane == "recover":
-        await recover_orders(return_state=True)
+        await housekeeping(return_state=True)
     else:
         raise ValueError(lane)
 

@@ -15,7 +15,7 @@ import pytest
 import flows.lost_runs
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.worker import Worker
-from flows.lost_runs import store_lost_orders
+from flows.lost_runs import search_lost_runs
 from shop.orders import intake
 from tests.faults.runs import forget_runs, run, set_state, start
 from tests.faults.test_kill_bar import prompt_worker, runs_of
@@ -29,16 +29,16 @@ __all__ = ["prompt_worker"]
 @pytest.fixture(autouse=True)
 def only_our_runs(deployed: World, frail_prefect: PrefectServer) -> None:
     """What other tests have left on this server belongs to other databases."""
-    forget_runs(frail_prefect, "process-order", "recover-orders")
+    forget_runs(frail_prefect, "process-order", "housekeeping")
     deployed.sql("UPDATE lost_run_search SET since = now(), searched_until = now()")
 
 
 @pytest.fixture
 def in_deployment(frail_prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is a run of `recover-orders`, and what stands still does so since long ago."""
+    """This process is a run of `housekeeping`, and what stands still does so since long ago."""
     found = (
         httpx.get(
-            f"{frail_prefect.api_url}/deployments/name/recover-orders/recover-orders", auth=frail_prefect.auth
+            f"{frail_prefect.api_url}/deployments/name/housekeeping/housekeeping", auth=frail_prefect.auth
         )
         .raise_for_status()
         .json()
@@ -83,9 +83,9 @@ async def test_twelve_kills_before_storing(
         return {run(frail_prefect, run_id)["state"]["type"] for run_id in run_ids} == {"CRASHED"}
 
     await until(crashed, 30, "the runs to be shown as crashed")
-    first = start(frail_prefect, "recover-orders")
+    first = start(frail_prefect, "housekeeping")
     await asyncio.to_thread(kill_before_storing, prompt_worker, {first}, 60)
-    start(frail_prefect, "recover-orders")
+    start(frail_prefect, "housekeeping")
 
     async def ended() -> bool:
         return stored(deployed) == set(orders) and all_ended(deployed)
@@ -127,9 +127,9 @@ async def test_whatever_became_of_the_run_its_order_is_stored(
     order = order_of("good", unique)
     run_id = make(frail_prefect, order)
     set_state(frail_prefect, run_id, state, **more)
-    assert await store_lost_orders() == [order["id"]]
+    assert await search_lost_runs() == [order["id"]]
     assert stored(deployed) == {order["id"]}
-    assert await store_lost_orders() == [], "once"
+    assert await search_lost_runs() == [], "once"
 
 
 async def test_a_run_that_somebody_cancelled_is_not_stored(
@@ -137,9 +137,9 @@ async def test_a_run_that_somebody_cancelled_is_not_stored(
 ) -> None:
     run_id = make(frail_prefect, order_of("good", unique))
     set_state(frail_prefect, run_id, "CANCELLING")
-    assert await store_lost_orders() == []
+    assert await search_lost_runs() == []
     set_state(frail_prefect, run_id, "CANCELLED")
-    assert await store_lost_orders() == []
+    assert await search_lost_runs() == []
     assert not stored(deployed)
 
 
@@ -166,9 +166,9 @@ async def test_many_runs_and_among_them_orders_that_cannot_be_stored(
         good[4],
     ]:
         set_state(frail_prefect, make(frail_prefect, order), "FAILED")
-    assert sorted(await store_lost_orders()) == [order["id"] for order in good]
+    assert sorted(await search_lost_runs()) == [order["id"] for order in good]
     assert stored(deployed) == {known["id"], *(order["id"] for order in good)}
-    assert await store_lost_orders() == []
+    assert await search_lost_runs() == []
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ async def test_runs_of_before_this_database_are_not_its(
     crashed, stuck = (make(frail_prefect, order_of("good", f"{unique}-{i}")) for i in range(2))
     set_state(frail_prefect, crashed, "CRASHED")
     deployed.sql("UPDATE lost_run_search SET since = now(), searched_until = now()")
-    assert await store_lost_orders() == []
+    assert await search_lost_runs() == []
     assert run(frail_prefect, stuck)["state"]["type"] == "PENDING"
     assert not stored(deployed)
 
@@ -196,7 +196,7 @@ async def test_what_ended_while_nobody_searched_is_found(
     )
     order = order_of("good", unique)
     set_state(frail_prefect, make(frail_prefect, order), "CRASHED")
-    assert await store_lost_orders() == [order["id"]]
+    assert await search_lost_runs() == [order["id"]]
     (row,) = deployed.sql(
         "SELECT searched_until > now() - interval '1 minute' AS advanced FROM lost_run_search"
     )

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from deployments.local.environment import environment
+from flows.housekeeping import housekeeping
 from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
 from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from tests.faults.witness import PRICE, PRODUCT, STOCK, order_of, stock_up
@@ -102,7 +102,7 @@ async def test_an_end_that_cannot_be_written_is_one_orders_own(
     spoiler = Spoiler(saga, "spoiled_end", f"{ENDING} AND NEW.id = '{culprit}'")
     if recover:
         saga.sql("UPDATE customer_order SET fence = 1")
-    await (recover_orders() if recover else process_pending_orders(consumer_seconds=0))
+    await (housekeeping() if recover else process_pending_orders(consumer_seconds=0))
     assert outcomes(saga, others) == {outcome}
     row = saga.order(culprit)
     assert (row.outcome, row.lease_id, row.lone_deaths) == (None, None, 0)
@@ -209,7 +209,7 @@ async def test_an_order_that_cannot_be_claimed_keeps_nobody_from_the_others(
         "WHERE id = :id",
         id=culprit,
     )
-    await (recover_orders() if recover else process_pending_orders(consumer_seconds=0))
+    await (housekeeping() if recover else process_pending_orders(consumer_seconds=0))
     assert outcomes(saga, others) == {Outcome.COMPLETED}
     assert {saga.charges(order_id) for order_id in others} == {1}
     row = saga.order(culprit)

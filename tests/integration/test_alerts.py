@@ -11,12 +11,12 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import flows.watch_orders
 import psutil
 import pytest
 from prefect.events import Event
 from prometheus_client.parser import text_string_to_metric_families
 
-import flows.watch_orders
 import tasks.send_alerts
 from deployments.local.environment import environment
 from saga.errors import InfrastructureError, StepError

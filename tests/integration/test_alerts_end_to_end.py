@@ -18,12 +18,12 @@ from flows.notify_alert import notify_alert
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.resolve_order import resolve_order
-from flows.watch_orders import watch_orders
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
 from shop.payments.sandbox.faults import Fault, Move
 from shop.review.resolution import Resolution
 from shop.settings import settings
+from tasks.evaluate_alerts import evaluate_alerts
 from tests.integration.world import World, an_order, text_of
 from tests.mail_server import MailServer, mail_server
 from tests.waiting import until
@@ -82,7 +82,7 @@ async def test_a_gateway_that_is_away_and_comes_back(
 
     async def watched(what: str) -> bool:
         saga.sql("UPDATE alert_watch SET judged_at = NULL")
-        found = await watch_orders()
+        found = await evaluate_alerts()
         for each in totals:
             totals[each] += found[each]
         return totals[what] > 0
@@ -128,10 +128,10 @@ async def test_alerts_are_sent_without_an_automation(
 ) -> None:
     """`watch-orders` sends them itself, a little later."""
     await process_order(an_order(f"STUCK-{unique}", card="0259", country="AQ"), return_state=True)
-    assert (await watch_orders())["raised"] == 1
+    assert (await evaluate_alerts())["raised"] == 1
     assert alerts(inbox) == []
     saga.sql("UPDATE alert_notice SET next_attempt_at = now() - interval '3 min'")
-    await asyncio.gather(watch_orders(), watch_orders())
+    await asyncio.gather(evaluate_alerts(), evaluate_alerts())
     assert alerts(inbox) == [f"[The Shop] alert: order STUCK-{unique} needs a person"]
 
 

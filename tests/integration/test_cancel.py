@@ -20,11 +20,10 @@ from deployments.local.sandbox import Sandbox
 from deployments.review import cancel_order as cancel_from_python
 from deployments.review import preview_cancel as preview_from_python
 from flows.cancel_order import PREVIEW_KEY, cancel_order
+from flows.housekeeping import housekeeping
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
-from flows.retry_compensations import retry_compensations
 from saga import claims
 from saga.cancelling import Asked
 from saga.database import transaction
@@ -284,7 +283,7 @@ async def test_a_return_that_cannot_be_refunded_needs_attention(saga: World, uni
     saga.assert_books_balance()
     saga.misbehave(take_refunds=True)
     saga.sql("UPDATE attention SET next_retry_at = now()")
-    assert await retry_compensations() == {"retried": 1, "need_attention": 0}
+    assert (await housekeeping())["retried"] == 1
     assert ended(order_id).reasons == ["returned: changed their mind"]
     assert saga.money(order_id) == (PRICE, PRICE)
     assert "counts as returned" in saga.mail(order_id, "refund")
@@ -407,7 +406,7 @@ async def test_cancelling_and_shipping_at_once(
         _ask_when_they_are_there(wanted),
         *(process_order(order, return_state=True) for order in orders[35:]),
     )
-    await recover_orders()
+    await housekeeping()
     kinds: Counter[str] = Counter()
     for order_id in ids:
         end, (charged, refunded) = ended(order_id), saga.money(order_id)
@@ -443,7 +442,7 @@ async def test_the_request_and_the_pivot_at_the_same_moment(saga: World, unique:
             stopped = await _ship_while_somebody_asks(order, later=i % 8)
             kinds["cancelled" if stopped else "shipped"] += 1
             assert saga.shipments(order.id) == (0 if stopped else 1)
-    await recover_orders()
+    await housekeeping()
     for order in claimed:
         assert saga.money(order.id) == (PRICE, PRICE)
         assert_undone(saga, order.id, shipped=saga.shipments(order.id) == 1)
@@ -524,7 +523,7 @@ async def test_a_worker_that_dies_in_the_middle_of_a_return(saga: World, unique:
         await compensate_step(ORDER_SAGA[name], [order])
     saga.sql("UPDATE lease SET until = now() - interval '1 second'")
 
-    await recover_orders()
+    await housekeeping()
 
     assert ended(order_id).reasons == ["returned: changed their mind"]
     assert saga.money(order_id) == (PRICE, PRICE)
@@ -545,7 +544,7 @@ async def test_a_paused_worker_that_wakes_up_during_a_return_writes_nothing(saga
     async with transaction() as tx:
         (order,) = await claims.claim(tx, ORDERS, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
     order.fail("cancel_order", SagaReturned("r"))
-    await recover_orders()
+    await housekeeping()
     before = saga.journal(order_id)
     await record_failures([order], pivot=ORDER_SAGA.pivot)
     assert order.lost

@@ -25,11 +25,10 @@ from deployments.local.sandbox import Sandbox
 from deployments.review import orders_that_need_attention
 from deployments.review import resolve_order as resolve_from_python
 from flows import attention_artifact
+from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
 from flows.resolve_order import resolve_order
-from flows.retry_compensations import retry_compensations
 from saga import claims
 from saga.database import transaction
 from saga.finish import postpone
@@ -83,7 +82,13 @@ async def retry(saga: World) -> dict[str, int]:
     saga.sql(
         "UPDATE attention SET next_retry_at = now() - interval '1 second' WHERE next_retry_at IS NOT NULL"
     )
-    return await retry_compensations()
+    return await keep_house()
+
+
+async def keep_house() -> dict[str, int]:
+    """How many orders were retried, and how many need a person then."""
+    retried = (await housekeeping())["retried"]
+    return {"retried": retried, "need_attention": (await attention.read_queue(0)).orders}
 
 
 def on_desk(saga: World, order_id: str) -> Any:
@@ -201,7 +206,7 @@ async def test_an_order_that_cannot_be_claimed_keeps_no_others_from_their_retry(
 async def test_a_retry_is_a_task_run_that_people_can_see(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"SEEN-{unique}")
     saga.sql("UPDATE attention SET next_retry_at = now()")
-    state = await retry_compensations(return_state=True)
+    state = await housekeeping(return_state=True)
     async with get_client() as client:
 
         async def there() -> bool:
@@ -224,7 +229,7 @@ async def test_pauses_grow_to_their_limit(saga: World, unique: str) -> None:
         )[0][0]
         pauses.append(round(float(pause) / 60))
     assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360, 360]
-    assert await retry_compensations() == {"retried": 0, "need_attention": 1}, "its pause is not over"
+    assert await keep_house() == {"retried": 0, "need_attention": 1}, "its pause is not over"
 
 
 async def attention_again(order_id: str, retries: int) -> None:
@@ -240,10 +245,10 @@ async def test_many_retries_side_by_side_refund_once(saga: World, unique: str) -
     saga.misbehave(take_refunds=True, forget_keys=True)
     saga.sql("UPDATE attention SET next_retry_at = now()")
     await asyncio.gather(
-        *(retry_compensations() for _ in range(3)),
+        *(housekeeping() for _ in range(3)),
         *(resolve_order(order_ids[0], Resolution.RETRY_NOW, "ann", return_state=True) for _ in range(2)),
         process_pending_orders(consumer_seconds=0),
-        recover_orders(),
+        housekeeping(),
     )
     for order_id in order_ids:
         assert saga.order(order_id).outcome == Outcome.COMPENSATED
@@ -267,7 +272,7 @@ async def test_a_worker_that_dies_in_a_retry_leaves_it_to_recovery(saga: World, 
     assert (await shown())[0], "it is shown as long as nobody knows better"
     saga.sql("UPDATE lease SET until = now() - interval '1 second'")
 
-    await recover_orders()
+    await housekeeping()
 
     assert saga.order(order_id).outcome == Outcome.COMPENSATED
     assert saga.money(order_id) == (PRICE, PRICE)
@@ -556,7 +561,7 @@ async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, un
     with pytest.raises(OrderBusy):
         await review.resolve(decided)
     saga.misbehave(take_refunds=True)
-    await recover_orders()
+    await housekeeping()
     with pytest.raises(AlreadyResolved, match="customer has it twice"):
         await review.resolve(decided)
     assert saga.money(order_id) == (PRICE, PRICE)
@@ -617,7 +622,7 @@ async def test_two_people_at_once_settle_it_once(saga: World, unique: str) -> No
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(settle, range(6)))
     assert sorted(map(str, ends)) == ["False", "False", "True", "too late", "too late", "too late"]
-    await recover_orders()
+    await housekeeping()
     row = on_desk(saga, order_id)
     assert row.amount_by_hand + row.amount_written_off == PRICE
     assert len(entries(saga, order_id)) == 1
@@ -700,7 +705,7 @@ async def test_a_prefect_server_that_is_away_does_not_keep_orders_from_the_desk(
         order_id = await stuck(saga, f"AWAY-{unique}")
         assert not await attention_artifact.show_review_queue()
     assert on_desk(saga, order_id).resolution is None
-    await retry_compensations()
+    await housekeeping()
     assert order_id in (await shown())[0], "the schedule shows it"
 
 
@@ -708,7 +713,7 @@ async def test_a_prefect_server_that_is_away_does_not_keep_orders_from_the_desk(
 async def test_an_unchanged_desk_makes_no_new_artifact(saga: World, unique: str) -> None:
     await stuck(saga, f"SAME-{unique}")
     first = await Artifact.aget(attention_artifact.KEY)
-    await retry_compensations()
+    await housekeeping()
     last = await Artifact.aget(attention_artifact.KEY)
     assert first is not None
     assert last is not None

@@ -12,9 +12,9 @@ from prefect.artifacts import Artifact
 from deployments.local.environment import environment
 from deployments.local.processes import free_port
 from flows.cancel_order import cancel_order
+from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.retry_compensations import retry_compensations
 from flows.undelivered import KEY
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
@@ -139,7 +139,7 @@ async def test_a_refused_mail_is_shown_and_the_order_stays_completed(saga: World
         server.answer_recipient = lambda _: "550 5.1.1 john.doe@example.com: no such user"
         await through("process_order", order)
         assert saga.order(order["id"]).outcome == Outcome.COMPLETED
-        await retry_compensations()
+        await housekeeping()
         rows, description = await shown()
         assert [(row["order"], row["message"]) for row in rows] == [(order["id"], "confirmation")]
         assert "550 5.1.1" in rows[0]["error"]
@@ -149,7 +149,7 @@ async def test_a_refused_mail_is_shown_and_the_order_stays_completed(saga: World
         await send_again(order["id"])
         await process_pending_orders(consumer_seconds=0)
         assert len(server.taken) == 1
-        await retry_compensations()
+        await housekeeping()
     assert (await shown())[0] == []
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from flows.cancel_order import cancel_order
+from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.retry_compensations import retry_compensations
 from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from shop.orders.states import TRANSITIONS, OrderState
@@ -56,7 +56,7 @@ async def test_every_change_is_declared(saga: World, unique: str) -> None:
         await process_order(an_order(f"{name}-{unique}", **fields), return_state=True)
     await stop_while_charging(saga, an_order(f"STOPPED-{unique}", card="0341"))
     saga.sql("UPDATE attention SET next_retry_at = now()")
-    await retry_compensations()
+    await housekeeping()
     await cancel_order(f"GOOD-{unique}", reason="unwanted", requested_by="ann", confirmed=True)
     await asyncio.to_thread(intake.submit, [an_order(f"PENDING-{unique}")])
     await process_pending_orders(consumer_seconds=0)

@@ -13,8 +13,8 @@ import pytest
 
 from deployments.local.environment import environment
 from deployments.local.prefect_server import PrefectServer
+from flows.housekeeping import housekeeping
 from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
 from saga.prefect.limits import slots
 from shop.orders import intake
 from shop.payments.gateways import close_gateway
@@ -88,7 +88,7 @@ async def test_recovery_keeps_it_too(
     limit(limit=3)
     ids = submitted(unique)
     saga.sql("UPDATE customer_order SET lease_id = :dead, fence = 1", dead=DEAD)
-    await recover_orders()
+    await housekeeping()
     assert_paid(saga, ids)
     assert counted.most <= 3
 

@@ -17,10 +17,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from deployments.trigger import run_order
+from flows.housekeeping import housekeeping
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
 from saga.wakeup import is_consumer_running
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
@@ -175,7 +175,7 @@ async def test_two_consumers_and_own_runs_on_the_same_orders(saga: World, unique
 
 @pytest.mark.parametrize(
     "recover",
-    [recover_orders, lambda: process_pending_orders(consumer_seconds=0)],
+    [housekeeping, lambda: process_pending_orders(consumer_seconds=0)],
     ids=["recovery", "consumer"],
 )
 async def test_orders_of_a_dead_worker_are_recovered(saga: World, unique: str, recover: Any) -> None:
@@ -244,7 +244,7 @@ async def test_an_expired_reservation_goes_back_and_its_order_reserves_anew(saga
         "VALUES (:id, 'check_inventory', 'done', '{}', true)",
         id=order["id"],
     )
-    await recover_orders()
+    await housekeeping()
     assert saga.stock("LAST-ONE") == (1, 0), "another order can have it"
 
     saga.sql("UPDATE customer_order SET not_before = NULL")

@@ -21,9 +21,9 @@ from deployments.local.environment import environment
 from flows import order_picture, progress
 from flows import show_dashboard as dashboard
 from flows.daily_report import daily_report
+from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
 from flows.show_dashboard import show_dashboard
 from flows.show_order import show_order
 from shop.monitoring.dashboard.figures import read_figures
@@ -115,7 +115,7 @@ class TestOrderPages:
             run=str(dead),
             id=order_id,
         )
-        state = await recover_orders(return_state=True)
+        state = await housekeeping(return_state=True)
         assert (await state.aresult())["recovered"] == 1
         me = state.state_details.flow_run_id
         assert "completed<br/>after" in await page_of(order_id, dead)

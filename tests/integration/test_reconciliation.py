@@ -30,11 +30,11 @@ import flows.reconcile_payments as module
 from deployments.local.sandbox import Sandbox
 from deployments.samples import load_samples
 from flows.accept_discrepancies import accept_discrepancies
+from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.reconcile_payments import ARTIFACT, EVENT, MORE_EVENT, MOST_EVENTS, reconcile_payments
 from flows.resolve_order import resolve_order
-from flows.retry_compensations import retry_compensations
 from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from shop.payments.errors import RefundRefused
@@ -576,7 +576,7 @@ async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books,
     )
     assert books.world.order(order_id).outcome == "needs_attention"
     books.world.assert_books_balance()
-    await retry_compensations()
+    await housekeeping()
     assert books.world.money(order_id) == (PRICE, 0), "not by itself"
     assert await books.found() == [], "it is on the desk: nothing more is to be told"
 

@@ -36,12 +36,8 @@ async def deployed(prefect_api: Any) -> AsyncIterator[dict[str, Any]]:
 
 
 EVERY = {
-    "process-pending-orders": 300,
-    "recover-orders": 60,
-    "retry-compensations": 60,
-    "handle-payment-events": 60,
-    "watch-orders": 60,
-    "show-dashboard": 120,
+    "process-pending-orders": 900,
+    "housekeeping": 300,
 }
 """Seconds."""
 DAILY = {"reconcile-payments": time(3, 17), "purge": time(4, 43), "daily-report": time(0, 20)}

@@ -113,7 +113,7 @@ def test_it_puts_everything_there_once_and_restores_it(
     ] == [("payment-gateway", 64)]
     by_name = {row["name"]: row for row in made["deployments"]}
     assert by_name["process-order"]["global_concurrency_limit"]["limit"] == 8
-    assert [schedule["slug"] for schedule in by_name["recover-orders"]["schedules"]] == ["recover"]
+    assert [schedule["slug"] for schedule in by_name["housekeeping"]["schedules"]] == ["housekeeping"]
     assert len(made["automations"]) >= 3
 
     code, said = setup()
@@ -126,7 +126,7 @@ def test_it_puts_everything_there_once_and_restores_it(
     fresh.delete(f"/v2/concurrency_limits/{fresh.one('v2/concurrency_limits', 'payment-gateway')['id']}")
     lost = fresh.one("automations", "Runs that fell silent have crashed")
     fresh.delete(f"/automations/{lost['id']}")
-    recovery = by_name["recover-orders"]
+    recovery = by_name["housekeeping"]
     fresh.delete(f"/deployments/{recovery['id']}/schedules/{recovery['schedules'][0]['id']}")
     fresh.patch(f"/deployments/{by_name['purge']['id']}", description="another one")
     spoilt = fresh.all()

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from deployments.cli import order_saga
 from flows.cancel_order import cancel_order
-from flows.handle_payment_events import handle_payment_events
+from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake, report
@@ -285,7 +285,7 @@ async def test_the_event_about_their_payment_moves_nothing(account: Account, uni
     theirs = account.neighbour.pays(unique)
     before = account.neighbour.stands(theirs)
     await inbox.store(PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), theirs, unique))
-    assert (await handle_payment_events())["handled"] == 1
+    assert (await housekeeping())["events_handled"] == 1
     assert account.neighbour.stands(theirs) == before
     assert account.us.sql("SELECT order_id, done FROM payment_event")[0].order_id is None, (
         "it is no event of our order"
@@ -309,7 +309,7 @@ async def test_a_dispute_of_their_payment_is_not_shown(
     await inbox.store(
         PaymentEvent("evt_1", "charge.dispute.created", datetime.now(UTC), theirs, None, dispute=dispute)
     )
-    await handle_payment_events()
+    await housekeeping()
     assert account.us.sql("SELECT 1 FROM dispute") == []
 
 

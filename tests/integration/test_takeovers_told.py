@@ -11,8 +11,8 @@ from uuid import UUID
 
 import pytest
 
+from flows.housekeeping import housekeeping
 from flows.order_saga import ORDER_SAGA
-from flows.recover_orders import recover_orders
 from shop.orders.outcomes import Outcome
 from shop.review.cancel import ask_to_cancel_sync
 from tests.integration.artifacts import artifacts
@@ -81,7 +81,7 @@ async def test_whoever_goes_on_says_with_which_order_from_where_and_why(
     before = await leave(saga, order_id, left, monkeypatch)
     assert set(saga.journal(order_id)) == {*DONE, "process_payment"}
 
-    state = await recover_orders(return_state=True)
+    state = await housekeeping(return_state=True)
 
     assert (await state.aresult())["recovered"] == 1
     me = state.state_details.flow_run_id

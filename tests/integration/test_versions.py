@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from flows.housekeeping import housekeeping
 from flows.order_saga import ORDER_SAGA
 from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
 from saga.definition import Kind, Saga, Step
 from saga.prefect.steps import external_compensation, external_step
 from shop.inventory.errors import InventoryUnavailable
@@ -115,7 +115,7 @@ async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_ther
     left_so = facts(saga, order_id)
     for _ in range(3):
         await consumer()
-        await recover_orders()
+        await housekeeping()
     assert facts(saga, order_id) == left_so
     row = saga.order(order_id)
     assert (row.outcome, row.failure, row.waits_for) == (None, None, "unknown_step")
@@ -158,7 +158,7 @@ async def test_an_order_that_a_newer_version_undoes_is_undone_there(saga: World,
     steps = facts(saga, order_id)
     for _ in range(3):
         await consumer()
-        await recover_orders()
+        await housekeeping()
     assert facts(saga, order_id) == steps
     assert saga.order(order_id).outcome is None
     checks.clearing_waits = False

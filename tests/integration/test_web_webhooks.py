@@ -18,7 +18,7 @@ from prefect.artifacts import Artifact
 from stripe import WebhookSignature
 
 from flows.attention_artifact import KEY as BOARD
-from flows.handle_payment_events import handle_payment_events
+from flows.housekeeping import housekeeping
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
@@ -67,6 +67,11 @@ def web(shop: StripeWorld) -> Iterator[httpx.Client]:
 async def ordered(*orders: dict[str, Any]) -> None:
     intake.submit(orders)
     await process_pending_orders(consumer_seconds=0)
+
+
+async def handle_events() -> dict[str, int]:
+    done = await housekeeping()
+    return {"handled": done["events_handled"], "later": done["events_postponed"]}
 
 
 def declined(order_id: str) -> dict[str, Any]:
@@ -227,9 +232,7 @@ class TestOrdersThatWait:
         await process_pending_orders(consumer_seconds=0)
         assert ended(unique).outcome is Outcome.COMPLETED
         assert (shop.charges(unique), shop.shipments(unique)) == (1, 1)
-        assert await handle_payment_events() == {"handled": 0, "later": 0}, (
-            "no call to Stripe for what is in order"
-        )
+        assert await handle_events() == {"handled": 0, "later": 0}, "no call to Stripe for what is in order"
         assert (done(shop, "evt_1"), done(shop, "evt_early")) == ("in order", "in order")
 
     async def test_another_orders_payment_wakes_nobody(
@@ -244,7 +247,7 @@ class TestOrdersThatWait:
     ) -> None:
         await ordered(shop.asking(unique))
         tell(web, "evt_1", "payment_intent.succeeded", about_payment("pi_another", unique, shop.installation))
-        assert await handle_payment_events() == {"handled": 0, "later": 0}
+        assert await handle_events() == {"handled": 0, "later": 0}
         assert done(shop, "evt_1") is None
 
 
@@ -262,7 +265,7 @@ class TestLateSuccesses:
 
         for event_id in ("evt_1", "evt_1", "evt_2"):
             tell(web, event_id, "payment_intent.succeeded", about_payment(late["id"], unique))
-        assert await handle_payment_events() == {"handled": 2, "later": 0}
+        assert await handle_events() == {"handled": 2, "later": 0}
 
         assert shop.money(unique) == (PRICE, PRICE)
         assert len(shop.stripe.all("refunds")) >= 1
@@ -278,7 +281,7 @@ class TestLateSuccesses:
         await _pay(unique, confirm=True)
         late = next(entry for entry in shop.ledger(unique) if entry["status"] == "succeeded")
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(late["id"], None))
-        await handle_payment_events()
+        await handle_events()
         assert shop.money(unique) == (PRICE, PRICE)
         assert shop.sql("SELECT order_id FROM payment_event") == [(unique,)]
 
@@ -292,7 +295,7 @@ class TestLateSuccesses:
         tell(web, "evt_3", "charge.refunded", about_charge(late["id"], unique))
         tell(web, "evt_2", "payment_intent.succeeded", about_payment(late["id"], unique))
         tell(web, "evt_1", "payment_intent.created", about_payment(late["id"], unique))
-        await handle_payment_events()
+        await handle_events()
         assert shop.money(unique) == (PRICE, PRICE)
         assert sum(len(entry["refunds"]) for entry in shop.ledger(unique)) == 1
         shop.assert_books_balance()
@@ -304,7 +307,7 @@ class TestLateSuccesses:
         await _pay(unique, confirm=False)
         left = next(entry for entry in shop.ledger(unique) if entry["status"] != "succeeded")
         tell(web, "evt_1", "payment_intent.created", about_payment(left["id"], unique))
-        await handle_payment_events()
+        await handle_events()
         assert sorted(entry["status"] for entry in shop.ledger(unique)) == ["canceled", "succeeded"]
         assert shop.money(unique) == (PRICE, 0)
 
@@ -316,7 +319,7 @@ class TestLateSuccesses:
         (entry,) = shop.ledger(unique)
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(entry["id"], unique))
         tell(web, "evt_2", "payment_intent.succeeded", about_payment("pi_never_there", unique))
-        await handle_payment_events()
+        await handle_events()
         assert shop.money(unique) == (0, 0)
         assert (done(shop, "evt_1"), done(shop, "evt_2")) == ("in order", None)
         assert "Not Found" in shop.sql("SELECT error FROM payment_event WHERE id = 'evt_2'")[0][0], (
@@ -330,7 +333,7 @@ class TestLateSuccesses:
         await _pay(unique, confirm=True)
         (entry,) = shop.ledger(unique)
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(entry["id"], unique))
-        await handle_payment_events()
+        await handle_events()
         assert shop.money(unique) == (PRICE, 0)
         assert done(shop, "evt_1") == "charged without order: needs a person"
 
@@ -339,7 +342,7 @@ class TestLateSuccesses:
     ) -> None:
         made = shop.stripe.post("/v1/payment_intents", amount="500", currency="usd")["id"]
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(made, None))
-        await handle_payment_events()
+        await handle_events()
         assert (done(shop, "evt_1") or "").startswith("not this installation's payment")
 
 
@@ -359,7 +362,7 @@ class TestRefundsMadeInTheDashboard:
             shop.sql("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id", id=unique)
             shop.stripe.post("/v1/refunds", payment_intent=entry["id"])
             tell(web, "evt_1", "charge.refunded", about_charge(entry["id"], unique))
-            await handle_payment_events()
+            await handle_events()
 
         assert shop.money(unique) == (PRICE, PRICE)
         assert (ended(unique).outcome, ended(unique).amount_refunded, ended(unique).amount_at_risk) == (
@@ -389,7 +392,7 @@ class TestRefundsMadeInTheDashboard:
         shop.sql("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id", id=unique)
         shop.stripe.post("/v1/refunds", payment_intent=entry["id"], amount="1000")
         tell(web, "evt_1", "charge.refunded", about_charge(entry["id"], unique))
-        await handle_payment_events()
+        await handle_events()
         assert shop.money(unique) == (PRICE, 10)
         assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
         assert done(shop, "evt_1") == "refund unknown to us: needs a person"
@@ -422,7 +425,7 @@ class TestRefundsMadeInTheDashboard:
             "currency": "usd",
         }
         tell(web, "evt_1", "refund.failed", refund)
-        await handle_payment_events()
+        await handle_events()
         assert done(shop, "evt_1") == "refund unknown to gateway: the order is now under manual review"
         assert (ended(unique).outcome, ended(unique).amount_at_risk) == (Outcome.NEEDS_ATTENTION, PRICE)
         (case,) = read_queue_sync().cases
@@ -436,7 +439,7 @@ class TestRefundsMadeInTheDashboard:
         (entry,) = shop.ledger(unique)
         shop.stripe.post("/v1/refunds", payment_intent=entry["id"], amount="5000")
         tell(web, "evt_1", "charge.refunded", about_charge(entry["id"], unique))
-        await handle_payment_events()
+        await handle_events()
         assert done(shop, "evt_1") == "refund unknown to us: needs a person"
         assert (ended(unique).outcome, ended(unique).amount_refunded) == (Outcome.COMPLETED, 0)
 
@@ -465,7 +468,7 @@ class TestDisputes:
         (entry,) = shop.ledger(unique)
         told = about_dispute("du_1", entry["id"])
         assert tell(web, "evt_1", "charge.dispute.created", told) == "stored"
-        assert await handle_payment_events() == {"handled": 1, "later": 0}
+        assert await handle_events() == {"handled": 1, "later": 0}
 
         rows, description = await self.board()
         (row,) = (row for row in rows if row["order"] == unique)
@@ -478,9 +481,9 @@ class TestDisputes:
         assert "PLANTED" not in str(shop.sql("SELECT dispute FROM payment_event"))
 
         tell(web, "evt_3", "charge.dispute.closed", about_dispute("du_1", entry["id"], status="won"))
-        await handle_payment_events()
+        await handle_events()
         tell(web, "evt_2", "charge.dispute.created", told)
-        await handle_payment_events()
+        await handle_events()
         assert unique not in [row["order"] for row in (await self.board())[0]]
         assert shop.sql("SELECT status, closed_at IS NOT NULL FROM dispute") == [("won", True)]
         assert shop.sql("SELECT count(*) FROM payment_event WHERE handled_at IS NULL") == [(0,)]
@@ -492,7 +495,7 @@ class TestDisputes:
         (entry,) = shop.ledger(unique)
         tell(web, "evt_2", "charge.dispute.closed", about_dispute("du_1", entry["id"], status="lost"))
         tell(web, "evt_1", "charge.dispute.created", about_dispute("du_1", entry["id"]))
-        await handle_payment_events()
+        await handle_events()
         assert shop.sql("SELECT status FROM dispute") == [("lost",)]
         assert read_queue_sync().disputes == []
 
@@ -520,13 +523,13 @@ class TestDisputes:
             monkeypatch.setenv("PAYMENT_GATEWAY_URL", said.url)
             settings.cache_clear()
             tell(web, "evt_1", "charge.dispute.created", about_dispute("du_9", "pi_9"))
-            assert await handle_payment_events() == {"handled": 0, "later": 1}
+            assert await handle_events() == {"handled": 0, "later": 1}
             ((error, later),) = shop.sql("SELECT error, next_attempt_at > now() FROM payment_event")
             assert error
             assert later
             up = True
             shop.sql("UPDATE payment_event SET next_attempt_at = now()")
-            assert await handle_payment_events() == {"handled": 1, "later": 0}
+            assert await handle_events() == {"handled": 1, "later": 0}
         (dispute,) = read_queue_sync().disputes
         assert (dispute.amount, dispute.status, dispute.order_id) == (42, "under_review", None)
         settings.cache_clear()
@@ -564,9 +567,9 @@ class TestTheWholeWay:
         late = next(entry for entry in shop.ledger(unique) if entry["status"] == "succeeded")
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(late["id"], unique))
         assert [each.id for each in await inbox.claim(most=5)] == ["evt_1"]  # and dies
-        assert await handle_payment_events() == {"handled": 0, "later": 0}, "not before a minute is over"
+        assert await handle_events() == {"handled": 0, "later": 0}, "not before a minute is over"
         shop.sql("UPDATE payment_event SET next_attempt_at = now()")
-        assert await handle_payment_events() == {"handled": 1, "later": 0}
+        assert await handle_events() == {"handled": 1, "later": 0}
         assert shop.money(unique) == (PRICE, PRICE)
 
     async def test_what_was_handled_long_ago_is_forgotten(
@@ -575,5 +578,5 @@ class TestTheWholeWay:
         await ordered(paid_by("pm_card_visa", an_order(unique, country="AQ")))
         tell(web, "evt_1", "charge.refunded", about_charge(shop.ledger(unique)[0]["id"], unique))
         shop.sql("UPDATE payment_event SET handled_at = :then", then=datetime.now(UTC) - timedelta(days=31))
-        await handle_payment_events()
+        await handle_events()
         assert shop.sql("SELECT count(*) FROM payment_event") == [(0,)]

@@ -21,12 +21,13 @@ from prefect.logging import disable_run_logger
 
 import flows.attention_artifact
 import flows.cancel_order
+import flows.housekeeping
+import flows.jobs
 import flows.order_run
 import flows.process_pending_orders
 import flows.progress
-import flows.recover_orders
 import flows.reopened
-import flows.retry_compensations
+import flows.retries
 import saga.database
 import saga.prefect.batch
 import saga.prefect.consumer
@@ -36,6 +37,8 @@ import saga.prefect.steps
 import saga.prefect.takeover
 import saga.wakeup
 import shop.notifications.outbox
+import tasks.expire_reservations
+import tasks.reopen_orders
 from saga.database import is_database_error
 from saga.errors import StepError
 from saga.execution import StepExecution
@@ -44,6 +47,8 @@ from saga.wakeup import Listener
 from tests.model.worker import current
 
 _FIRST_PAUSE = 0.5
+_JOBS = {"release_expired_reservations", "retry_compensations"}
+"""The jobs that change orders."""
 _TERMINATED = (flows.order_run, flows.process_pending_orders, saga.prefect.batch, saga.prefect.instance_run)
 """They handle signals, of which a process has one handler, and not one for each worker."""
 
@@ -87,10 +92,6 @@ async def _nobody_looks(*_: Any, **__: Any) -> None:
     pass
 
 
-async def _no_lost_orders(_crashed_run: object) -> list[str]:
-    return []
-
-
 async def _enough_slots(_limit: str) -> int:
     return sys.maxsize
 
@@ -117,7 +118,7 @@ def _only_errors() -> Iterator[None]:
 def without_prefect() -> Iterator[None]:
     """While it lasts, the flows' functions (`flow.fn`) can be run in any event loop,
     without a Prefect server."""
-    release = flows.recover_orders.release_expired_reservations.fn
+    release, reopen = tasks.expire_reservations._release.fn, tasks.reopen_orders.reopen_due_orders.fn
     with ExitStack() as stack:
         for each in (
             _only_errors(),
@@ -125,13 +126,13 @@ def without_prefect() -> Iterator[None]:
             patch.object(saga.prefect.steps, "_with_retries", _with_retries),
             patch.multiple(saga.prefect.limits, concurrency=_nothing, _total_slots=_enough_slots),
             patch.object(flows.process_pending_orders, "reduced_garbage_collection", nullcontext),
-            patch.object(flows.recover_orders, "release_expired_reservations", release),
-            patch.multiple(
-                flows.recover_orders, _store_lost_orders=_no_lost_orders, _consumer_started=_no_consumer
-            ),
+            patch.object(tasks.expire_reservations, "_release", release),
+            patch.object(flows.retries, "reopen_due_orders", reopen),
+            patch.object(flows.housekeeping, "_consumer_started", _no_consumer),
+            patch.object(flows.jobs, "JOBS", [each for each in flows.jobs.JOBS if each.name in _JOBS]),
             patch.object(flows.attention_artifact, "changed", lambda: None),
             patch.object(flows.attention_artifact, "show_review_queue", _nobody_looks),
-            patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
+            patch.object(flows.retries, "show_undelivered", _nobody_looks),
             patch.multiple(flows.cancel_order, _show=_nobody_looks, started_by=_nobody_looks),
             patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),
             *(

@@ -6,10 +6,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from flows.cancel_order import cancel_order
+from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
-from flows.retry_compensations import retry_compensations
 from shop.inventory.expiry import expire_reservations
 from shop.orders.intake import submit_one
 from shop.review.cancel import ask_to_cancel
@@ -24,8 +23,8 @@ def story(name: str, order_id: str, kind: str) -> Story:
     stories: dict[str, Story] = {
         "order": lambda: process_order.fn(content),  # type: ignore[arg-type]
         "consumer": lambda: process_pending_orders.fn(consumer_seconds=0, batch_size=10),
-        "recovery": recover_orders.fn,
-        "retry": retry_compensations.fn,
+        "recovery": lambda: housekeeping.fn(only_due=True),
+        "retry": housekeeping.fn,
         "cancel": lambda: cancel_order.fn(order_id, "changed their mind", "ann", True),
         "ask": lambda: ask_to_cancel(order_id, reason="changed their mind", requested_by="bob"),
         "expiry": expire_reservations,

@@ -32,9 +32,9 @@ import sqlalchemy.dialects.postgresql.psycopg
 import time_machine
 
 import saga.journal
+from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
 from shop.orders import intake
 from shop.settings import settings
 from shop.shipping.labels.label import Parcel, render_label
@@ -57,7 +57,7 @@ async def order(order: dict[str, Any]) -> Any:
 
 
 async def recover() -> Any:
-    return await recover_orders()
+    return await housekeeping()
 
 
 async def submit(orders: list[dict[str, Any]], threads: int) -> Any:

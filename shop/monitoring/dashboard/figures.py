@@ -29,6 +29,9 @@ _ORDERS = text(
     GROUP BY 1, 2
     """
 )
+_ACTIVE = text(
+    "SELECT EXISTS (SELECT 1 FROM order_step WHERE ended_at > now() - make_interval(secs => :seconds))"
+)
 _LATENCY = text(
     """
     SELECT width_bucket(
@@ -142,6 +145,12 @@ class Figures(BaseModel):
     @property
     def part_seconds(self) -> float:
         return (self.until - self.since).total_seconds() / max(1, len(self.p50))
+
+
+async def is_active(seconds: float) -> bool:
+    """Returns whether any step has ended in this time."""
+    async with transaction() as tx:
+        return bool((await tx.execute(_ACTIVE, {"seconds": seconds})).scalar())
 
 
 async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> Figures:

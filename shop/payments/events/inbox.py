@@ -19,11 +19,14 @@ from shop.payments import disputes
 from shop.payments.charge import STEP
 from shop.payments.dispute import Dispute
 from shop.payments.events.event import DECIDING, DISPUTE, HARMLESS, PaymentEvent
+from shop.runtime import turns
 
 _STORING, _CLAIMING, _ENDING = (
     failpoint(f"the commit of {what}")
     for what in ("storing a payment event", "claiming payment events", "a payment event's end")
 )
+JOB = "handle_payment_events"
+"""The periodic job that handles the stored events; see `shop.runtime.turns`."""
 _HANDLING_SECONDS = 60
 """Time after which another process may claim an event that is being handled. If both handle it, that is
 harmless."""
@@ -133,7 +136,9 @@ async def store(event: PaymentEvent) -> Stored:
             return Stored(new=False)
         woke = event.type in DECIDING and await _wake(tx, event)
         await tx.execute(_IN_ORDER, {"id": event.id, "step": STEP, "harmless": list(HARMLESS)})
-        return Stored(new=True, woke=woke, due=bool((await tx.execute(_IS_DUE, {"id": event.id})).scalar()))
+        if due := bool((await tx.execute(_IS_DUE, {"id": event.id})).scalar()):
+            await turns.make_due(tx, JOB)
+        return Stored(new=True, woke=woke, due=due)
 
 
 async def _wake(tx: Tx, event: PaymentEvent) -> bool:
