@@ -43,6 +43,10 @@ class Api:
     def delete(self, path: str) -> None:
         self._client.delete(path).raise_for_status()
 
+    def post(self, path: str, **values: Any) -> dict[str, Any]:
+        made: dict[str, Any] = self._client.post(path, json=values).raise_for_status().json()
+        return made
+
     def patch(self, path: str, **values: Any) -> None:
         self._client.patch(path, json=values).raise_for_status()
 
@@ -141,6 +145,21 @@ def test_it_puts_everything_there_once_and_restores_it(
         assert sorted(map(repr, map(names, restored[kind]))) == sorted(map(repr, map(names, made[kind]))), (
             kind
         )
+    assert setup("--check")[0] == 0
+
+    former = fresh.post("/flows/", name="recover-orders")
+    fresh.post("/deployments/", name="recover-orders", flow_id=former["id"])
+    every_two_minutes = {"schedule": {"interval": 120}, "active": True, "slug": "refresh"}
+    dashboard = fresh.one("deployments", "show-dashboard")
+    fresh.patch(f"/deployments/{dashboard['id']}", schedules=[every_two_minutes])
+    code, said = setup("--check")
+    assert code == 1
+    assert said.count("not wanted") == 2
+    code, said = setup()
+    assert code == 0, said
+    assert said.count("removed") == 2
+    assert "recover-orders" not in {row["name"] for row in fresh.all()["deployments"]}
+    assert fresh.one("deployments", "show-dashboard")["schedules"] == []
     assert setup("--check")[0] == 0
 
     world.sql("UPDATE alembic_version SET version_num = '0001'")
