@@ -1,5 +1,5 @@
-"""The measurements of `throughput.py`. Each runs in its own process, like a worker's run, and prints its
-result as a line of JSON."""
+"""The measurements of the lines in `throughput.py`. Each runs in its own process, like a worker's run, and
+prints its result as a line of JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from typing import Any
 
 from sqlalchemy import text
 
+from benchmarks import prefect_alone
 from benchmarks.gateway import MemoryGateway
+from benchmarks.suite import Measured
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
@@ -39,7 +41,6 @@ from shop.runtime.garbage import reduced_garbage_collection
 from shop.settings import settings
 
 PRODUCTS = [f"BENCH-{i}" for i in range(20)]
-Measured = dict[str, Any]
 
 
 def orders(number: int) -> list[dict[str, Any]]:
@@ -102,17 +103,18 @@ async def floor(number: int) -> Measured:
 async def own_runs(number: int) -> Measured:
     """Measures `process_order` in this process, one run after the other."""
     await _warm_up()
-    batch, seconds = orders(number), []
-    for order in batch:
-        begin = time.perf_counter()
-        await process_order(order, return_state=True)
-        seconds.append(time.perf_counter() - begin)
-    return {
-        "orders": number,
-        "orders_per_second": number / sum(seconds),
-        **_percentiles(seconds),
-        "peak_memory_mb": _peak(),
-    }
+    batch = iter(orders(number + 1))
+    return await _one_by_one(number, lambda: process_order(next(batch), return_state=True))
+
+
+async def empty_flow(number: int) -> Measured:
+    """Measures a flow that does nothing, in this process, one run after the other."""
+    return await _one_by_one(number, prefect_alone.empty_flow)
+
+
+async def empty_tasks(number: int) -> Measured:
+    """Measures a flow of six tasks that do nothing, in this process, one run after the other."""
+    return await _one_by_one(number, prefect_alone.six_empty_tasks)
 
 
 async def alone(number: int) -> Measured:
@@ -155,9 +157,27 @@ KINDS: dict[str, Callable[[int], Awaitable[Measured]]] = {
     "pending": pending,
     "floor": floor,
     "own_runs": own_runs,
+    "empty_flow": empty_flow,
+    "empty_tasks": empty_tasks,
     "alone": alone,
     "submit": submit,
 }
+
+
+async def _one_by_one(number: int, run: Callable[[], Awaitable[Any]]) -> Measured:
+    """Measures runs one after the other, after a first one that is not counted."""
+    await run()
+    seconds = []
+    for _ in range(number):
+        begin = time.perf_counter()
+        await run()
+        seconds.append(time.perf_counter() - begin)
+    return {
+        "orders": number,
+        "orders_per_second": number / sum(seconds),
+        **_percentiles(seconds),
+        "peak_memory_mb": _peak(),
+    }
 
 
 async def _straight(batch: Sequence[OrderInstance]) -> None:
@@ -233,14 +253,11 @@ def _lane(ids: list[str]) -> Measured:
         "JOIN outbox m ON m.order_id = o.id WHERE o.id = ANY(CAST(:ids AS text[]))",
         ids,
     )[0]
-    measured = {
+    return {
         "orders": len(ids),
         "orders_per_second": len(ids) / seconds,
-        "p50_ms": p50 * 1000,
-        "p99_ms": p99 * 1000,
-    }
-    return {
-        **measured,
+        "in_batch_p50_ms": p50 * 1000,
+        "in_batch_p99_ms": p99 * 1000,
         "orders_per_second_mailed": len(ids) / mailed if mailed else None,
         "peak_memory_mb": _peak(),
     }

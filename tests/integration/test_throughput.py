@@ -1,5 +1,5 @@
 """The benchmark runs, in its short form,
-and the pending lane is worth having. How fast it is: `make bench`."""
+and the batch lane is worth having. How fast it is: `make bench`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def test_the_short_form() -> None:
     run = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=900, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     measured = json.loads(run.stdout)["measured"]
-    lane, own = measured["pending lane"], measured["process_order, one after the other"]
+    lane, own = measured["batch lane"], measured["process_order"]
     assert lane["orders_per_second"] > 10 * own["orders_per_second"]
     assert max(line.get("peak_memory_mb", 0) for line in measured.values()) < 400

@@ -1,0 +1,93 @@
+"""Runs a suite: starts the servers, measures each line in a process of its own, prints the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import last, machine
+from benchmarks.report import report
+from benchmarks.suite import Line, Measured, Results, Suite, medians
+from deployments.local.stack import HOME, Options, Stack
+
+_SECONDS = 900
+"""The time limit of one measurement."""
+
+
+def run(suite: Suite, argv: Sequence[str] | None = None, *, versions: Mapping[str, str] | None = None) -> int:
+    """Runs the command. `versions` names what the run used, besides what every run uses. Exit codes: 0, every
+    claim holds, or `--quick`; 1, a claim does not hold."""
+    parser = argparse.ArgumentParser(
+        description=f"Measures what benchmarks/README.md says of `make {suite.name}`."
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--quick", action="store_true", help="few orders, and exit code 0 in any case")
+    parser.add_argument("--only", metavar="TEXT", help="only the lines whose name contains the text")
+    parser.add_argument("--save", action="store_true", help="save the ratios in benchmarks/last.json")
+    options = parser.parse_args(argv)
+    lines = [line for line in suite.lines if (options.only or "") in line.name]
+    if options.save and (options.quick or options.only):
+        parser.error("only a complete run can be saved")
+    results, about = _measure(lines, quick=options.quick)
+    about |= versions or {}
+    claimed = suite.claimed(results)
+    if options.json:
+        claims = [
+            {"claim": claim.text, "measured": value, "at_least": claim.at_least, "at_most": claim.at_most}
+            for claim, value in claimed
+        ]
+        every = {"machine": about, "measured": results, "ratios": suite.ratios(results), "claims": claims}
+        sys.stdout.write(json.dumps(every, indent=2) + "\n")
+    else:
+        sys.stdout.write("\n" + report(suite, results, about, last.read(suite)))
+    if options.save:
+        last.save(suite, results, about)
+    return 0 if options.quick or all(claim.holds(value) for claim, value in claimed) else 1
+
+
+def _measure(lines: Sequence[Line], *, quick: bool) -> tuple[Results, dict[str, str]]:
+    before = f"{machine.load():.2f} per core, before the run"
+    with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
+        Path(folder).chmod(0o711)  # PostgreSQL runs as another user when this is root
+        var = Path(folder) / "var"
+        with Stack(Options(var_dir=var, deployments=False, worker=False)) as stack:
+            environment = {
+                **os.environ,
+                **stack.environment,
+                "VAR_DIR": str(var),
+                "PREFECT_LOGGING_LEVEL": "ERROR",
+                "PYTHONPATH": str(HOME),
+            }
+            about = {**machine.describe(stack.database_url), "load": before}
+            return _rounds(lines, environment, quick=quick), about
+
+
+def _rounds(lines: Sequence[Line], environment: dict[str, str], *, quick: bool) -> Results:
+    """Measures each line once, then those with more runs once more, and so on: a slow minute of the machine
+    then meets all of them."""
+    runs: dict[str, list[Measured]] = defaultdict(list)
+    rounds = 1 if quick else max(line.runs for line in lines)
+    for i in range(rounds):
+        for line in lines:
+            if i < line.runs:
+                sys.stderr.write(f"{line.name} ({i + 1} of {1 if quick else line.runs})\n")
+                runs[line.name].append(_run(line, environment, quick=quick))
+    return {name: medians(measured) for name, measured in runs.items()}
+
+
+def _run(line: Line, environment: dict[str, str], *, quick: bool) -> Measured:
+    command = line.command(quick=quick)
+    done = subprocess.run(
+        command, env=environment, cwd=HOME, capture_output=True, text=True, timeout=_SECONDS, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{line.name} failed:\n{done.stderr[-3000:]}")
+    measured: Measured = json.loads(done.stdout.strip().splitlines()[-1])
+    return measured

@@ -1,0 +1,73 @@
+"""Prints what a benchmark measured: the machine, the lines, the claims, and the last committed ratios."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.suite import Claim, Results, Suite
+from benchmarks.tables import number, table
+
+
+def report(suite: Suite, results: Results, machine: dict[str, str], last: dict[str, Any]) -> str:
+    """Returns the run as text, at most 80 columns wide."""
+    parts = [_machine(machine), _lines(suite, results), _claims(suite, results, last)]
+    if last:
+        parts.append(_compared(suite, results, last))
+    return "\n".join(parts)
+
+
+def _machine(machine: dict[str, str]) -> str:
+    wide = max(map(len, machine))
+    return "".join(f"{name:<{wide}}  {value}\n" for name, value in machine.items())
+
+
+def _lines(suite: Suite, results: Results) -> str:
+    columns = [each for each in suite.columns if any(each.key in line for line in results.values())]
+    ratios = suite.ratios(results)
+    head = ["", *(each.head for each in columns), *(each.head for each in suite.comparisons)]
+    rows = [
+        [
+            name,
+            *(number(measured.get(each.key)) for each in columns),
+            *(number(ratios.get(name, {}).get(each.head)) for each in suite.comparisons),
+        ]
+        for name, measured in results.items()
+    ]
+    return table("Measured", head, rows)
+
+
+def _claims(suite: Suite, results: Results, last: dict[str, Any]) -> str:
+    before = last.get("claims", {})
+    rows = [
+        [
+            claim.text,
+            number(value),
+            number(before.get(claim.text)),
+            _limit(claim),
+            "holds" if claim.holds(value) else "FAILS",
+        ]
+        for claim, value in suite.claimed(results)
+    ]
+    return table("Claims", ["", "now", "last", "limit", ""], rows)
+
+
+def _limit(claim: Claim) -> str:
+    return f"≥ {number(claim.at_least)}" if claim.at_least is not None else f"≤ {number(claim.at_most)}"
+
+
+def _compared(suite: Suite, results: Results, last: dict[str, Any]) -> str:
+    now, before = suite.ratios(results), last.get("ratios", {})
+    head = ["", *(f"{each.head}\n{when}" for each in suite.comparisons for when in ("now", "last"))]
+    rows = [
+        [
+            name,
+            *(
+                number(ratios.get(name, {}).get(each.head))
+                for each in suite.comparisons
+                for ratios in (now, before)
+            ),
+        ]
+        for name in now
+    ]
+    where = ", ".join(f"{value}" for value in last.get("machine", {}).values())
+    return table("Ratios, compared with the last committed run", head, rows) + f"\nlast: {where}\n"
