@@ -32,7 +32,11 @@ def run(suite: Suite, argv: Sequence[str] | None = None, *, versions: Mapping[st
     parser.add_argument("--only", metavar="TEXT", help="only the lines whose name contains the text")
     parser.add_argument("--save", action="store_true", help="save the ratios in benchmarks/last.json")
     options = parser.parse_args(argv)
-    lines = [line for line in suite.lines if (options.only or "") in line.name]
+    lines = [
+        line
+        for line in suite.lines
+        if (options.only or "") in line.name and (line.quick or not options.quick)
+    ]
     if options.save and (options.quick or options.only):
         parser.error("only a complete run can be saved")
     results, about = _measure(lines, quick=options.quick)

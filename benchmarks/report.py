@@ -32,6 +32,7 @@ def _lines(suite: Suite, results: Results) -> str:
             *(number(ratios.get(name, {}).get(each.head)) for each in suite.comparisons),
         ]
         for name, measured in results.items()
+        if any(each.key in measured for each in columns)
     ]
     return table("Measured", head, rows)
 

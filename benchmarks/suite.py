@@ -31,7 +31,7 @@ class Line:
     number: int
     """How many orders (or runs) it takes."""
     quick: int
-    """The same with `--quick`."""
+    """The same with `--quick`; 0: the line is left out there."""
     options: tuple[str, ...] = ()
     """More arguments for `module`."""
     runs: int = 1

@@ -27,6 +27,7 @@ ALONE = Line("one order alone", "alone", 60, 5, runs=3)
 LANE = Line("batch lane", "pending", 2_000, 200, runs=3)
 LANE_HTTP = Line("batch lane over HTTP", "pending", 1_000, 100, SANDBOX)
 FLOOR = Line("floor: without Prefect", "floor", 2_000, 200, runs=3)
+IDLE = Line("workers at rest", "idle", 120, 0, module="benchmarks.idle")
 EMPTY_FLOW = Line("Prefect: empty flow", "empty_flow", 40, 3, runs=3)
 EMPTY_TASKS = Line("Prefect: six empty tasks", "empty_tasks", 40, 3, runs=3)
 
@@ -42,6 +43,7 @@ SUITE = Suite(
         FLOOR,
         EMPTY_FLOW,
         EMPTY_TASKS,
+        IDLE,
     ),
     columns=(
         Column("orders/s", ORDERS_PER_SECOND),
@@ -66,6 +68,7 @@ SUITE = Suite(
             at_least=2,
         ),
         Claim("a consumer's peak memory, MB", LANE, "peak_memory_mb", at_most=300),
+        Claim("worker and its runs at rest, cores", IDLE, "cores", at_most=0.05),
     ),
 )
 

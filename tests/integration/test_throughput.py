@@ -22,3 +22,14 @@ def test_the_short_form() -> None:
     lane, own = measured["batch lane"], measured["process_order"]
     assert lane["orders_per_second"] > 10 * own["orders_per_second"]
     assert max(line.get("peak_memory_mb", 0) for line in measured.values()) < 400
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_workers_at_rest_cost_little() -> None:
+    command = [sys.executable, "-m", "benchmarks.idle", "idle", "30"]
+    run = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    measured = json.loads(run.stdout)
+    assert 0 < measured["steady_cores"] < measured["cores"] < 0.15
+    assert measured["runs_per_day"] < 500
