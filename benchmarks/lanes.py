@@ -8,11 +8,14 @@ import asyncio
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from subprocess import PIPE
 from typing import Any
 
 from sqlalchemy import text
@@ -69,16 +72,30 @@ def orders(number: int) -> list[dict[str, Any]]:
     ]
 
 
-async def pending(number: int) -> Measured:
-    """Measures a consumer with `number` waiting orders: from the first claim to the last outcome, and to the
-    last mail."""
-    await _warm_up()
-    ids = _submit(number)
-    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
-    await _until(lambda: _left("customer_order WHERE outcome IS NULL") == 0)
-    await _until(lambda: _left("outbox WHERE sent_at IS NULL") == 0)
-    await _stop(consumer)
+async def pending(number: int, *, consumers: int = 1) -> Measured:
+    """Measures consumers with `number` waiting orders: from the first claim to the last outcome, and to the
+    last mail. One consumer runs in this process, and each other one in its own."""
+    with _other_consumers(consumers - 1) as begin:
+        await _warm_up()
+        ids = _submit(number)
+        begin()
+        consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
+        await _until(lambda: _left("customer_order WHERE outcome IS NULL") == 0)
+        await _until(lambda: _left("outbox WHERE sent_at IS NULL") == 0)
+        await _stop(consumer)
     return _lane(ids)
+
+
+async def consumer(_number: int) -> Measured:
+    """Runs a consumer for `pending`: says when it is ready, begins when it is told, ends with its input."""
+    await _warm_up()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await asyncio.to_thread(sys.stdin.readline)
+    running = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
+    await asyncio.to_thread(sys.stdin.read)
+    await _stop(running)
+    return {}
 
 
 async def floor(number: int) -> Measured:
@@ -155,6 +172,8 @@ async def submit(number: int) -> Measured:
 
 KINDS: dict[str, Callable[[int], Awaitable[Measured]]] = {
     "pending": pending,
+    "pending_two": partial(pending, consumers=2),
+    "consumer": consumer,
     "floor": floor,
     "own_runs": own_runs,
     "empty_flow": empty_flow,
@@ -200,6 +219,31 @@ def _without_prefect() -> Any:
     return slots(PAYMENT_GATEWAY, occupy=settings().payments.concurrency)
 
 
+@contextmanager
+def _other_consumers(number: int) -> Iterator[Callable[[], None]]:
+    """Starts consumers in processes of their own, with a gateway each. Yields, when all are ready, the
+    function that makes them begin."""
+    command = [sys.executable, "-m", "benchmarks.lanes", "consumer", "0"]
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(subprocess.Popen(command, text=True, stdin=PIPE, stdout=PIPE))
+            for _ in range(number)
+        ]
+        pipes = [(other.stdin, other.stdout) for other in others if other.stdin and other.stdout]
+        for _, answer in pipes:
+            if answer.readline() != "ready\n":
+                raise RuntimeError("a consumer did not start")
+
+        def begin() -> None:
+            for order, _ in pipes:
+                order.write("begin\n")
+                order.flush()
+
+        yield begin
+        for order, _ in pipes:
+            order.close()
+
+
 async def _warm_up() -> None:
     _submit(3)
     await process_pending_orders(consumer_seconds=0)
@@ -211,7 +255,7 @@ def _submit(number: int) -> list[str]:
     return [order["id"] for order in batch]
 
 
-async def _until(condition: Callable[[], bool], seconds: float = 300) -> None:
+async def _until(condition: Callable[[], bool], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not await asyncio.to_thread(condition):
         if time.monotonic() > end:
