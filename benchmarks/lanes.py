@@ -23,6 +23,7 @@ from sqlalchemy import text
 from benchmarks import prefect_alone
 from benchmarks.gateway import MemoryGateway
 from benchmarks.suite import Measured
+from deployments.local.environment import environment
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
@@ -33,7 +34,7 @@ from saga.execution import StepExecution
 from saga.finish import finish
 from saga.lease import lease
 from saga.loop import run_steps
-from saga.prefect.limits import slots
+from saga.shares import share
 from shop.inventory.catalogue import load_catalogue
 from shop.orders import intake, report
 from shop.orders.order import EXAMPLE, OrderInstance
@@ -43,6 +44,8 @@ from shop.payments.limit import PAYMENT_GATEWAY
 from shop.runtime.garbage import reduced_garbage_collection
 from shop.settings import settings
 
+_SLOW_SECONDS = 0.9
+"""How long the slow gateway takes for a charge."""
 PRODUCTS = [f"BENCH-{i}" for i in range(20)]
 
 
@@ -75,7 +78,8 @@ def orders(number: int) -> list[dict[str, Any]]:
 async def pending(number: int, *, consumers: int = 1) -> Measured:
     """Measures consumers with `number` waiting orders: from the first claim to the last outcome, and to the
     last mail. One consumer runs in this process, and each other one in its own."""
-    with _other_consumers(consumers - 1) as begin:
+    with environment({"MOST_CONSUMERS": str(consumers)}), _other_consumers(consumers - 1) as begin:
+        settings.cache_clear()
         await _warm_up()
         ids = _submit(number)
         begin()
@@ -103,7 +107,10 @@ async def floor(number: int) -> Measured:
     await _warm_up()
     ids = _submit(number)
     with reduced_garbage_collection():
-        async with lease(ORDERS) as mine, _without_prefect():
+        async with (
+            lease(ORDERS) as mine,
+            share(PAYMENT_GATEWAY, ORDERS, mine, wanted=settings().payments.concurrency),
+        ):
             running: set[asyncio.Task[None]] = set()
             while True:
                 async with transaction() as tx:
@@ -173,6 +180,7 @@ async def submit(number: int) -> Measured:
 KINDS: dict[str, Callable[[int], Awaitable[Measured]]] = {
     "pending": pending,
     "pending_two": partial(pending, consumers=2),
+    "pending_four": partial(pending, consumers=4),
     "consumer": consumer,
     "floor": floor,
     "own_runs": own_runs,
@@ -214,16 +222,11 @@ async def _run_step(
     return ()
 
 
-def _without_prefect() -> Any:
-    """Occupies the slots of Prefect's limit in advance, so that the steps do not acquire any."""
-    return slots(PAYMENT_GATEWAY, occupy=settings().payments.concurrency)
-
-
 @contextmanager
 def _other_consumers(number: int) -> Iterator[Callable[[], None]]:
     """Starts consumers in processes of their own, with a gateway each. Yields, when all are ready, the
     function that makes them begin."""
-    command = [sys.executable, "-m", "benchmarks.lanes", "consumer", "0"]
+    command = [sys.executable, "-m", "benchmarks.lanes", "consumer", "0", *sys.argv[3:]]
     with ExitStack() as stack:
         others = [
             stack.enter_context(subprocess.Popen(command, text=True, stdin=PIPE, stdout=PIPE))
@@ -324,8 +327,8 @@ def _peak() -> float:
 
 
 async def _main(kind: str, number: int, gateway: str) -> Measured:
-    if gateway == "in-process":
-        use(MemoryGateway())
+    if gateway != "sandbox":
+        use(MemoryGateway(seconds=_SLOW_SECONDS if gateway == "slow" else 0))
     return await KINDS[kind](number)
 
 
@@ -333,7 +336,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("number", type=int)
-    parser.add_argument("--gateway", choices=["in-process", "sandbox"], default="in-process")
+    parser.add_argument("--gateway", choices=["in-process", "slow", "sandbox"], default="in-process")
     options = parser.parse_args()
     load_catalogue(settings().database_url, {product: (product, 10**9) for product in PRODUCTS})
     sys.stdout.write(json.dumps(asyncio.run(_main(options.kind, options.number, options.gateway))) + "\n")

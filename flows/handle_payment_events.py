@@ -12,8 +12,9 @@ from flows.closing import artifacts_shown
 from flows.reconcile_payments import emit_events
 from flows.reopened import run_reopened
 from flows.run_names import timed
-from saga.prefect.limits import slots
+from saga.shares import share
 from shop.notifications import outbox
+from shop.orders.store import ORDERS
 from shop.payments.events import inbox
 from shop.payments.events.handling import Handled
 from shop.payments.limit import PAYMENT_GATEWAY
@@ -33,7 +34,7 @@ async def handle_payment_events() -> dict[str, int]:
     log, ended = get_run_logger(), list[Handled]()
     while events := await inbox.claim(most=_AT_ONCE):
         hints = [Hint(event) for event in events]
-        async with slots(PAYMENT_GATEWAY, occupy=len(hints)):
+        async with share(PAYMENT_GATEWAY, ORDERS, wanted=len(hints)):
             await asyncio.gather(*(handle_payment_event(hint) for hint in hints))
         for hint in hints:
             if (handled := hint.handled) is not None:

@@ -1,11 +1,11 @@
-"""Everything on a Prefect server: work pool, queues, limit, deployments, schedules, automations."""
+"""Everything on a Prefect server: work pool, queues, deployments, schedules, automations."""
 
 from __future__ import annotations
 
 from deployments.automations import ensure_automations
 from deployments.setup.item import Item
 from deployments.setup.registered import ensure_deployments
-from deployments.setup.server import ensure_payment_limit, ensure_queues, ensure_work_pool
+from deployments.setup.server import ensure_queues, ensure_work_pool
 
 
 def ensure_all(*, apply: bool) -> list[Item]:
@@ -16,7 +16,6 @@ def ensure_all(*, apply: bool) -> list[Item]:
     return [
         *ensure_work_pool(apply=apply),
         *ensure_queues(apply=apply),
-        *ensure_payment_limit(apply=apply),
         *ensure_deployments(apply=apply),
         *ensure_automations(apply=apply),
     ]
