@@ -13,6 +13,8 @@
 # make lock        resolves the requirements again, into locks/, with the hashes of all files for all systems
 # make sbom        lists the installed packages with versions and licences (CycloneDX): sbom.json
 # make audit       checks the requirements for known vulnerabilities
+# make bench       measures throughput and latencies, and compares them with the last committed run
+# make bench-peers measures DBOS, Restate and plain SQL beside it, with the same effects; needs Node
 # make install     installs everything; .venv/bin/order-saga --help lists the commands
 
 PYTHON ?= python3
@@ -22,6 +24,8 @@ STAMP := $(VENV)/.installed
 LLM_STAMP := $(VENV)/.llm-installed
 TOOLS := .tools
 TOOLS_STAMP := $(TOOLS)/.installed
+PEERS := .peers
+PEERS_STAMP := $(PEERS)/.installed
 LOCKED := requirements requirements-dev requirements-llm requirements-tools requirements-pip
 NODE_STAMP := tests/node/node_modules/.installed
 
@@ -34,7 +38,7 @@ PIP_INSTALL_HERE := -m pip install --quiet --disable-pip-version-check --no-inde
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 # exec below: the program itself handles Ctrl-C, stops what it started and reports it.
-.PHONY: run demo check example test test-slow crash-test fault-test model lint format bench install lock sbom audit llm diagrams node pgbouncer test-ui
+.PHONY: run demo check example test test-slow crash-test fault-test model lint format bench bench-peers install lock sbom audit llm diagrams node pgbouncer test-ui
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -92,8 +96,12 @@ crash-test: $(STAMP)
 model: $(STAMP)
 	$(BIN)/python -m pytest tests/model --numprocesses auto --dist load --histories $(or $(HISTORIES),4000) --seed $(or $(SEED),$(shell date +%s))
 
+# make bench SAVE=1 replaces the committed ratios in benchmarks/last.json; so does make bench-peers SAVE=1.
 bench: $(STAMP)
-	@exec $(BIN)/python -m benchmarks.throughput
+	@exec $(BIN)/python -m benchmarks.throughput $(if $(SAVE),--save)
+
+bench-peers: $(STAMP) $(PEERS_STAMP)
+	@exec $(BIN)/python -m benchmarks.peers $(if $(SAVE),--save)
 
 diagrams: $(STAMP)
 	@$(BIN)/python -m deployments.diagrams
@@ -130,6 +138,8 @@ lock: $(TOOLS_STAMP)
 	@for each in $(LOCKED); do \
 	$(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-package order-saga --custom-compile-command "make lock" \
 	$(if $(UPGRADE),--upgrade) $$(test $$each != requirements-llm || echo --no-deps) $$each.txt --output-file locks/$$each.txt || exit 1; done
+	@$(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	$(if $(UPGRADE),--upgrade) benchmarks/peers/requirements.txt --output-file locks/requirements-peers.txt
 
 sbom: $(STAMP) $(TOOLS_STAMP)
 	@PYTHONWARNINGS=ignore $(TOOLS)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file sbom.json $(BIN)/python
@@ -143,6 +153,17 @@ $(TOOLS_STAMP): locks/requirements-tools.txt locks/requirements-pip.txt
 	@rm -rf $(TOOLS); $(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/python $(PIP_INSTALL) -r locks/requirements-pip.txt
 	@$(TOOLS)/bin/python $(PIP_INSTALL) -r locks/requirements-tools.txt
+	@touch $@
+
+# The engines that `make bench-peers` compares with. Nothing else needs them.
+$(PEERS_STAMP): locks/requirements-peers.txt locks/requirements-pip.txt benchmarks/peers/package.json benchmarks/peers/package-lock.json
+	@command -v npm >/dev/null 2>&1 || { echo "make: Node (20 or newer, with npm) is missing: Restate's server comes from npm" >&2; exit 1; }
+	@echo "Installing DBOS and Restate into $(PEERS): 300 MB, once ..."
+	@rm -rf $(PEERS); $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python $(PIP_INSTALL) -r locks/requirements-pip.txt
+	@$(PEERS)/bin/python $(PIP_INSTALL) -r locks/requirements-peers.txt
+	@cp benchmarks/peers/package.json benchmarks/peers/package-lock.json $(PEERS)/
+	@cd $(PEERS) && npm ci --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 # Installed after the rest, and again after each installation of the rest: the environment may be a new one.

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import last, machine
@@ -21,9 +21,15 @@ _SECONDS = 900
 """The time limit of one measurement."""
 
 
-def run(suite: Suite, argv: Sequence[str] | None = None, *, versions: Mapping[str, str] | None = None) -> int:
-    """Runs the command. `versions` names what the run used, besides what every run uses. Exit codes: 0, every
-    claim holds, or `--quick`; 1, a claim does not hold."""
+def run(
+    suite: Suite,
+    *,
+    prepare: Callable[[Stack], Mapping[str, str]] | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> int:
+    """Runs the command. `prepare` is called when the servers run, and returns more of the lines' environment;
+    `versions` names what the run uses besides what every run uses. Exit codes: 0, every claim holds, or
+    `--quick`; 1, a claim does not hold."""
     parser = argparse.ArgumentParser(
         description=f"Measures what benchmarks/README.md says of `make {suite.name}`."
     )
@@ -31,7 +37,8 @@ def run(suite: Suite, argv: Sequence[str] | None = None, *, versions: Mapping[st
     parser.add_argument("--quick", action="store_true", help="few orders, and exit code 0 in any case")
     parser.add_argument("--only", metavar="TEXT", help="only the lines whose name contains the text")
     parser.add_argument("--save", action="store_true", help="save the ratios in benchmarks/last.json")
-    options = parser.parse_args(argv)
+    parser.add_argument("--rounds", type=int, metavar="N", help="measure each line at most N times")
+    options = parser.parse_args()
     lines = [
         line
         for line in suite.lines
@@ -39,7 +46,8 @@ def run(suite: Suite, argv: Sequence[str] | None = None, *, versions: Mapping[st
     ]
     if options.save and (options.quick or options.only):
         parser.error("only a complete run can be saved")
-    results, about = _measure(lines, quick=options.quick)
+    rounds = 1 if options.quick else options.rounds or max(line.runs for line in lines)
+    results, about = _measure(lines, prepare, rounds, quick=options.quick)
     about |= versions or {}
     claimed = suite.claimed(results)
     if options.json:
@@ -56,7 +64,13 @@ def run(suite: Suite, argv: Sequence[str] | None = None, *, versions: Mapping[st
     return 0 if options.quick or all(claim.holds(value) for claim, value in claimed) else 1
 
 
-def _measure(lines: Sequence[Line], *, quick: bool) -> tuple[Results, dict[str, str]]:
+def _measure(
+    lines: Sequence[Line],
+    prepare: Callable[[Stack], Mapping[str, str]] | None,
+    rounds: int,
+    *,
+    quick: bool,
+) -> tuple[Results, dict[str, str]]:
     before = f"{machine.load():.2f} per core, before the run"
     with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
         Path(folder).chmod(0o711)  # PostgreSQL runs as another user when this is root
@@ -65,23 +79,23 @@ def _measure(lines: Sequence[Line], *, quick: bool) -> tuple[Results, dict[str, 
             environment = {
                 **os.environ,
                 **stack.environment,
+                **(prepare(stack) if prepare else {}),
                 "VAR_DIR": str(var),
                 "PREFECT_LOGGING_LEVEL": "ERROR",
                 "PYTHONPATH": str(HOME),
             }
             about = {**machine.describe(stack.database_url), "load": before}
-            return _rounds(lines, environment, quick=quick), about
+            return _rounds(lines, environment, rounds, quick=quick), about
 
 
-def _rounds(lines: Sequence[Line], environment: dict[str, str], *, quick: bool) -> Results:
+def _rounds(lines: Sequence[Line], environment: dict[str, str], rounds: int, *, quick: bool) -> Results:
     """Measures each line once, then those with more runs once more, and so on: a slow minute of the machine
     then meets all of them."""
     runs: dict[str, list[Measured]] = defaultdict(list)
-    rounds = 1 if quick else max(line.runs for line in lines)
     for i in range(rounds):
         for line in lines:
             if i < line.runs:
-                sys.stderr.write(f"{line.name} ({i + 1} of {1 if quick else line.runs})\n")
+                sys.stderr.write(f"{line.name} ({i + 1} of {min(rounds, line.runs)})\n")
                 runs[line.name].append(_run(line, environment, quick=quick))
     return {name: medians(measured) for name, measured in runs.items()}
 

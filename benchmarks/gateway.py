@@ -3,6 +3,7 @@ keys."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,7 +17,9 @@ from shop.payments.gateway import Payment, PaymentStatus, Refund
 class MemoryGateway:
     """Confirms every charge; see `shop.payments.gateway.GatewayClient`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0) -> None:
+        """`seconds`: how long a charge takes."""
+        self._seconds = seconds
         self._payments: dict[str, Payment] = {}
         self._of_order: dict[str, list[str]] = defaultdict(list)
 
@@ -55,6 +58,8 @@ class MemoryGateway:
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
         del key
+        if self._seconds:
+            await asyncio.sleep(self._seconds)
         payment = self._payments[payment_id]
         if payment.status is PaymentStatus.CREATED:
             charged = replace(

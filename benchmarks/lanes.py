@@ -8,11 +8,14 @@ import asyncio
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from subprocess import PIPE
 from typing import Any
 
 from sqlalchemy import text
@@ -20,6 +23,7 @@ from sqlalchemy import text
 from benchmarks import prefect_alone
 from benchmarks.gateway import MemoryGateway
 from benchmarks.suite import Measured
+from deployments.local.environment import environment
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
@@ -30,7 +34,7 @@ from saga.execution import StepExecution
 from saga.finish import finish
 from saga.lease import lease
 from saga.loop import run_steps
-from saga.prefect.limits import slots
+from saga.shares import share
 from shop.inventory.catalogue import load_catalogue
 from shop.orders import intake, report
 from shop.orders.order import EXAMPLE, OrderInstance
@@ -40,6 +44,8 @@ from shop.payments.limit import PAYMENT_GATEWAY
 from shop.runtime.garbage import reduced_garbage_collection
 from shop.settings import settings
 
+_SLOW_SECONDS = 0.9
+"""How long the slow gateway takes for a charge."""
 PRODUCTS = [f"BENCH-{i}" for i in range(20)]
 
 
@@ -69,16 +75,31 @@ def orders(number: int) -> list[dict[str, Any]]:
     ]
 
 
-async def pending(number: int) -> Measured:
-    """Measures a consumer with `number` waiting orders: from the first claim to the last outcome, and to the
-    last mail."""
-    await _warm_up()
-    ids = _submit(number)
-    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
-    await _until(lambda: _left("customer_order WHERE outcome IS NULL") == 0)
-    await _until(lambda: _left("outbox WHERE sent_at IS NULL") == 0)
-    await _stop(consumer)
+async def pending(number: int, *, consumers: int = 1) -> Measured:
+    """Measures consumers with `number` waiting orders: from the first claim to the last outcome, and to the
+    last mail. One consumer runs in this process, and each other one in its own."""
+    with environment({"MOST_CONSUMERS": str(consumers)}), _other_consumers(consumers - 1) as begin:
+        settings.cache_clear()
+        await _warm_up()
+        ids = _submit(number)
+        begin()
+        consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
+        await _until(lambda: _left("customer_order WHERE outcome IS NULL") == 0)
+        await _until(lambda: _left("outbox WHERE sent_at IS NULL") == 0)
+        await _stop(consumer)
     return _lane(ids)
+
+
+async def consumer(_number: int) -> Measured:
+    """Runs a consumer for `pending`: says when it is ready, begins when it is told, ends with its input."""
+    await _warm_up()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await asyncio.to_thread(sys.stdin.readline)
+    running = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
+    await asyncio.to_thread(sys.stdin.read)
+    await _stop(running)
+    return {}
 
 
 async def floor(number: int) -> Measured:
@@ -86,7 +107,10 @@ async def floor(number: int) -> Measured:
     await _warm_up()
     ids = _submit(number)
     with reduced_garbage_collection():
-        async with lease(ORDERS) as mine, _without_prefect():
+        async with (
+            lease(ORDERS) as mine,
+            share(PAYMENT_GATEWAY, ORDERS, mine, wanted=settings().payments.concurrency),
+        ):
             running: set[asyncio.Task[None]] = set()
             while True:
                 async with transaction() as tx:
@@ -155,6 +179,9 @@ async def submit(number: int) -> Measured:
 
 KINDS: dict[str, Callable[[int], Awaitable[Measured]]] = {
     "pending": pending,
+    "pending_two": partial(pending, consumers=2),
+    "pending_four": partial(pending, consumers=4),
+    "consumer": consumer,
     "floor": floor,
     "own_runs": own_runs,
     "empty_flow": empty_flow,
@@ -195,9 +222,29 @@ async def _run_step(
     return ()
 
 
-def _without_prefect() -> Any:
-    """Occupies the slots of Prefect's limit in advance, so that the steps do not acquire any."""
-    return slots(PAYMENT_GATEWAY, occupy=settings().payments.concurrency)
+@contextmanager
+def _other_consumers(number: int) -> Iterator[Callable[[], None]]:
+    """Starts consumers in processes of their own, with a gateway each. Yields, when all are ready, the
+    function that makes them begin."""
+    command = [sys.executable, "-m", "benchmarks.lanes", "consumer", "0", *sys.argv[3:]]
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(subprocess.Popen(command, text=True, stdin=PIPE, stdout=PIPE))
+            for _ in range(number)
+        ]
+        pipes = [(other.stdin, other.stdout) for other in others if other.stdin and other.stdout]
+        for _, answer in pipes:
+            if answer.readline() != "ready\n":
+                raise RuntimeError("a consumer did not start")
+
+        def begin() -> None:
+            for order, _ in pipes:
+                order.write("begin\n")
+                order.flush()
+
+        yield begin
+        for order, _ in pipes:
+            order.close()
 
 
 async def _warm_up() -> None:
@@ -211,7 +258,7 @@ def _submit(number: int) -> list[str]:
     return [order["id"] for order in batch]
 
 
-async def _until(condition: Callable[[], bool], seconds: float = 300) -> None:
+async def _until(condition: Callable[[], bool], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not await asyncio.to_thread(condition):
         if time.monotonic() > end:
@@ -280,8 +327,8 @@ def _peak() -> float:
 
 
 async def _main(kind: str, number: int, gateway: str) -> Measured:
-    if gateway == "in-process":
-        use(MemoryGateway())
+    if gateway != "sandbox":
+        use(MemoryGateway(seconds=_SLOW_SECONDS if gateway == "slow" else 0))
     return await KINDS[kind](number)
 
 
@@ -289,7 +336,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("number", type=int)
-    parser.add_argument("--gateway", choices=["in-process", "sandbox"], default="in-process")
+    parser.add_argument("--gateway", choices=["in-process", "slow", "sandbox"], default="in-process")
     options = parser.parse_args()
     load_catalogue(settings().database_url, {product: (product, 10**9) for product in PRODUCTS})
     sys.stdout.write(json.dumps(asyncio.run(_main(options.kind, options.number, options.gateway))) + "\n")

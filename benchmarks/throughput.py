@@ -26,6 +26,15 @@ PROCESS_ORDER_HTTP = Line("process_order over HTTP", "own_runs", 10, 2, SANDBOX)
 ALONE = Line("one order alone", "alone", 60, 5, runs=3)
 LANE = Line("batch lane", "pending", 2_000, 200, runs=3)
 LANE_HTTP = Line("batch lane over HTTP", "pending", 1_000, 100, SANDBOX)
+SLOW = ("--gateway", "slow")
+LANES = tuple(
+    Line(f"{consumers} consumers", kind, 8_000, 300)
+    for consumers, kind in ((1, "pending"), (2, "pending_two"), (4, "pending_four"))
+)
+SLOW_LANES = tuple(
+    Line(f"{consumers} consumers, 0.9 s a charge", kind, 800, 40, SLOW)
+    for consumers, kind in ((1, "pending"), (2, "pending_two"), (4, "pending_four"))
+)
 FLOOR = Line("floor: without Prefect", "floor", 2_000, 200, runs=3)
 IDLE = Line("workers at rest", "idle", 120, 0, module="benchmarks.idle")
 EMPTY_FLOW = Line("Prefect: empty flow", "empty_flow", 40, 3, runs=3)
@@ -41,6 +50,8 @@ SUITE = Suite(
         LANE,
         LANE_HTTP,
         FLOOR,
+        *LANES,
+        *SLOW_LANES,
         EMPTY_FLOW,
         EMPTY_TASKS,
         IDLE,
@@ -66,6 +77,12 @@ SUITE = Suite(
             ORDERS_PER_SECOND,
             LANE,
             at_least=2,
+        ),
+        Claim(
+            "2 consumers ÷ 1, 0.9 s a charge", SLOW_LANES[1], ORDERS_PER_SECOND, SLOW_LANES[0], at_least=1.8
+        ),
+        Claim(
+            "4 consumers ÷ 1, 0.9 s a charge", SLOW_LANES[2], ORDERS_PER_SECOND, SLOW_LANES[0], at_least=3.4
         ),
         Claim("a consumer's peak memory, MB", LANE, "peak_memory_mb", at_most=300),
         Claim("worker and its runs at rest, cores", IDLE, "cores", at_most=0.05),

@@ -11,17 +11,25 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from saga.database import sync_engine
+from saga.limit import Limit
 from shop.settings import settings
 
 log = logging.getLogger("shop.worker")
 
-OWN_RUNS_QUEUE = "own-runs"
-"""The work queue of `process-order` (prefect.yaml). Other deployments have a queue of higher priority."""
-RESERVED = 4
-"""Places of a worker that are closed to runs of `process-order`, so that consumers, recovery and payment
-events always start."""
-LOWEST_LIMIT = RESERVED + 2
+LANES, REVIEW, REPORTS, OWN_RUNS = "lanes", "review", "reports", "own-runs"
+"""The work queues of the pool, in the sequence of their priority: consumers and recovery; people's decisions
+and payment events; reports; runs of `process-order`, of which there can be hundreds."""
+QUEUES = {LANES: 0, REVIEW: 2, REPORTS: 3, OWN_RUNS: 4}
+"""How many places of a worker are closed to runs of this queue and of those after it, so that the runs of the
+queues before it always start."""
+LOWEST_LIMIT = 6
 """The lowest limit that a worker selects itself."""
+ORDER_RUNS = Limit(
+    "process-order",
+    most=lambda: settings().workers.most_order_runs,
+    total=lambda: settings().workers.most_order_runs,
+)
+"""The concurrent runs of `process-order` of all workers together."""
 _RUN_BYTES = 200_000_000
 """Memory of one run's process, in bytes."""
 _MEMORY_SHARE = 0.5
@@ -46,9 +54,9 @@ def worker_limit() -> int:
     return max(LOWEST_LIMIT, min(possible))
 
 
-def own_run_places(limit: int) -> int:
-    """Returns how many of a worker's places runs of `process-order` may take."""
-    return max(1, limit - RESERVED)
+def places(queue: str, limit: int) -> int:
+    """Returns how many of a worker's places runs of this queue, and of those after it, may take together."""
+    return max(1, limit - QUEUES.get(queue, 0))
 
 
 def _memory() -> int:

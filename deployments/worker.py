@@ -9,8 +9,9 @@ While it runs, it watches waiting orders: if nobody claims them for three second
 of `process-pending-orders`. So killed consumers cost seconds, whatever they had claimed, and independently of
 the schedule.
 
-It limits its concurrent runs to what memory and database connections allow (`--limit`, `WORKER_LIMIT`), and
-reserves some of these places for runs other than those of `process-order`.
+It limits its concurrent runs to what memory and database connections allow (`--limit`, `WORKER_LIMIT`). Some
+places are closed to the runs of each work queue, so that runs of queues of higher priority always start; and
+all workers together run `MOST_ORDER_RUNS` of `process-order` at most.
 
 Further options are those of `prefect worker start`.
 """
@@ -36,11 +37,15 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.workers.process import ProcessWorker
 
-from deployments.capacity import OWN_RUNS_QUEUE, own_run_places, worker_limit
+from deployments.capacity import ORDER_RUNS, OWN_RUNS, QUEUES, places, worker_limit
 from deployments.local.signals import handle_signals
 from deployments.local.worker import POOL
 from deployments.watched import watched
 from flows.consumers import LOOK_SECONDS, Watch
+from saga.asyncio_tasks import cancel_and_wait
+from saga.lease import lease
+from saga.shares import Share
+from shop.orders.store import ORDERS
 from shop.runtime.logs import configure
 
 log = logging.getLogger("shop.worker")
@@ -62,19 +67,22 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
         def __init__(self, work_pool_name: str, *, limit: int | None = None, **options: Any) -> None:
             """Selects a limit if there is none (`--limit`)."""
             super().__init__(work_pool_name, limit=limit or worker_limit(), **options)
-            self._own_runs: set[UUID] = set()
-            self._watching: asyncio.Task[None] | None = None
+            self._queues: dict[UUID, str] = {}
+            """The queues of the runs that have a place."""
+            self._order_runs: Share | None = None
+            """This worker's share of `MOST_ORDER_RUNS`."""
+            self._background: list[asyncio.Task[None]] = []
 
         async def _submit_scheduled_flow_runs(
             self, flow_run_response: list[WorkerFlowRunResponse]
         ) -> list[FlowRun]:
-            """Leaves runs of `process-order` that would take the last places until one is free (Late)."""
+            """Leaves runs that would take places of queues of higher priority until one is free (Late)."""
             return await super()._submit_scheduled_flow_runs(self._with_free_places(flow_run_response))
 
         def _with_free_places(self, found: list[WorkerFlowRunResponse]) -> list[WorkerFlowRunResponse]:
-            places = own_run_places(int(self.limiter.total_tokens))
             running = set(self.limiter.statistics().borrowers)
-            self._own_runs &= running  # the others have ended or never started
+            # The others have ended or never started.
+            self._queues = {run: queue for run, queue in self._queues.items() if run in running}
             fitting = []
             for each in found:
                 run = each.flow_run
@@ -82,24 +90,52 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
                 # place for it.
                 if run.id in running:
                     continue
-                if run.work_queue_name == OWN_RUNS_QUEUE and run.id not in self._own_runs:
-                    if len(self._own_runs) >= places:
-                        continue
-                    self._own_runs.add(run.id)
-                fitting.append(each)
+                queue = run.work_queue_name or ""
+                if self._has_place(queue):
+                    self._queues[run.id] = queue
+                    fitting.append(each)
             return fitting
+
+        def _has_place(self, queue: str) -> bool:
+            limit, taken = int(self.limiter.total_tokens), list(self._queues.values())
+            if self._order_runs is not None:
+                self._order_runs.turns.taken = taken.count(OWN_RUNS)
+            if queue == OWN_RUNS and (self._order_runs is None or self._order_runs.turns.is_full):
+                return False
+            # The places of a queue are those of the queues after it, too.
+            return all(
+                sum(QUEUES.get(each, 0) >= closed for each in taken) < places(name, limit)
+                for name, closed in QUEUES.items()
+                if closed <= QUEUES.get(queue, 0)
+            )
 
         async def __aenter__(self) -> Self:
             await super().__aenter__()
-            self._watching = asyncio.create_task(keep_orders_moving(), name="keep-orders-moving")
+            self._background = [
+                asyncio.create_task(keep_orders_moving(), name="keep-orders-moving"),
+                asyncio.create_task(self._share_order_runs(), name="share-order-runs"),
+            ]
             return self
+
+        async def _share_order_runs(self) -> None:
+            """Keeps this worker's share of the runs of `process-order`, until it is cancelled. The share ends
+            with a lease, so a worker that dies blocks no other."""
+            wanted = places(OWN_RUNS, int(self.limiter.total_tokens))
+            while True:
+                try:
+                    async with lease(ORDERS) as lease_id:
+                        self._order_runs = Share(ORDER_RUNS, ORDERS, lease_id, wanted)
+                        await self._order_runs.take(0)
+                        await self._order_runs.keep_fair()
+                except Exception as error:  # noqa: BLE001  (the tables may be those of another version)
+                    log.warning("no run of process-order starts for now (%s)", type(error).__name__)
+                    await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
 
         async def __aexit__(self, *exc_info: Any) -> None:
             """Terminates the remaining runs gracefully, then stops them. No more runs are accepted."""
-            if self._watching is not None:
-                self._watching.cancel()
             with anyio.CancelScope(shield=True):
                 await _terminate_runs(GRACE_SECONDS)
+                await cancel_and_wait(self._background)
             await super().__aexit__(*exc_info)
 
 

@@ -1,16 +1,24 @@
-"""Detects that no consumer claims the waiting orders, and starts one."""
+"""How many consumers run: starts one when orders wait, and ends those that are not needed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from saga import claims, wakeup
+from saga.asyncio_tasks import cancel_and_wait
 from saga.clock import database_time_sync
-from saga.database import transaction
+from saga.database import sync_engine, transaction
+from saga.limit import Limit
+from saga.prefect.consumer import Consumer
+from saga.shares import Share, holders, holders_sync
+from shop.orders.order import Order
 from shop.orders.store import ORDERS
 from shop.settings import settings
 
@@ -19,8 +27,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("shop.consumers")
 
+CONSUMERS = Limit("consumers", most=lambda: 1, total=lambda: settings().workers.most_consumers)
+"""The limit of consumers that claim orders, of all workers together. A consumer has its place under its
+lease, so that the place of one that was killed or paused is free when the lease expires."""
 CONSUMER = "process-pending-orders/process-pending-orders"
 """The deployment that consumes waiting orders."""
+_LONGEST_WAIT_SECONDS = 1
+"""How long the oldest order may wait while consumers are at full capacity, before another one is started."""
+_IDLE_SECONDS = 15
+"""How long a consumer has nothing to do before it leaves the orders to a younger one."""
+_PLACE_SECONDS = 60
+"""How much longer than its own time a consumer waits until it may claim orders."""
 PATIENCE_SECONDS = 3
 """How long the oldest claimable order may wait before a consumer counts as missing. A running consumer looks
 for orders every second."""
@@ -34,11 +51,18 @@ _FREE_TRIES = 5
 """How many consumers may be started without effect (killed, for example) before the pause between starts
 grows."""
 _LONGEST_PAUSE_SECONDS = 30
-"""Limits the pause between two starts."""
+"""Limits the pause between two starts, and between two checks that fail."""
 _RUNS_LOOKED_AT = 50
 """Limits how many of the latest consumer runs are read to find one that is starting."""
 _LIMIT_SECONDS = 15
 """Timeout of one check, if the database or the Prefect server does not answer."""
+
+
+class TooManyConsumers(Exception):
+    """`MOST_CONSUMERS` consumers run, and none of them ends."""
+
+    def __init__(self) -> None:
+        super().__init__("MOST_CONSUMERS consumers run already, and none of them has ended")
 
 
 class Watch:
@@ -68,9 +92,6 @@ class Watch:
                 return False
             if now - self._since < PATIENCE_SECONDS or now < self._not_before:
                 return False
-            full = settings().batch_size * settings().batches_under_way
-            if await claims.held_by_live_workers(tx, ORDERS, most=full) >= full:
-                return False  # the running consumers are at full capacity
         started = await asyncio.wait_for(asyncio.to_thread(start_consumer), _LIMIT_SECONDS)
         if started:
             self._tries += 1
@@ -108,14 +129,76 @@ async def start_missing_consumer() -> bool:
     return False
 
 
+@asynccontextmanager
+async def place_among_consumers(lease_id: UUID, seconds: float) -> AsyncIterator[None]:
+    """Waits until fewer than `MOST_CONSUMERS` consumers claim orders, and counts as one of them while its
+    body runs. Raises `TooManyConsumers` if that takes longer than this time (and a minute)."""
+    place = Share(CONSUMERS, ORDERS, lease_id, 1)
+    if not await place.take(seconds + _PLACE_SECONDS):
+        raise TooManyConsumers
+    try:
+        yield
+    finally:
+        await place.give_back()
+
+
+@asynccontextmanager
+async def following_load(consumer: Consumer[Order], lease_id: UUID) -> AsyncIterator[None]:
+    """While its body runs, starts another consumer when orders wait although this one has as many as it can
+    process, and ends this one when it has nothing to do and a younger one runs."""
+    following = asyncio.create_task(_keep_following(consumer, lease_id), name="follow-load")
+    try:
+        yield
+    finally:
+        await cancel_and_wait([following])
+
+
+async def _keep_following(consumer: Consumer[Order], lease_id: UUID) -> None:
+    began, pause = time.monotonic(), float(LOOK_SECONDS)
+    while True:
+        await asyncio.sleep(pause)
+        is_idle = time.monotonic() - began > _IDLE_SECONDS and consumer.runner.idle_for(_IDLE_SECONDS)
+        try:
+            await _follow_load(consumer, lease_id, is_idle=is_idle)
+        except Exception as error:  # noqa: BLE001  (no answer from the database or the Prefect server)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            log.warning(
+                "checking whether consumers are needed failed (%s); retrying in %.0f s",
+                type(error).__name__,
+                pause,
+            )
+        else:
+            pause = LOOK_SECONDS
+
+
+async def _follow_load(consumer: Consumer[Order], lease_id: UUID, *, is_idle: bool) -> None:
+    async with transaction() as tx:
+        running = await holders(tx, ORDERS, CONSUMERS)
+        too_few = consumer.is_full and await claims.has_waited(tx, ORDERS, seconds=_LONGEST_WAIT_SECONDS)
+    most, is_youngest = CONSUMERS.total(), running[-1:] and running[-1].lease_id == lease_id
+    # More than the limit run only when one continues after its lease had expired, or the limit was lowered.
+    is_surplus = lease_id in [each.lease_id for each in running if each.held][most:]
+    if is_surplus or (is_idle and not is_youngest):
+        log.info("this consumer ends: another one runs, and is enough")
+        consumer.leave()
+    elif too_few and len(running) < most and await asyncio.to_thread(start_consumer):
+        log.info("orders wait for longer than %g s: another consumer was started", _LONGEST_WAIT_SECONDS)
+
+
+def _running_consumers() -> int:
+    """Returns how many consumers have renewed their leases on time."""
+    with sync_engine(settings().database_url).connect() as connection:
+        return sum(each.renewed for each in holders_sync(connection, ORDERS, CONSUMERS))
+
+
 def start_consumer() -> bool:
-    """Starts a consumer, unless one is about to start, or another process is starting one. Returns whether it
-    started one. Raises the errors of the Prefect client."""
+    """Starts a consumer, unless `MOST_CONSUMERS` run, one is about to start, or another process is starting
+    one. Returns whether it started one. Raises the errors of the database and of the Prefect client."""
     from prefect.client.orchestration import get_client
     from prefect.states import Scheduled
 
     with wakeup.starting_consumer(ORDERS) as mine:
-        if not mine:
+        if not mine or _running_consumers() >= CONSUMERS.total():
             return False
         with get_client(sync_client=True) as client:
             deployment, now = client.read_deployment_by_name(CONSUMER), database_time_sync()

@@ -8,7 +8,8 @@ from prefect.logging import get_run_logger
 
 from flows import attention_artifact
 from flows.reconcile_payments import emit_events
-from saga.prefect.limits import slots
+from saga.shares import share
+from shop.orders.store import ORDERS
 from shop.payments.events import inbox
 from shop.payments.events.handling import Handled
 from shop.payments.limit import PAYMENT_GATEWAY
@@ -26,7 +27,7 @@ async def handle_payment_events() -> dict[str, int]:
     ended: list[Handled] = []
     while events := await inbox.claim(most=_AT_ONCE):
         hints = [Hint(event) for event in events]
-        async with slots(PAYMENT_GATEWAY, occupy=len(hints)):
+        async with share(PAYMENT_GATEWAY, ORDERS, wanted=len(hints)):
             await asyncio.gather(*(handle_payment_event(hint) for hint in hints))
         for hint in hints:
             if (handled := hint.handled) is not None:

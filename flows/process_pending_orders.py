@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import attention_artifact
+from flows.consumers import following_load, place_among_consumers
 from flows.jobs import run_due_jobs
 from flows.order_saga import ORDER_SAGA
 from flows.progress import Progress
@@ -22,9 +23,9 @@ from saga import wakeup
 from saga.database import is_database_error
 from saga.lease import lease
 from saga.prefect.consumer import Consumer
-from saga.prefect.limits import slots
 from saga.prefect.takeover import wait_for_artifacts
 from saga.prefect.termination import cancelled_by_sigterm
+from saga.shares import share
 from shop.monitoring import outcome_counter
 from shop.monitoring.sampler import sampling
 from shop.notifications import outbox
@@ -75,8 +76,8 @@ async def process_pending_orders(
     task run.
 
     Keeps consuming for `consumer_seconds`, so that new orders find a running consumer; PostgreSQL notifies it
-    of them. Meanwhile it also does the periodic jobs of `housekeeping` that are due. Any number of these runs
-    may be active, on any number of workers.
+    of them. Meanwhile it also does the periodic jobs of `housekeeping` that are due. Up to `MOST_CONSUMERS`
+    of these runs claim orders, on any number of workers; others wait for their turn.
     """
     seconds = settings().workers.consumer_seconds if consumer_seconds is None else consumer_seconds
     consumer = Consumer(
@@ -91,8 +92,10 @@ async def process_pending_orders(
         async with (
             cancelled_by_sigterm(),
             wakeup.listening(ORDERS, wakeup.WAITING, consuming=True) as listener,
-            slots(PAYMENT_GATEWAY, occupy=settings().payments.concurrency),
             lease(ORDERS) as lease_id,
+            place_among_consumers(lease_id, seconds),
+            share(PAYMENT_GATEWAY, ORDERS, lease_id, wanted=settings().payments.concurrency),
+            following_load(consumer, lease_id),
         ):
             progress.begin()
             try:

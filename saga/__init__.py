@@ -15,6 +15,7 @@ from saga.hooks import Ending, Hooks
 from saga.instance import SagaInstance
 from saga.limit import Limit
 from saga.outcome import COMPENSATED, COMPLETED, NEEDS_ATTENTION, Compensation
+from saga.shares import share
 from saga.store import SagaStore
 from saga.submission import InstanceConflict, read_outcome, submit
 from saga.tables import create_tables
@@ -43,6 +44,7 @@ __all__ = [
     "provide",
     "read_outcome",
     "request_cancellation",
+    "share",
     "submit",
     "withdraw",
 ]

@@ -16,7 +16,6 @@ from uuid import UUID
 from sqlalchemy import TextClause
 
 from saga import journal
-from saga.configuration import config
 from saga.database import Tx, after_commit, transaction
 from saga.errors import RecordedFailure, UnknownStep
 from saga.failpoints import failpoint
@@ -28,9 +27,6 @@ log = logging.getLogger(__name__)
 Statement = Callable[[SagaStore[Any]], TextClause]
 CLAIMING = failpoint("the commit of claiming orders")
 """The failpoint of a transaction that calls `claim`."""
-RENEWED = 0.6
-"""The least fraction of a lease that is left while its holder lives: the holder renews it four times in its
-duration."""
 # An expired lease can be locked if its holder is not writing under it at this moment. The lock allows
 # claiming its instances.
 _DEAD_LEASES = sql("SELECT id FROM {leases} WHERE until < now() FOR UPDATE SKIP LOCKED")
@@ -125,9 +121,10 @@ _SET_ASIDE = sql(
 )
 LONGEST_ASIDE_SECONDS = 300
 """Limits the pause of an instance after an unexpected error, in seconds."""
-_HELD_BY_LIVE = sql(
-    "SELECT count(*) FROM (SELECT 1 FROM {instances} i JOIN {leases} l ON l.id = i.lease_id "
-    "WHERE i.outcome IS NULL AND l.until > now() + make_interval(secs => :renewed) LIMIT :most) held"
+_HAS_WAITED = sql(
+    "SELECT greatest(i.submitted_at, i.not_before) < now() - make_interval(secs => :seconds) "  # noqa: S608  (constants)
+    f"FROM {{instances}} i WHERE i.outcome IS NULL AND i.lease_id IS NULL AND {_DUE} "
+    "AND i.waits_for IS DISTINCT FROM :unknown_step ORDER BY i.number LIMIT 1"
 )
 _LEASE_OF_RUN = sql(
     "SELECT CAST(extract(epoch FROM max(l.until) - clock_timestamp()) AS float) FROM {instances} i "
@@ -341,12 +338,10 @@ async def oldest_claimable(tx: Tx, store: SagaStore[Any]) -> tuple[str, int, boo
     return None if row is None else (row.id, row.fence, row.suspected)
 
 
-async def held_by_live_workers(tx: Tx, store: SagaStore[Any], *, most: int) -> int:
-    """Returns how many open instances, counted up to `most`, are held under leases whose holders renewed them
-    on time."""
-    parameters = {"renewed": config().lease_seconds * RENEWED, "most": most}
-    count: int = (await tx.execute(_HELD_BY_LIVE(store), parameters)).scalar_one()
-    return count
+async def has_waited(tx: Tx, store: SagaStore[Any], *, seconds: float) -> bool:
+    """Returns whether the oldest instance that no worker holds has waited for longer than this time."""
+    found = await tx.execute(_HAS_WAITED(store), {"seconds": seconds, **_UNKNOWN_STEP})
+    return bool(found.scalar())
 
 
 async def lease_left(tx: Tx, store: SagaStore[Any], flow_run_id: str) -> float | None:

@@ -24,8 +24,12 @@ from saga.execution import (
     record_failure,
 )
 from saga.instance import Instance
+from saga.limit import CallTimer, timed
 from saga.log_context import bind_instance
 from saga.yielding import yielding
+
+_ALARM_SECONDS = 0.05
+"""The shortest interval between two checks for calls whose time is over."""
 
 
 async def run_external(
@@ -144,41 +148,51 @@ def _calls(
 
 
 class _TimeLimit:
-    """One timer for all calls that start together: a timer for each is a tenth of what an instance costs."""
+    """One timer for all calls that start together: a timer for each is a tenth of what an instance costs.
+    The time that a call waits for its turn (`saga.limit`) does not count."""
 
     def __init__(self, step: str, seconds: float) -> None:
         self._step, self._seconds = step, seconds
-        self._expired = False
-        self._calls: set[asyncio.Task[Result]] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._calls: dict[asyncio.Task[Result], CallTimer] = {}
+        self._alarm: asyncio.TimerHandle | None = None
 
     def start(self, action: ExternalAction, instance: Instance) -> asyncio.Task[Result]:
-        call = asyncio.create_task(self._limited(action, instance))
-        self._calls.add(call)
+        timer = CallTimer()
+        call = asyncio.create_task(self._limited(action, instance, timer))
+        self._calls[call] = timer
         call.add_done_callback(self._ended)
         return call
 
     def begin(self) -> None:
         if self._calls:
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._cancel_calls)
+            self._call_later(self._seconds)
+
+    def _call_later(self, seconds: float) -> None:
+        self._alarm = asyncio.get_running_loop().call_later(seconds, self._cancel_expired)
 
     def _ended(self, call: asyncio.Task[Result]) -> None:
-        self._calls.discard(call)
-        if not self._calls and self._timer is not None:
-            self._timer.cancel()
+        del self._calls[call]
+        if not self._calls and self._alarm is not None:
+            self._alarm.cancel()
 
-    def _cancel_calls(self) -> None:
-        self._expired = True
-        for call in self._calls:
-            call.cancel()
+    def _cancel_expired(self) -> None:
+        shortest = self._seconds
+        for call, timer in self._calls.items():
+            if (left := self._seconds - timer.seconds) > 0:
+                shortest = min(shortest, left)
+            else:
+                timer.expired = True
+                call.cancel()
+        self._call_later(max(shortest, _ALARM_SECONDS))
 
-    async def _limited(self, action: ExternalAction, instance: Instance) -> Result:
+    async def _limited(self, action: ExternalAction, instance: Instance, timer: CallTimer) -> Result:
         bind_instance(instance.id)
+        timed(timer)
         with measuring_waits() as waited:
             try:
                 return await action(instance)
             except (TimeoutError, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and not self._expired:
+                if isinstance(error, asyncio.CancelledError) and not timer.expired:
                     raise
                 # The call spent its time waiting for our database: nothing is decided about the instance.
                 if waited.interrupted or waited.seconds > self._seconds / 2:

@@ -27,6 +27,9 @@ from saga.wakeup import WAITING, notification
 
 log = logging.getLogger(__name__)
 
+RENEWED = 0.6
+"""The least fraction of a lease that is left while its holder lives: the holder renews it four times in its
+duration."""
 _TAKING, RELEASING = (
     failpoint("the commit of taking a lease"),
     failpoint("the commit of handing a lease back"),

@@ -123,6 +123,9 @@ def _leases(store: SagaStore[Any], metadata: MetaData) -> Table:
         flag_column("taken_from"),
         # How many open instances it had when it was first found expired; null while it is renewed.
         Column("orders_left", Integer),
+        creation_time("began_at"),
+        # What its holder has of limits that all workers share, and what it could use: {name: [held, wanted]}.
+        json_column("shares", default="{}"),
     )
 
 

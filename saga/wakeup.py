@@ -56,7 +56,7 @@ def notification(store: SagaStore[Any], event: Event) -> TextClause:
     return text("SELECT pg_notify(:channel, '')").bindparams(channel=channel(store, event))
 
 
-def _lock_number(store: SagaStore[Any], purpose: str) -> int:
+def lock_number(store: SagaStore[Any], purpose: str) -> int:
     return int.from_bytes(
         hashlib.sha256(f"{store.instances} {purpose}".encode()).digest()[:8], "big", signed=True
     )
@@ -122,7 +122,7 @@ async def _listen(
                 with answered_within(_ANSWER_SECONDS):
                     if consuming:
                         await connection.execute(
-                            "SELECT pg_advisory_lock_shared(%s)", (_lock_number(store, _CONSUMING),)
+                            "SELECT pg_advisory_lock_shared(%s)", (lock_number(store, _CONSUMING),)
                         )
                     await connection.execute(_listen_statement(store, event))
                 ready.set()
@@ -157,7 +157,7 @@ def is_consumer_running(store: SagaStore[Any]) -> bool:
         LimitedConnection.connect(plain_url(), **_arguments()) as connection,
     ):
         row = connection.execute(
-            "SELECT pg_try_advisory_lock(%s)", (_lock_number(store, _CONSUMING),)
+            "SELECT pg_try_advisory_lock(%s)", (lock_number(store, _CONSUMING),)
         ).fetchone()
         return not (row and row[0])
 
@@ -169,6 +169,6 @@ def starting_consumer(store: SagaStore[Any]) -> Iterator[bool]:
     with LimitedConnection.connect(plain_url(), **_arguments()) as connection:
         with answered_within(_ANSWER_SECONDS):
             row = connection.execute(
-                "SELECT pg_try_advisory_lock(%s)", (_lock_number(store, _STARTING),)
+                "SELECT pg_try_advisory_lock(%s)", (lock_number(store, _STARTING),)
             ).fetchone()
         yield bool(row and row[0])

@@ -12,7 +12,8 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from saga.database import is_database_error
 from saga.errors import StepError
-from saga.prefect.limits import slots
+from saga.shares import share
+from shop.orders.store import ORDERS
 from shop.payments.gateways import gateway
 from shop.payments.limit import PAYMENT_GATEWAY
 from shop.reconciliation.reconcile import reconcile
@@ -38,7 +39,7 @@ async def compare_books(report: Report, since: datetime, fix: bool) -> dict[str,
     """Fills the report and, with `fix`, repairs what can be repaired. Each attempt starts over; repaired
     discrepancies no longer appear."""
     report.begin_again()
-    async with slots(PAYMENT_GATEWAY):
+    async with share(PAYMENT_GATEWAY, ORDERS):
         async for discrepancy in reconcile(gateway(), since, fix=fix):
             report.add(discrepancy)
     return {"mended": report.repaired.total(), "open": report.open.total()}

@@ -32,7 +32,7 @@ from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import free_port, stop_leftover
 from deployments.local.sandbox import Sandbox
-from deployments.setup.server import ensure_payment_limit, ensure_work_pool
+from deployments.setup.server import ensure_queues, ensure_work_pool
 from tests.easypost_server import EasyPost
 from tests.localstripe_server import LocalStripe
 from tests.nursery.nursery import Nursery
@@ -253,7 +253,7 @@ def prefect_api(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefect
         server.start()
         with environment(server.client_environment):
             ensure_work_pool()
-            ensure_payment_limit()
+            ensure_queues()
             yield server
             # what is still to be sent would be tried for a minute when this process ends
             APILogWorker.drain_all(timeout=20)

@@ -13,8 +13,8 @@ import logging
 import random
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -101,15 +101,6 @@ async def _made(*_: Any, **__: Any) -> uuid.UUID:
     return uuid.uuid4()
 
 
-@asynccontextmanager
-async def _no_limit(*_: Any, **__: Any) -> AsyncIterator[None]:
-    yield
-
-
-async def _enough_slots(_limit: str) -> int:
-    return sys.maxsize
-
-
 _REPLACED: dict[str, Any] = {
     "get_client": _away,
     "Artifact": SimpleNamespace(aget=_away, get=_away),
@@ -120,8 +111,6 @@ _REPLACED: dict[str, Any] = {
     "acreate_table_artifact": _made,
     "acreate_progress_artifact": _made,
     "aupdate_progress_artifact": _made,
-    "concurrency": _no_limit,
-    "_total_slots": _enough_slots,
 }
 _SERVERS_JOBS = {"evaluate_alerts", "refresh_dashboard"}
 """Periodic jobs whose results are on a Prefect server only."""

@@ -27,7 +27,7 @@ _STYLES = {
 
 
 def setup(*, check: bool = False) -> int:
-    """Register on a Prefect server what the saga needs: the work pool, its queues, the concurrency limit, the
+    """Register on a Prefect server what the saga needs: the work pool, its queues, the
     deployments with their schedules and limits, the automations. Also checks the database's tables, which
     `order-saga migrate` creates.
 

@@ -26,6 +26,18 @@ PREFECT_BASICS: dict[str, str | None] = {
 }
 """The environment of all processes of our own server, without settings that are meant for another server."""
 
+_RETENTION = {
+    # By default, runs are kept for ever.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "604800",  # seconds
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P2D",
+    # Heartbeats matter for minutes, and are most of an idle system's events. Seconds.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": '{"prefect.flow-run.heartbeat": 3600}',
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_BATCH_SIZE": "1000",
+}
+"""How long the server keeps finished runs, with their logs and artifacts (a week), and events (two days). It
+deletes older ones every hour."""
+
 
 class PrefectServer:
     """Prefect's server as a child process, with PREFECT_HOME in `folder` and data in `database_url` (a
@@ -68,6 +80,7 @@ class PrefectServer:
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
+            **_RETENTION,
             # With the default, in memory, leases are lost with the server, and their slots would stay taken.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }

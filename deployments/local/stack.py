@@ -28,7 +28,7 @@ from deployments.local.signals import SignalGuard
 from deployments.local.tidy import tidy_up
 from deployments.local.web import Web
 from deployments.local.worker import METRICS_PORT, Worker
-from deployments.setup.server import ensure_payment_limit, ensure_work_pool
+from deployments.setup.server import ensure_queues, ensure_work_pool
 from shop.runtime.files import make_private, tighten
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -434,7 +434,7 @@ class Stack:
         if self.prefect_server:
             tidy_up()
         ensure_work_pool()
-        ensure_payment_limit()
+        ensure_queues()
 
     def _start_worker(self) -> None:
         if self.worker and self.prefect_api_url:

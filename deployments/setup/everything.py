@@ -1,4 +1,4 @@
-"""Everything on a Prefect server: work pool, queues, limit, deployments, schedules, automations."""
+"""Everything on a Prefect server: work pool, queues, deployments, schedules, automations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from deployments.automations import ensure_automations
 from deployments.setup.former import remove_former
 from deployments.setup.item import Item
 from deployments.setup.registered import ensure_deployments
-from deployments.setup.server import ensure_payment_limit, ensure_queues, ensure_work_pool
+from deployments.setup.server import ensure_queues, ensure_work_pool
 
 
 def ensure_all(*, apply: bool) -> list[Item]:
@@ -17,7 +17,6 @@ def ensure_all(*, apply: bool) -> list[Item]:
     return [
         *ensure_work_pool(apply=apply),
         *ensure_queues(apply=apply),
-        *ensure_payment_limit(apply=apply),
         *remove_former(apply=apply),
         *ensure_deployments(apply=apply),
         *ensure_automations(apply=apply),

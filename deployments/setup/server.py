@@ -1,22 +1,18 @@
-"""The work pool, its queues, and the concurrency limit of requests to the payment gateway."""
+"""The work pool and its queues."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from deployments.capacity import OWN_RUNS_QUEUE
+from deployments.capacity import QUEUES
 from deployments.local.worker import POOL
 from deployments.setup.item import Change, Item
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-PAYMENT_LIMIT = "payment-gateway"
-PAYMENT_SLOTS = 64
 _POOL_TYPE = "process"
-_QUEUES = ("default", OWN_RUNS_QUEUE)
-"""In the sequence of their priority."""
 
 
 def client() -> SyncPrefectClient:
@@ -52,13 +48,13 @@ def ensure_work_pool(*, apply: bool = True) -> list[Item]:
 
 
 def ensure_queues(*, apply: bool = True) -> list[Item]:
-    """Creates the pool's work queues: runs of `process-order` have the lowest priority."""
+    """Creates the pool's work queues, in the sequence of their priority: consumers and recovery first."""
     from prefect.exceptions import ObjectNotFound
 
     items = []
     with client() as server:
         before = 0
-        for name in _QUEUES:
+        for name in QUEUES:
             try:
                 there = server.read_work_queue_by_name(name, POOL)
             except ObjectNotFound:
@@ -80,28 +76,6 @@ def ensure_queues(*, apply: bool = True) -> list[Item]:
             before = priority
             items.append(Item("work queue", name, change, note))
     return items
-
-
-def ensure_payment_limit(*, apply: bool = True) -> list[Item]:
-    """Creates the limit of concurrent requests to the payment gateway. Keeps an existing limit."""
-    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-
-    change, note = Change.UNCHANGED, ""
-    with client() as server:
-        try:
-            there = server.read_global_concurrency_limit_by_name(PAYMENT_LIMIT)
-        except ObjectNotFound:
-            change, note = Change.MISSING, f"{PAYMENT_SLOTS} slots"
-            if apply:
-                with suppress(ObjectAlreadyExists):
-                    server.create_global_concurrency_limit(
-                        GlobalConcurrencyLimitCreate(name=PAYMENT_LIMIT, limit=PAYMENT_SLOTS)
-                    )
-                change = Change.CREATED
-        else:
-            note = _notes(**{f"{there.limit} slots": True, "it is inactive": not there.active})
-    return [Item("concurrency limit", PAYMENT_LIMIT, change, note)]
 
 
 def _notes(**true: bool) -> str:

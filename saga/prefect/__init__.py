@@ -6,7 +6,6 @@ from saga.prefect.batch import BatchRunner
 from saga.prefect.compensation import compensate
 from saga.prefect.consumer import Consumer
 from saga.prefect.instance_run import InstanceRun, process, recover
-from saga.prefect.limits import slots
 from saga.prefect.run import run_saga
 from saga.prefect.steps import (
     database_compensation,
@@ -33,5 +32,4 @@ __all__ = [
     "recover",
     "report_takeovers",
     "run_saga",
-    "slots",
 ]

@@ -83,10 +83,10 @@ class BatchRunner:
         """Returns whether no task is running and no batch was started for this time."""
         return self.idle and time.monotonic() - self._started_at > seconds
 
-    def start(self, instances: Sequence[Instance]) -> None:
-        """Starts a batch, which takes its instances to their outcomes."""
+    def start(self, instances: Sequence[Instance]) -> asyncio.Task[None]:
+        """Starts a batch, which takes its instances to their outcomes. Returns its task."""
         self._started_at = time.monotonic()
-        self._start_task(self.batches, self._batch(instances), instances)
+        return self._start_task(self.batches, self._batch(instances), instances)
 
     def check(self) -> None:
         """Raises what stopped the run, if anything did. The instances of stopped tasks are released with the
@@ -193,7 +193,7 @@ class BatchRunner:
         group: set[asyncio.Task[None]],
         coroutine: Coroutine[Any, Any, Any],
         instances: Sequence[Instance],
-    ) -> None:
+    ) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guarded(coroutine, instances))
         group.add(task)
         self._tasks |= dict.fromkeys(instances, task)
@@ -206,6 +206,7 @@ class BatchRunner:
             self.ended.set()
 
         task.add_done_callback(gone)
+        return task
 
     async def _guarded(self, coroutine: Coroutine[Any, Any, Any], instances: Sequence[Instance]) -> None:
         """Runs the coroutine and handles its errors. This worker keeps renewing its lease, so it has to

@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 
 from saga import claims
 from saga.asyncio_tasks import cancel_and_wait
+from saga.batch_size import BatchSize
 from saga.configuration import config
 from saga.database import is_database_error
 from saga.definition import Saga
@@ -47,7 +48,9 @@ class Consumer(Generic[P]):
         self.all_claimed = asyncio.Event()
         """Set when nothing more is claimed and everything claimed has ended: side work ends soon."""
         self._saga, self._store = saga, store
-        self._batch_size, self._on_claimed = batch_size, on_claimed
+        self._batch_size, self._on_claimed = BatchSize(batch_size), on_claimed
+        self._most_detached = batch_size
+        self._leaving = False
         self._unclear = False
         """Whether a claim's answer was lost: the claim may have been committed."""
         self._on_trial = False
@@ -95,15 +98,13 @@ class Consumer(Generic[P]):
 
     async def _consume(self, lease_id: UUID, listener: Listener, seconds: float) -> None:
         until = time.monotonic() + seconds
-        while True:
+        while not self._leaving:
             self.runner.check()
             if self._on_trial and self.runner.idle:
                 self._on_trial, self._survived = False, self._survived + 1
-            if not self._on_trial and not self._is_full():
+            if not self._on_trial and not self.is_full:
                 if claimed := await self._claim(lease_id):
-                    self.runner.start(claimed)
-                    self.claimed, self.started = self.claimed + len(claimed), self.started + 1
-                    self._on_claimed(claimed)
+                    self._start(claimed)
                     continue
                 if seconds == 0 and self.runner.idle:
                     return
@@ -111,20 +112,36 @@ class Consumer(Generic[P]):
                 return
             await self._wait(listener)
 
-    def _is_full(self) -> bool:
-        """Returns whether to claim nothing now: enough batches are running, or too many detached instances:
-        an external system may be down."""
+    def leave(self) -> None:
+        """Ends the run as if its time were over: it claims nothing more."""
+        self._leaving = True
+        self.runner.changed.set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is claimed now: enough batches are running, or too many detached instances: an
+        external system may be down."""
         return (
             len(self.runner.batches) >= config().batches_under_way
-            or len(self.runner.detached) > self._batch_size
+            or len(self.runner.detached) > self._most_detached
+            or (self._batch_size.is_probing and not self.runner.idle)
         )
+
+    def _start(self, claimed: Sequence[SagaInstance[P]]) -> None:
+        began, number = time.monotonic(), len(claimed)
+        self._batch_size.claimed(number)
+        self.runner.start(claimed).add_done_callback(
+            lambda _: self._batch_size.ended(number, time.monotonic() - began)
+        )
+        self.claimed, self.started = self.claimed + number, self.started + 1
+        self._on_claimed(claimed)
 
     async def _claim(self, lease_id: UUID) -> list[SagaInstance[P]]:
         claim = partial(
             claims.claim_batch,
             self._store,
             lease_id,
-            most=self._batch_size,
+            most=self._batch_size.size,
             flow_run_id=run_id(),
             known=self._saga.names,
         )

@@ -39,7 +39,7 @@ from saga.failpoints import failpoint
 from saga.instance import Instance
 from saga.limit import Limit
 from saga.log_context import about
-from saga.prefect.limits import slots
+from saga.shares import share
 from saga.yielding import yielding
 
 StepTask = Task[[StepExecution], Any]
@@ -119,7 +119,7 @@ def external_step(*, limit: Limit | None = None) -> Callable[[ExternalAction], S
     """Makes a task of a step that calls an external system. It is written for one instance, and runs
     concurrently for many.
 
-    `limit`: a Prefect global concurrency limit, whose slots a batch acquires once.
+    `limit`: limits the concurrent calls of all workers together; a batch takes its share once.
     """
     return lambda action: _external_task(action, limit)
 
@@ -140,7 +140,8 @@ async def run_step(execution: StepExecution) -> None:
 
 def _external_task(action: ExternalAction, limit: Limit | None) -> StepTask:
     async def body(execution: StepExecution) -> dict[str, Any]:
-        async with slots(limit, occupy=len(execution.instances)):
+        one, calls = execution.instances[0], len(execution.instances)
+        async with share(limit, one.store, one.lease, wanted=calls):
             await run_external(execution, action)
         return execution.summary()
 

@@ -25,8 +25,10 @@ class PaymentSettings(Group):
     timeout_seconds: Seconds = 5
     """Timeout of one call to the gateway."""
     concurrency: int = Field(default=16, ge=1, le=500)
-    """Limits the connections of one process to the gateway. A consumer occupies as many slots of the Prefect
-    limit `payment-gateway` (at most the whole limit), and makes no more concurrent calls."""
+    """Limits the concurrent calls and connections of one process to the gateway."""
+    calls: int = Field(default=64, ge=1, le=10_000)
+    """Limits the concurrent calls of all workers together to the gateway. Processes that want more than there
+    is get equal shares."""
     breaker_failures: int = Field(default=5, ge=1)
     """Consecutive failures of the gateway that open the circuit breaker."""
     breaker_seconds: Seconds = 10

@@ -16,7 +16,7 @@ from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.sandbox import Sandbox
 from deployments.local.worker import Worker
-from deployments.setup.server import ensure_payment_limit, ensure_work_pool
+from deployments.setup.server import ensure_queues, ensure_work_pool
 from saga.database import close_engine, sync_engine
 from shop.inventory.catalogue import load_sample_catalogue
 from shop.payments.gateways import close_gateway
@@ -40,13 +40,9 @@ def runnable_flows(prefect_api: PrefectServer) -> None:
 
 @pytest.fixture
 def nursery(running_nursery: Nursery, prefect_api: PrefectServer) -> Iterator[Nursery]:
-    """Worker processes for this test; those that are left at its end are ended,
-    and what they held of the payment limit is free."""
+    """Worker processes for this test; those that are left at its end are ended."""
     yield running_nursery
     running_nursery.end_all()
-    with httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth, timeout=10) as api:
-        limit = api.get("/v2/concurrency_limits/payment-gateway").json()["id"]
-        api.patch(f"/v2/concurrency_limits/{limit}", json={"active_slots": 0}).raise_for_status()
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +112,7 @@ def frail_prefect(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefe
         server.start()
         with environment(server.client_environment):
             ensure_work_pool()
-            ensure_payment_limit()
+            ensure_queues()
             deployments = Deployments(
                 home=HOME, state=folder / "deployed.json", environment=server.client_environment, **places
             )

@@ -1,24 +1,20 @@
-"""The Prefect limit `payment-gateway` holds, also below `PAYMENT_CONCURRENCY`:
-told by how many requests the gateway has at once."""
+"""The limit of calls to the gateway holds for all workers together (`PAYMENT_CALLS`) and for each process
+(`PAYMENT_CONCURRENCY`): told by how many requests the gateway has at once."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
-from typing import Any
 
-import httpx
 import pytest
 
 from deployments.local.environment import environment
-from deployments.local.prefect_server import PrefectServer
 from flows.housekeeping import housekeeping
 from flows.process_pending_orders import process_pending_orders
-from saga.prefect.limits import slots
 from shop.orders import intake
 from shop.payments.gateways import close_gateway
-from shop.payments.limit import PAYMENT_GATEWAY
+from shop.settings import settings
 from tests.integration.counting_gateway import Counting, counting_gateway
 from tests.integration.world import World, an_order
 
@@ -26,18 +22,13 @@ ORDERS, OWN = 16, 8
 DEAD = "00000000-0000-0000-0000-00000000000d"
 
 
-@pytest.fixture
-def limit(prefect_api: PrefectServer) -> Iterator[Callable[..., None]]:
-    """Sets the limit; it is as before at the end."""
-    with httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth, timeout=20) as api:
-        path = f"/v2/concurrency_limits/{PAYMENT_GATEWAY.name}"
-        before = api.get(path).raise_for_status().json()
-
-        def change(**values: Any) -> None:
-            api.patch(path, json=values).raise_for_status()
-
-        yield change
-        change(limit=before["limit"], active=before["active"], active_slots=0)
+@contextmanager
+def calls(limit: int) -> Iterator[None]:
+    """All workers together may make so many calls at once."""
+    with environment({"PAYMENT_CALLS": str(limit)}):
+        settings.cache_clear()
+        yield
+    settings.cache_clear()
 
 
 @pytest.fixture
@@ -49,9 +40,11 @@ async def counted(saga: World, unique: str) -> AsyncIterator[Counting]:
         stack.enter_context(
             environment({"PAYMENT_GATEWAY_URL": counting.url, "PAYMENT_CONCURRENCY": str(OWN)})
         )
+        settings.cache_clear()
         await close_gateway()
         yield counting
         await close_gateway()
+    settings.cache_clear()
     saga.misbehave(latency_ms=0)
 
 
@@ -68,50 +61,34 @@ def assert_paid(saga: World, ids: list[str]) -> None:
     assert all(saga.money(each) == (Decimal(249), 0) for each in ids)
 
 
-@pytest.mark.parametrize("slots_there", [3, 1])
+@pytest.mark.parametrize("limit", [3, 1])
 @pytest.mark.short_form("1")
 async def test_a_limit_below_the_processs_own_is_kept(
-    saga: World, counted: Counting, limit: Callable[..., None], unique: str, slots_there: int
+    saga: World, counted: Counting, unique: str, limit: int
 ) -> None:
-    limit(limit=slots_there)
     ids = submitted(unique)
-    await process_pending_orders(consumer_seconds=0)
+    with calls(limit):
+        await process_pending_orders(consumer_seconds=0)
     assert_paid(saga, ids)
     assert counted.requests >= 2 * ORDERS
-    assert counted.most <= slots_there
+    assert counted.most <= limit
 
 
-async def test_recovery_keeps_it_too(
-    saga: World, counted: Counting, limit: Callable[..., None], unique: str
-) -> None:
-    """It holds slots for each of its task runs, and not for the whole run."""
-    limit(limit=3)
+async def test_recovery_keeps_it_too(saga: World, counted: Counting, unique: str) -> None:
+    """It takes its share for each of its task runs, and not for the whole run."""
     ids = submitted(unique)
     saga.sql("UPDATE customer_order SET lease_id = :dead, fence = 1", dead=DEAD)
-    await housekeeping()
+    with calls(3):
+        await housekeeping()
     assert_paid(saga, ids)
     assert counted.most <= 3
 
 
-@pytest.mark.parametrize("values", [{"limit": 64}, {"limit": 2, "active": False}], ids=["wide", "off"])
 async def test_without_a_narrower_limit_the_processs_own_holds(
-    saga: World, counted: Counting, limit: Callable[..., None], unique: str, values: dict[str, Any]
+    saga: World, counted: Counting, unique: str
 ) -> None:
-    limit(**values)
     ids = submitted(unique)
-    await process_pending_orders(consumer_seconds=0)
+    with calls(64):
+        await process_pending_orders(consumer_seconds=0)
     assert_paid(saga, ids)
     assert 3 < counted.most <= OWN
-
-
-async def test_what_is_asked_for_is_got_at_once(
-    saga: World, prefect_api: PrefectServer, limit: Callable[..., None]
-) -> None:
-    limit(limit=3)
-    async with slots(PAYMENT_GATEWAY, occupy=16) as got:
-        held = httpx.get(
-            f"{prefect_api.api_url}/v2/concurrency_limits/{PAYMENT_GATEWAY.name}",
-            auth=prefect_api.auth,
-            timeout=20,
-        ).json()["active_slots"]
-    assert (got, held) == (True, 3)

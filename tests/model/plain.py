@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from types import SimpleNamespace
@@ -32,7 +31,6 @@ import saga.database
 import saga.prefect.batch
 import saga.prefect.consumer
 import saga.prefect.instance_run
-import saga.prefect.limits
 import saga.prefect.steps
 import saga.prefect.takeover
 import saga.wakeup
@@ -92,10 +90,6 @@ async def _nobody_looks(*_: Any, **__: Any) -> None:
     pass
 
 
-async def _enough_slots(_limit: str) -> int:
-    return sys.maxsize
-
-
 async def _no_consumer() -> bool:
     return False
 
@@ -124,7 +118,6 @@ def without_prefect() -> Iterator[None]:
             _only_errors(),
             disable_run_logger(),
             patch.object(saga.prefect.steps, "_with_retries", _with_retries),
-            patch.multiple(saga.prefect.limits, concurrency=_nothing, _total_slots=_enough_slots),
             patch.object(flows.process_pending_orders, "reduced_garbage_collection", nullcontext),
             patch.object(tasks.expire_reservations, "_release", release),
             patch.object(flows.retries, "reopen_due_orders", reopen),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import last
+from benchmarks.peers.suite import SUITE as PEERS
 from benchmarks.report import report
 from benchmarks.suite import ORDERS_PER_SECOND, P50, Claim, Column, Comparison, Line, Measured, Suite, medians
 from benchmarks.tables import WIDTH, number, table
@@ -85,7 +86,7 @@ def test_only_ratios_are_saved_and_they_are_compared_with(tmp_path: Path) -> Non
     assert compared.split() == ["ours", "100", "50"]
 
 
-@pytest.mark.parametrize("suite", [SUITE], ids=lambda suite: suite.name)
+@pytest.mark.parametrize("suite", [SUITE, PEERS], ids=lambda suite: suite.name)
 def test_every_name_fits_in_80_columns(suite: Suite) -> None:
     keys = {ORDERS_PER_SECOND, P50, *(column.key for column in suite.columns)}
     results = {line.name: dict.fromkeys(keys, 54321.9) for line in suite.lines}

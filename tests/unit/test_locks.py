@@ -3,6 +3,7 @@ every package by version and hash, for every kind of machine that is supported."
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections import defaultdict
@@ -14,7 +15,9 @@ HOME = Path(__file__).resolve().parents[2]
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
 _LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)((?:[^\\\n]|\\\n)*)", re.MULTILINE)
 _PINNED = re.compile(r"^[A-Za-z0-9._\[\],-]+==[^\s;]+", re.MULTILINE)
-REQUIRED = sorted(HOME.glob("requirements*.txt"))
+PEERS = HOME / "benchmarks" / "peers"
+LOCKS = {file: HOME / "locks" / file.name for file in sorted(HOME.glob("requirements*.txt"))}
+ALL_LOCKS = {**LOCKS, PEERS / "requirements.txt": HOME / "locks" / "requirements-peers.txt"}
 
 
 def _name(name: str) -> str:
@@ -29,10 +32,9 @@ def _locked(file: Path) -> dict[str, dict[str, int]]:
     return dict(found)
 
 
-@pytest.mark.parametrize("required", REQUIRED, ids=lambda path: path.stem)
-def test_each_requirement_is_locked_at_its_version_with_hashes(required: Path) -> None:
+@pytest.mark.parametrize(("required", "lock"), ALL_LOCKS.items(), ids=lambda path: path.stem)
+def test_each_requirement_is_locked_at_its_version_with_hashes(required: Path, lock: Path) -> None:
     pins = {_name(name): version for name, version in _PIN.findall(required.read_text())}
-    lock = HOME / "locks" / required.name
     locked = _locked(lock)
     assert pins
     assert {name: next(iter(locked.get(name, {})), "none") for name in pins} == pins
@@ -93,8 +95,8 @@ def test_pins_of_the_requirements_are_those_of_the_project() -> None:
 
 def test_what_several_files_lock_is_the_same_in_all() -> None:
     first = _locked(HOME / "locks" / "requirements.txt")
-    for required in REQUIRED:
-        other = _locked(HOME / "locks" / required.name)
+    for required, lock in LOCKS.items():
+        other = _locked(lock)
         assert [
             name for name in other.keys() & first.keys() if not first[name].items() <= other[name].items()
         ] == [], required.name
@@ -123,8 +125,7 @@ def test_what_builds_the_package_is_locked() -> None:
     }
 
 
-def test_node_packages_have_hashes() -> None:
-    import json
-
-    packages = json.loads((HOME / "tests" / "node" / "package-lock.json").read_text())["packages"]
+@pytest.mark.parametrize("folder", [HOME / "tests" / "node", PEERS], ids=lambda path: path.name)
+def test_node_packages_have_hashes(folder: Path) -> None:
+    packages = json.loads((folder / "package-lock.json").read_text())["packages"]
     assert [name for name, package in packages.items() if name and not package.get("integrity")] == []

@@ -1,0 +1,1 @@
+"""Other ways to run the same six effects: DBOS, Restate, Prefect as documented, plain SQL."""

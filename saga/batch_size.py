@@ -1,0 +1,37 @@
+"""The size of a consumer's batches, from how long they take."""
+
+from __future__ import annotations
+
+_BATCH_SECONDS = 5.0
+"""How long a batch should take at most. While an external system is slow, smaller batches leave waiting
+instances to other consumers, and instances reach their outcomes sooner."""
+_FIRST = 100
+"""How many instances a consumer claims before it knows how long a batch takes."""
+_LEAST = 16
+_LARGEST_GROWTH = 10
+
+
+class BatchSize:
+    """Starts small, grows while batches are fast, and shrinks when one was slow."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.size = min(_FIRST, most)
+        self._claimed, self._is_known = 0, False
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether the first instances are on their way, and nothing is known yet."""
+        return not self._is_known and self._claimed >= self.size
+
+    def claimed(self, number: int) -> None:
+        self._claimed += number
+
+    def ended(self, number: int, seconds: float) -> None:
+        """Learns from a batch of so many instances that took this long."""
+        self._is_known = True
+        if seconds > _BATCH_SECONDS:
+            self.size = max(min(_LEAST, self._most), min(self.size, int(number * _BATCH_SECONDS / seconds)))
+        elif number * 2 >= self.size:
+            growth = min(_LARGEST_GROWTH, _BATCH_SECONDS / max(seconds, 0.001))
+            self.size = max(self.size, min(self._most, int(number * growth)))
