@@ -11,12 +11,12 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import flows.watch_orders
 import psutil
 import pytest
 from prefect.events import Event
 from prometheus_client.parser import text_string_to_metric_families
 
+import tasks.evaluate_alerts
 import tasks.send_alerts
 from deployments.local.environment import environment
 from saga.errors import InfrastructureError, StepError
@@ -575,11 +575,11 @@ async def test_alerts_are_sent_even_if_events_or_the_evaluation_fail(
         sent.append("alerts")
         return {}
 
-    monkeypatch.setattr(flows.watch_orders, "watch", lambda: Watched(evaluated=False))
+    monkeypatch.setattr(tasks.evaluate_alerts, "watch", lambda: Watched(evaluated=False))
     monkeypatch.setattr(notices, "is_due", due)
-    monkeypatch.setattr(flows.watch_orders, "delivery_is_due", due)
-    monkeypatch.setattr(flows.watch_orders, broken, fails)
-    monkeypatch.setattr(flows.watch_orders, "send_alerts", send)
+    monkeypatch.setattr(tasks.evaluate_alerts, "delivery_is_due", due)
+    monkeypatch.setattr(tasks.evaluate_alerts, broken, fails)
+    monkeypatch.setattr(tasks.evaluate_alerts, "send_alerts", send)
     with pytest.raises(ConnectionError):
-        await flows.watch_orders.watch_orders.fn()
+        await tasks.evaluate_alerts.evaluate_alerts.fn()
     assert sent == ["alerts"]

@@ -78,14 +78,16 @@ async def test_a_gateway_that_is_away_and_comes_back(
     order_ids = [f"AWAY-{unique}-{number}" for number in range(3)]
     intake.submit([an_order(order_id) for order_id in order_ids])
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
-    totals = {"raised": 0, "cleared": 0}
+
+    def alerted() -> dict[str, int]:
+        raised, cleared = saga.sql("SELECT count(*), count(over_at) FROM alert")[0]
+        return {"raised": raised, "cleared": cleared}
 
     async def watched(what: str) -> bool:
+        """Evaluates at once, beside the consumer."""
         saga.sql("UPDATE alert_watch SET judged_at = NULL")
-        found = await evaluate_alerts()
-        for each in totals:
-            totals[each] += found[each]
-        return totals[what] > 0
+        await evaluate_alerts()
+        return alerted()[what] > 0
 
     try:
         await until(lambda: watched("raised"), 60, "the alert")
@@ -112,7 +114,7 @@ async def test_a_gateway_that_is_away_and_comes_back(
     await notify_alert()
     await notify_alert()
     assert alerts(inbox)[1:] == ["[The Shop] cleared: the payment gateway (sandbox) is unavailable"]
-    assert totals == {"raised": 1, "cleared": 1}
+    assert alerted() == {"raised": 1, "cleared": 1}
 
     async def told() -> bool:
         return await events(prefect_api, "shop.payment-gateway.sandbox", began) == ["cleared", "raised"]
@@ -126,7 +128,7 @@ async def test_a_gateway_that_is_away_and_comes_back(
 async def test_alerts_are_sent_without_an_automation(
     saga: World, inbox: MailServer, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`watch-orders` sends them itself, a little later."""
+    """`evaluate_alerts` sends them itself, a little later."""
     await process_order(an_order(f"STUCK-{unique}", card="0259", country="AQ"), return_state=True)
     assert (await evaluate_alerts())["raised"] == 1
     assert alerts(inbox) == []
@@ -162,7 +164,7 @@ async def test_with_a_worker_schedules_and_automations(
 
     await until(recorded, 30, "the deliveries to be recorded")
     waits = saga.sql("SELECT extract(epoch FROM sent_at - created_at) FROM alert_notice WHERE way = 'url-1'")
-    assert all(seconds < 120 for (seconds,) in waits), "the automation sent it, not watch-orders"
+    assert all(seconds < 120 for (seconds,) in waits), "the automation sent it, not evaluate_alerts"
     assert await events(prefect_api, f"shop.order.{order_id}", began) == ["cleared", "raised"]
     assert saga.order(order_id).outcome == Outcome.COMPENSATED
     assert saga.money(order_id) == (PRICE, 0)
