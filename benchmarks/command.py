@@ -40,6 +40,8 @@ def run(
     parser.add_argument("--rounds", type=int, metavar="N", help="measure each line at most N times")
     options = parser.parse_args()
     lines = [line for line in suite.lines if (options.only or "") in line.name]
+    if not lines:
+        parser.error(f"no line has {options.only!r} in its name")
     if options.save and (options.quick or options.only):
         parser.error("only a complete run can be saved")
     rounds = 1 if options.quick else options.rounds or max(line.runs for line in lines)
