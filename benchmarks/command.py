@@ -44,6 +44,8 @@ def run(
         for line in suite.lines
         if (options.only or "") in line.name and (line.quick or not options.quick)
     ]
+    if not lines:
+        parser.error(f"no line has {options.only!r} in its name")
     if options.save and (options.quick or options.only):
         parser.error("only a complete run can be saved")
     rounds = 1 if options.quick else options.rounds or max(line.runs for line in lines)

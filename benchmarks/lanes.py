@@ -8,19 +8,18 @@ import asyncio
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from subprocess import PIPE
 from typing import Any
 
 from sqlalchemy import text
 
 from benchmarks import prefect_alone
+from benchmarks.followers import follow, followers
 from benchmarks.gateway import MemoryGateway
 from benchmarks.suite import Measured
 from deployments.local.environment import environment
@@ -78,11 +77,12 @@ def orders(number: int) -> list[dict[str, Any]]:
 async def pending(number: int, *, consumers: int = 1) -> Measured:
     """Measures consumers with `number` waiting orders: from the first claim to the last outcome, and to the
     last mail. One consumer runs in this process, and each other one in its own."""
-    with environment({"MOST_CONSUMERS": str(consumers)}), _other_consumers(consumers - 1) as begin:
+    command = [sys.executable, "-m", "benchmarks.lanes", "consumer", "0", *sys.argv[3:]]
+    with environment({"MOST_CONSUMERS": str(consumers)}), followers(command, consumers - 1) as others:
         settings.cache_clear()
         await _warm_up()
         ids = _submit(number)
-        begin()
+        others.begin()
         consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
         await _until(lambda: _left("customer_order WHERE outcome IS NULL") == 0)
         await _until(lambda: _left("outbox WHERE sent_at IS NULL") == 0)
@@ -91,11 +91,9 @@ async def pending(number: int, *, consumers: int = 1) -> Measured:
 
 
 async def consumer(_number: int) -> Measured:
-    """Runs a consumer for `pending`: says when it is ready, begins when it is told, ends with its input."""
+    """Runs one of the other consumers of `pending`, until its input ends."""
     await _warm_up()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    await asyncio.to_thread(sys.stdin.readline)
+    await asyncio.to_thread(follow)
     running = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
     await asyncio.to_thread(sys.stdin.read)
     await _stop(running)
@@ -220,31 +218,6 @@ async def _run_step(
     if len(work.done) != len(todo):
         raise RuntimeError(f"{step.name} failed for {len(work.failed)} orders")
     return ()
-
-
-@contextmanager
-def _other_consumers(number: int) -> Iterator[Callable[[], None]]:
-    """Starts consumers in processes of their own, with a gateway each. Yields, when all are ready, the
-    function that makes them begin."""
-    command = [sys.executable, "-m", "benchmarks.lanes", "consumer", "0", *sys.argv[3:]]
-    with ExitStack() as stack:
-        others = [
-            stack.enter_context(subprocess.Popen(command, text=True, stdin=PIPE, stdout=PIPE))
-            for _ in range(number)
-        ]
-        pipes = [(other.stdin, other.stdout) for other in others if other.stdin and other.stdout]
-        for _, answer in pipes:
-            if answer.readline() != "ready\n":
-                raise RuntimeError("a consumer did not start")
-
-        def begin() -> None:
-            for order, _ in pipes:
-                order.write("begin\n")
-                order.flush()
-
-        yield begin
-        for order, _ in pipes:
-            order.close()
 
 
 async def _warm_up() -> None:

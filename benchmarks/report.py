@@ -10,8 +10,10 @@ from benchmarks.tables import number, table
 
 def report(suite: Suite, results: Results, machine: dict[str, str], last: dict[str, Any]) -> str:
     """Returns the run as text, at most 80 columns wide."""
-    parts = [_machine(machine), _lines(suite, results), _claims(suite, results, last)]
-    if last:
+    parts = [_machine(machine), _lines(suite, results)]
+    if suite.claimed(results):
+        parts.append(_claims(suite, results, last))
+    if last and suite.ratios(results):
         parts.append(_compared(suite, results, last))
     return "\n".join(parts)
 
@@ -24,12 +26,13 @@ def _machine(machine: dict[str, str]) -> str:
 def _lines(suite: Suite, results: Results) -> str:
     columns = [each for each in suite.columns if any(each.key in line for line in results.values())]
     ratios = suite.ratios(results)
-    head = ["", *(each.head for each in columns), *(each.head for each in suite.comparisons)]
+    comparisons = [each for each in suite.comparisons if any(each.head in line for line in ratios.values())]
+    head = ["", *(each.head for each in columns), *(each.head for each in comparisons)]
     rows = [
         [
             name,
             *(number(measured.get(each.key)) for each in columns),
-            *(number(ratios.get(name, {}).get(each.head)) for each in suite.comparisons),
+            *(number(ratios.get(name, {}).get(each.head)) for each in comparisons),
         ]
         for name, measured in results.items()
         if any(each.key in measured for each in columns)

@@ -19,8 +19,8 @@ async def fulfill_order(
     tx: Tx, orders: Sequence[OrderInstance]
 ) -> Mapping[str, FulfilmentResult | StepError]:
     """Commits the stock, books the parcel, updates the order's status. External calls happen before the
-    transaction: commits the stock at an inventory service, buys a label from a carrier. The label is printed
-    with the mail (`deliver_outbox`).
+    transaction: commits the stock at an inventory service, buys a label from a carrier. The embedded
+    carrier's label is drawn when it is asked for.
 
     Raises `CarrierRefused`, `ReservationLost` and `SagaCancelled`, with nothing shipped; and, retryable,
     `CarrierUnavailable` and `InventoryUnavailable`.

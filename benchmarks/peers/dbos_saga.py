@@ -17,10 +17,11 @@ from sqlalchemy import text
 
 from benchmarks.peers import effects
 from benchmarks.peers.effects import Order
-from benchmarks.peers.timing import database_url, measure, parse, show
+from benchmarks.peers.timing import Options, database_url, measure, parse, show
 
 config: DBOSConfig = {
     "name": "orders",
+    "executor_id": str(os.getpid()),
     "system_database_url": os.environ["PEERS_SYSTEM_DATABASE_URL"],
     "log_level": "WARNING",
     "run_admin_server": False,
@@ -103,20 +104,20 @@ def process_once(order: Order) -> str:
         return outcome
 
 
-async def main(number: int, at_once: int) -> dict[str, Any]:
+async def main(options: Options) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(at_once) as threads:
+    with ThreadPoolExecutor(options.at_once) as threads:
 
         async def run(order: Order) -> str:
             return await loop.run_in_executor(threads, process_once, order)
 
-        return await measure(run, number, at_once)
+        return await measure(run, options)
 
 
 if __name__ == "__main__":
-    arguments = parse()
+    given = parse()
     DBOS.launch()
     try:
-        show(asyncio.run(main(*arguments)))
+        show(asyncio.run(main(given)))
     finally:
         DBOS.destroy()

@@ -12,15 +12,19 @@ from psycopg_pool import AsyncConnectionPool
 
 from benchmarks.peers import effects
 from benchmarks.peers.effects import Order
-from benchmarks.peers.timing import database_url, measure, parse, show
+from benchmarks.peers.timing import Options, database_url, measure, parse, show
 
 
-async def main(number: int, at_once: int) -> dict[str, Any]:
-    async with AsyncConnectionPool(database_url(), min_size=at_once, max_size=at_once) as pool:
+async def main(options: Options) -> dict[str, Any]:
+    number = options.at_once
+    autocommit = {"autocommit": True}
+    async with AsyncConnectionPool(
+        database_url(), kwargs=autocommit, min_size=number, max_size=number
+    ) as pool:
 
         async def execute(statement: str, order: Order) -> None:
             async with pool.connection() as connection:
-                await connection.execute(effects.for_psycopg(statement).encode(), effects.values(order))
+                await connection.execute(effects.for_psycopg(statement), effects.values(order))
 
         async def run(order: Order) -> str:
             undo: list[str] = []
@@ -41,8 +45,8 @@ async def main(number: int, at_once: int) -> dict[str, Any]:
             await execute(effects.NOTIFY, order)
             return "completed"
 
-        return await measure(run, number, at_once)
+        return await measure(run, options)
 
 
 if __name__ == "__main__":
-    show(asyncio.run(main(*parse())))
+    show(asyncio.run(main(parse())))

@@ -11,15 +11,15 @@ from psycopg_pool import AsyncConnectionPool
 
 from benchmarks.peers import effects
 from benchmarks.peers.effects import Order
-from benchmarks.peers.timing import database_url, measure, parse, show
+from benchmarks.peers.timing import Options, database_url, measure, parse, show
 
-pool = AsyncConnectionPool(database_url(), min_size=1, max_size=20, open=False)
+pool = AsyncConnectionPool(database_url(), kwargs={"autocommit": True}, open=False)
 
 
 async def execute(statement: str, order: Order) -> None:
     """Executes the statement in a transaction of its own."""
     async with pool.connection() as connection:
-        await connection.execute(effects.for_psycopg(statement).encode(), effects.values(order))
+        await connection.execute(effects.for_psycopg(statement), effects.values(order))
 
 
 def _retry(_task: Any, _run: Any, state: Any) -> bool:
@@ -89,10 +89,10 @@ async def process(order: Order) -> str:
     return "completed"
 
 
-async def main(number: int, at_once: int) -> dict[str, Any]:
+async def main(options: Options) -> dict[str, Any]:
     async with pool:
-        return await measure(process, number, at_once)
+        return await measure(process, options)
 
 
 if __name__ == "__main__":
-    show(asyncio.run(main(*parse())))
+    show(asyncio.run(main(parse())))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import httpx
 
 from benchmarks.peers.effects import Order
-from benchmarks.peers.timing import measure, parse, show
+from benchmarks.peers.timing import Options, measure, parse, show
 
 HYPERCORN = """
 bind = "127.0.0.1:{port}"
@@ -27,13 +28,12 @@ keep_alive_timeout = 2147483647
 workers = {workers}
 """
 """What Restate's documentation gives for production, with fewer workers: a machine has fewer cores."""
-WORKERS = int(os.environ.get("RESTATE_WORKERS", "1"))
 _SECONDS = 90
 
 
 @contextmanager
-def running() -> Iterator[str]:
-    """Starts the server and the service, and yields the ingress' address."""
+def running(*, workers: int) -> Iterator[str]:
+    """Starts the server, and the service in some processes. Yields the address for requests."""
     ingress, admin, node, service = _free_ports(4)
     address = "127.0.0.1:{}".format
     server = {
@@ -47,7 +47,7 @@ def running() -> Iterator[str]:
     }
     with TemporaryDirectory(prefix="restate-", dir=os.environ.get("VAR_DIR")) as folder:
         config = Path(folder) / "hypercorn.toml"
-        config.write_text(HYPERCORN.format(port=service, workers=WORKERS))
+        config.write_text(HYPERCORN.format(port=service, workers=workers))
         app = "benchmarks.peers.restate_saga:app"
         with (
             _process(
@@ -70,8 +70,8 @@ def running() -> Iterator[str]:
             yield f"http://{address(ingress)}"
 
 
-async def main(number: int, at_once: int) -> dict[str, Any]:
-    with running() as ingress:
+async def main(options: Options) -> dict[str, Any]:
+    with running(workers=options.processes) as ingress:
         async with httpx.AsyncClient(base_url=ingress, timeout=120) as client:
 
             async def run(order: Order) -> str:
@@ -81,7 +81,7 @@ async def main(number: int, at_once: int) -> dict[str, Any]:
                 )
                 return str(answer.raise_for_status().json())
 
-            return await measure(run, number, at_once)
+            return await measure(run, replace(options, processes=1))
 
 
 @contextmanager
@@ -134,4 +134,4 @@ def _free_ports(number: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    show(asyncio.run(main(*parse())))
+    show(asyncio.run(main(parse())))

@@ -16,7 +16,7 @@ from benchmarks.peers import effects
 from benchmarks.peers.effects import Order
 from benchmarks.peers.timing import database_url
 
-pool = AsyncConnectionPool(database_url(), min_size=4, max_size=20, open=False)
+pool = AsyncConnectionPool(database_url(), kwargs={"autocommit": True}, max_size=20, open=False)
 orders = restate.Service("Orders")
 
 
@@ -24,7 +24,7 @@ async def execute(statement: str, order: Order) -> None:
     """Executes the statement in a transaction of its own."""
     await pool.open()  # does nothing if it is open
     async with pool.connection() as connection:
-        await connection.execute(effects.for_psycopg(statement).encode(), effects.values(order))
+        await connection.execute(effects.for_psycopg(statement), effects.values(order))
 
 
 async def validate(order: Order) -> None:

@@ -90,4 +90,4 @@ def _run(connection: psycopg.Connection, orders: list[Order]) -> None:
 
 
 if __name__ == "__main__":
-    show(main(parse()[0]))
+    show(main(parse().number))

@@ -23,6 +23,7 @@ _COMMANDS = (
     ("sandbox", _LOCAL, "Serve the sandbox payment gateway."),
     ("submit", _ORDERS, "Take orders from a file to their outcomes."),
     ("show", _ORDERS, "Draw the history of one order."),
+    ("label", _ORDERS, "Write the labels of orders as files, or for a label printer."),
     ("review", _ORDERS, "List and resolve the orders under manual review."),
     ("books", _ORDERS, "Compare our tables with the payment gateway, and stock with shipments."),
     ("status", _ORDERS, "Show throughput, latency, errors and processes over any window."),

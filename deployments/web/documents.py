@@ -3,14 +3,16 @@ key, because they name the customer."""
 
 from __future__ import annotations
 
+import asyncio
 import email
 import email.policy
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse
 
 from deployments.web.keys import require_key_or_password
 from deployments.web.problems import ProblemError, answers
@@ -18,8 +20,10 @@ from shop.notifications.kinds import Kind
 from shop.notifications.maildir import find_mail
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.page.documents import LABEL, MAIL
+from shop.runtime.extras import MissingExtra
 from shop.settings import settings
-from shop.shipping.labels.files import label_path
+from shop.shipping.labels.formats import LabelFormat
+from shop.shipping.labels.stored import LabelGone, NoLabel, find_label
 
 _REFUSED = answers(
     HTTPStatus.UNAUTHORIZED,
@@ -34,11 +38,16 @@ _HEADERS = {
     # Mails escape what customers typed; should that ever fail, this prevents execution and loading.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
 }
-_A_PDF = {
-    "content": {"application/pdf": {"schema": {"type": "string", "format": "binary"}}},
-    "description": "the label",
+_A_LABEL: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK: {
+        "content": {
+            each.media_type: {"schema": {"type": "string", "format": "binary"}} for each in LabelFormat
+        },
+        "description": "the label",
+    }
 }
-_PDF: dict[int | str, dict[str, Any]] = {HTTPStatus.OK: _A_PDF}
+_drawing = ThreadPoolExecutor(1, thread_name_prefix="label")
+"""Draws one label at a time, so that many requests do not take the whole process's time."""
 
 router = APIRouter(tags=["documents"], dependencies=[Depends(require_key_or_password)])
 OrderId = Annotated[
@@ -46,17 +55,28 @@ OrderId = Annotated[
 ]
 
 
-@router.get(LABEL, response_class=FileResponse, responses={**_REFUSED, **_PDF})
-def label(order_id: OrderId) -> Response:
-    """Returns the parcel's label, 4 x 6 inches, if it has been printed."""
-    path = label_path(settings().label_dir, order_id)
-    if not _is_there(path):
-        raise _missing("label")
-    return FileResponse(
-        path,
-        media_type="application/pdf",
-        headers={k: v for k, v in _HEADERS.items() if k != "Content-Security-Policy"},
-    )
+@router.get(LABEL, response_class=Response, responses={**_REFUSED, **answers(HTTPStatus.GONE), **_A_LABEL})
+async def label(
+    order_id: OrderId,
+    label_format: Annotated[LabelFormat, Query(alias="format")] = LabelFormat.PDF,
+    dots_per_inch: Annotated[
+        Literal["203", "300"], Query(alias="dpi", description="the label printer's resolution, for ZPL")
+    ] = "203",
+) -> Response:
+    """Returns the parcel's label, 4 x 6 inches: a PDF, or ZPL for label printers."""
+    try:
+        found = await find_label(order_id)
+        made = await asyncio.get_running_loop().run_in_executor(
+            _drawing, found.render, label_format, int(dots_per_inch)
+        )
+    except LabelGone as error:
+        raise _missing("label", str(error), HTTPStatus.GONE) from None
+    except NoLabel as error:
+        raise _missing("label", str(error)) from None
+    except MissingExtra as error:
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
+    headers = {k: v for k, v in _HEADERS.items() if k != "Content-Security-Policy"}
+    return Response(made, media_type=label_format.media_type, headers=headers)
 
 
 @router.get(MAIL, response_class=HTMLResponse, responses=_REFUSED)
@@ -64,11 +84,11 @@ def mail(order_id: OrderId, kind: Kind) -> Response:
     """Returns a mail as its reader sees it, if it went to the Maildir (no mail server is set)."""
     path = find_mail(settings().mail_dir, order_id, kind)
     if path is None or not _is_there(path):
-        raise _missing("mail")
+        raise _missing("mail", "this order has no such mail in VAR_DIR of this machine")
     parsed = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
     body = parsed.get_body(("html", "plain"))
     if body is None:
-        raise _missing("mail")
+        raise _missing("mail", "this order has no such mail in VAR_DIR of this machine")
     media_type = f"{body.get_content_type()}; charset=utf-8"
     return Response(body.get_content(), headers=_HEADERS | {"Content-Type": media_type})
 
@@ -80,6 +100,5 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _missing(what: str) -> ProblemError:
-    detail = f"this order has no {what} in VAR_DIR of this machine"
-    return ProblemError(HTTPStatus.NOT_FOUND, detail, kind="no-such-paper", title=f"No such {what}")
+def _missing(what: str, detail: str, status: HTTPStatus = HTTPStatus.NOT_FOUND) -> ProblemError:
+    return ProblemError(status, detail, kind="no-such-paper", title=f"No such {what}")

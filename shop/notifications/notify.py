@@ -15,8 +15,8 @@ from shop.notifications.notices import Notice, add_notices
 from shop.orders.order import OrderInstance
 from shop.shipping import fulfilment
 
-_LABEL_FIELDS = ("tracking_number", "booked_at", "shipment_id")
-"""The fields of the shipment that printing its label needs."""
+_PARCEL_FIELDS = ("tracking_number", "booked_at", "shipment_id")
+"""The fields of the shipment that the mail needs, and fetching its label from an external carrier."""
 
 
 class NotificationResult(BaseModel):
@@ -37,8 +37,8 @@ async def notify(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Notificat
             "tracking_number": shipment["tracking_number"],
             "written_by": confirmation.get("generation_model"),
         }
-        label = {field: shipment.get(field) for field in _LABEL_FIELDS}
-        notices.append(Notice(order.id, order.payload.customer_id, Kind.CONFIRMATION, label, details))
+        parcel = {field: shipment.get(field) for field in _PARCEL_FIELDS}
+        notices.append(Notice(order.id, order.payload.customer_id, Kind.CONFIRMATION, parcel, details))
     await add_notices(tx, notices)
     return {
         order.id: NotificationResult(email_to="customer" if order.payload.customer_email else "support")

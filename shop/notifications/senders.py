@@ -20,13 +20,13 @@ from shop.orders.order import read_stored
 from shop.runtime.extras import MissingExtra
 from shop.runtime.installation import Installation, installation
 from shop.settings import Settings
-from shop.shipping.labels.printing import print_label
+from shop.shipping.labels.fetched import fetch_label
 
 log = logging.getLogger(__name__)
 
 SENDING_SECONDS = 20
 """Time after which a batch starts no further message, in seconds. Another batch sends the rest."""
-_LABEL, _MAIL = failpoint("printing a label"), failpoint("writing a mail")
+_MAIL = failpoint("writing a mail")
 
 
 def max_batch_seconds(s: Settings) -> float:
@@ -170,7 +170,6 @@ def _build_mail(row: Any, s: Settings, own: Installation) -> Mail:
         )
     order, kind = read_stored(row["content"]), Kind(row["kind"])
     if kind is Kind.CONFIRMATION:
-        with _LABEL:
-            print_label(order, row["payload"], s)  # before the customer is notified of the parcel
+        fetch_label(order, row["payload"], s)  # before the customer is notified of the parcel
     context = MailContext(s, row["created_at"], _installation_mark(row, own))
     return mail(order, kind, {**row["payload"], "confirmation": row["confirmation"]}, context)

@@ -19,10 +19,12 @@ from shop.settings import Settings
 from shop.shipping import s10, shipments
 from shop.shipping.carrier import Event, Quote, Rate, Shipment, Status, Tracking, Voided
 from shop.shipping.errors import CarrierRefused
+from shop.shipping.labels.content import Parcel, parcel_of
+from shop.shipping.labels.formats import LabelFormat
 
 _LOCK = text("SELECT 1 FROM customer_order WHERE id = :id FOR UPDATE")
 _FIND = text(
-    "SELECT s.order_id, s.tracking_number, s.created_at, s.returned_at, o.content FROM shipment s "
+    "SELECT s.*, o.content FROM shipment s "
     "JOIN customer_order o ON o.id = s.order_id WHERE s.order_id = :id OR s.tracking_number = :id"
 )
 _VOID = text("UPDATE shipment SET returned_at = now() WHERE tracking_number = :id AND returned_at IS NULL")
@@ -77,13 +79,7 @@ class EmbeddedCarrier:
 
     async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:  # noqa: ARG002  (its table has our parcels only)
         row = await self._load(shipment_id)
-        return self.render(read_stored(row.content), self._shipment(row.order_id, row.tracking_number))
-
-    def render(self, order: Order, shipment: Shipment) -> bytes:
-        """The label as PDF. Raises `MissingExtra` without the extra `labels`."""
-        with needs_extra("labels", "CARRIER=embedded"):
-            from shop.shipping.labels.label import parcel_of, render_label
-        return render_label(parcel_of(order, shipment, self._settings))
+        return render(label_content(row, self._settings), LabelFormat.PDF)
 
     async def void(self, order: Order, shipment_id: str) -> Voided:  # noqa: ARG002  (its table has our parcels only)
         """Voids the label without moving stock. The saga's compensation (`shop.shipping.returns`) also
@@ -111,7 +107,26 @@ class EmbeddedCarrier:
     async def probe(self) -> None:
         """It can be used if labels can be drawn. Raises `MissingExtra`."""
         with needs_extra("labels", "CARRIER=embedded"):
-            import shop.shipping.labels.label  # noqa: F401
+            import shop.shipping.labels.pdf  # noqa: F401
 
     async def aclose(self) -> None:
         """Does nothing: there are no connections."""
+
+
+def label_content(row: Any, s: Settings) -> Parcel:
+    """Returns what the label says. `row`: the shipment's, with the order's `content`."""
+    return parcel_of(
+        read_stored(row.content),
+        tracking_number=row.tracking_number,
+        carrier=row.carrier,
+        service=row.service,
+        sender=row.sender or (s.shop.name, s.shop.address),  # earlier versions did not store it
+    )
+
+
+def render(parcel: Parcel, label_format: LabelFormat, dots_per_inch: int = 203) -> bytes:
+    """Renders a label. Raises `MissingExtra` without the extra `labels`."""
+    with needs_extra("labels", "CARRIER=embedded"):
+        from shop.shipping.labels.pdf import render_pdf
+        from shop.shipping.labels.zpl import render_zpl
+    return render_pdf(parcel) if label_format is LabelFormat.PDF else render_zpl(parcel, dots_per_inch)

@@ -26,7 +26,6 @@ from shop.shipping.carrier import Shipment
 from shop.shipping.carriers import EMBEDDED, carrier_of
 from shop.shipping.embedded import EmbeddedCarrier
 from shop.shipping.errors import CarrierRefused
-from shop.shipping.labels.files import label_path
 from shop.shipping.shipments import Leaving
 
 STEP = carriers.STEP
@@ -43,7 +42,6 @@ class FulfilmentResult(BaseModel):
     tracking_number: str
     carrier: str
     service: str
-    label_path: str
     shipped_at: datetime
     estimated_delivery: str
 
@@ -112,7 +110,6 @@ def _result(
         tracking_number=parcel.tracking_number,
         carrier=parcel.carrier,
         service=parcel.service,
-        label_path=str(label_path(s.label_dir, order.id)),
         shipped_at=when,
         estimated_delivery=s.shipping.estimated_delivery,
     )

@@ -11,14 +11,13 @@ from sqlalchemy import text
 from saga.database import Tx, as_json
 from shop.settings import settings
 from shop.shipping.carrier import Shipment
-from shop.shipping.labels.files import label_path
 
 _SERIALS = text("SELECT nextval(pg_get_serial_sequence('shipment', 'serial')) FROM generate_series(1, :n)")
 _INSERT = text(
-    "INSERT INTO shipment (order_id, serial, tracking_number, carrier, service, label_path, items) "
+    "INSERT INTO shipment (order_id, serial, tracking_number, carrier, service, sender, items) "
     "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
     "AS r(order_id text, serial bigint, tracking_number text, "
-    "carrier text, service text, label_path text, items jsonb)"
+    "carrier text, service text, sender jsonb, items jsonb)"
 )
 _KNOWN = text(
     "SELECT order_id, tracking_number, carrier, service, created_at FROM shipment "
@@ -47,7 +46,7 @@ async def known(tx: Tx, order_ids: Sequence[str]) -> dict[str, Any]:
 
 async def enter(tx: Tx, parcels: Sequence[Leaving]) -> None:
     """Adds parcels of orders that have none yet."""
-    folder = settings().label_dir
+    shop = settings().shop
     rows = [
         {
             "order_id": parcel.shipment.order_id,
@@ -55,7 +54,7 @@ async def enter(tx: Tx, parcels: Sequence[Leaving]) -> None:
             "tracking_number": parcel.shipment.tracking_number,
             "carrier": parcel.shipment.carrier,
             "service": parcel.shipment.service,
-            "label_path": str(label_path(folder, parcel.shipment.order_id)),
+            "sender": [shop.name, shop.address],
             "items": parcel.items,
         }
         for parcel in parcels

@@ -20,7 +20,8 @@ class Shipment(SQLModel, table=True):
     tracking_number: str = Field(sa_column=text_column(required=True, unique=True))
     carrier: str = Field(sa_column=text_column(required=True))
     service: str = Field(sa_column=text_column(required=True))
-    label_path: str = Field(sa_column=text_column(required=True))
+    sender: list[str] | None = Field(sa_column=json_column())
+    """The lines of the sender's address on the label. None: shipped by an earlier version."""
     items: dict[str, int] = Field(sa_column=json_column(required=True))
     created_at: datetime = Field(sa_column=creation_time())
     returned_at: datetime | None = Field(sa_column=time_column())

@@ -1,10 +1,8 @@
-"""The embedded carrier as a `Carrier`, on a real database;
-and the labels that are printed for its parcels and for others'."""
+"""The embedded carrier as a `Carrier`, on a real database, and the labels of its parcels."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +11,7 @@ from shop.settings import settings
 from shop.shipping.carrier import Carrier, Status, Voided
 from shop.shipping.carriers import carrier
 from shop.shipping.errors import CarrierRefused
-from shop.shipping.labels.printing import print_label
+from shop.shipping.labels.fetched import fetch_label
 from tests.integration.domain import Shop, an_order
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
@@ -60,10 +58,7 @@ async def test_what_it_refuses_and_does_not_know(shop: Shop) -> None:
     "shipped",
     [{"tracking_number": "CA473124829US"}, {"tracking_number": "CA473124829US", "booked_at": "embedded"}],
 )
-async def test_a_label_is_printed_once(shop: Shop, shipped: dict[str, str], tmp_path: Path) -> None:
+async def test_nothing_is_fetched_of_it(shop: Shop, shipped: dict[str, str]) -> None:
     """Also for a message from before there were other carriers."""
-    await asyncio.to_thread(print_label, order(), shipped, settings())
-    (path,) = settings().label_dir.iterdir()
-    before = path.stat().st_mtime_ns
-    await asyncio.to_thread(print_label, order(), shipped, settings())
-    assert path.stat().st_mtime_ns == before
+    await asyncio.to_thread(fetch_label, order(), shipped, settings())
+    assert not settings().label_dir.exists()

@@ -682,8 +682,8 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
         "VALUES ('GHOST', 'RES-GHOST', 'held', '{}', now())"
     )
     sql(
-        "INSERT INTO shipment (order_id, tracking_number, carrier, service, label_path, items) "
-        "VALUES ('GHOST', 'T-1', 'c', 's', 'p', '{}'), (:id, 'T-2', 'c', 's', 'p', '{}')",
+        "INSERT INTO shipment (order_id, tracking_number, carrier, service, items) "
+        "VALUES ('GHOST', 'T-1', 'c', 's', '{}'), (:id, 'T-2', 'c', 's', '{}')",
         id=undone,
     )
     sql("DELETE FROM shipment WHERE order_id = :id", id=other)

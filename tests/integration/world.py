@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import email
 import mailbox
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from email.message import EmailMessage
@@ -15,11 +17,15 @@ from typing import Any
 import httpx
 from sqlalchemy import create_engine, text
 
+from deployments.local.environment import environment
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
 from shop.orders.order import EXAMPLE
 from shop.reconciliation.books import read_books
+from shop.runtime.sync import run_sync
 from shop.settings import Settings
+from shop.shipping.labels.formats import LabelFormat
+from shop.shipping.labels.stored import Label, NoLabel, find_label
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,18 @@ class World:
         mails = self.mails()
         return {str(kind) for kind in Kind if mail_name(order_id, kind) in mails}
 
-    def labels(self) -> list[str]:
-        return sorted(path.name for path in (self.var_dir / "labels").glob("*.pdf"))
+    def labels(self, order_ids: Iterable[str]) -> dict[str, bytes]:
+        """The labels of those orders that have one, as whoever prints them gets them."""
+
+        async def found() -> dict[str, Label]:
+            labels = {}
+            for order_id in order_ids:
+                with suppress(NoLabel):
+                    labels[order_id] = await find_label(order_id)
+            return labels
+
+        with environment({"DATABASE_URL": self.database_url, "VAR_DIR": str(self.var_dir)}):
+            return {i: label.render(LabelFormat.PDF) for i, label in run_sync(found).items()}
 
     def journal(self, order_id: str) -> dict[str, Any]:
         """Step to its row."""

@@ -37,7 +37,6 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake
 from shop.settings import settings
-from shop.shipping.labels.label import Parcel, render_label
 from tests.crash import lanes
 
 
@@ -77,9 +76,7 @@ async def submit(orders: list[dict[str, Any]], threads: int) -> Any:
 
 
 LOADED = (anyio, babel, fastapi, jinja2, prefect, sqlalchemy)
-"""What is loaded at its first use otherwise, and the fonts of a label:
-two thirds of the time that a worker lives here."""
-render_label(Parcel("warm", "CA000000014US", "carrier", "service", ("sender",), ("recipient",), 1))
+"""What is loaded at its first use otherwise: two thirds of the time that a worker lives here."""
 
 ROLES: dict[str, Callable[..., Awaitable[Any]]] = {
     "consumer": consumer,

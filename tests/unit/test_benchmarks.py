@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import last
+from benchmarks.followers import followers
 from benchmarks.peers.suite import SUITE as PEERS
 from benchmarks.report import report
 from benchmarks.suite import ORDERS_PER_SECOND, P50, Claim, Column, Comparison, Line, Measured, Suite, medians
@@ -111,6 +113,18 @@ def test_a_long_name_is_wrapped_between_words() -> None:
 def test_columns_without_room_for_names_are_refused() -> None:
     with pytest.raises(ValueError, match="leave 8 characters"):
         table("Title", ["", "x" * 70], [["name", "1"]])
+
+
+def test_processes_begin_when_all_are_ready_and_one_that_fails_is_noticed() -> None:
+    script = "from benchmarks.followers import done, follow; follow(); done()"
+    with followers([sys.executable, "-c", script], 2) as others:
+        others.begin()
+        others.wait()
+    script = "from benchmarks.followers import follow; follow(); raise SystemExit('failed')"
+    with followers([sys.executable, "-c", script], 1) as others:
+        others.begin()
+        with pytest.raises(RuntimeError, match="failed"):
+            others.wait()
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,13 @@ from deployments.check.finding import State
 from deployments.check.parts import Known, check_part
 from deployments.cli.trouble import explanation
 from shop.confirmation import language_model
-from shop.orders.order import Order
 from shop.payments import gateways
 from shop.runtime.extras import EXTRAS, MissingExtra, needs_extra
-from shop.settings import Settings, settings
+from shop.settings import settings
 from shop.shipping import carriers
-from shop.shipping.carrier import Shipment
-from shop.shipping.embedded import EmbeddedCarrier
-from tests.integration.world import an_order
+from shop.shipping.embedded import render
+from shop.shipping.labels.content import Parcel
+from shop.shipping.labels.formats import LabelFormat
 
 HOME = Path(__file__).resolve().parents[2]
 SENDER = '{"street1": "1 Street", "city": "X", "country": "US"}'
@@ -86,6 +85,8 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
             *(
                 "shop.payments.stripe",
                 "shop.shipping.labels.l",
+                "shop.shipping.labels.pdf",
+                "shop.shipping.labels.zpl",
                 "shop.shipping.easypost",
                 "shop.monitoring.traces",
             ),
@@ -112,10 +113,7 @@ def set_variables(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
     settings.cache_clear()
 
 
-def a_parcel() -> tuple[Order, Shipment]:
-    return Order.model_validate(an_order("ORDER-1")), Shipment(
-        "CA473124829US", "ORDER-1", "CA473124829US", "Carrier", "Standard"
-    )
+PARCEL = Parcel("ORDER-1", "CA473124829US", "Carrier", "Standard", ("The Shop",), ("John Doe",), 1)
 
 
 def test_labels(without: Callable[[str], None]) -> None:
@@ -123,7 +121,7 @@ def test_labels(without: Callable[[str], None]) -> None:
     with pytest.raises(
         MissingExtra, match=r"CARRIER=embedded needs the extra `labels`: pip install 'order-saga\[labels\]'"
     ):
-        EmbeddedCarrier(Settings(_env_file=None)).render(*a_parcel())  # type: ignore[call-arg]
+        render(PARCEL, LabelFormat.PDF)
 
 
 def test_stripe(without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:

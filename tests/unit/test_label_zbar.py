@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from shop.shipping.labels.label import render_label
+from shop.shipping.labels.pdf import render_pdf
 from tests.node import node
 from tests.unit.test_label import PARCEL, SCRIPTS, shown
 
@@ -26,20 +26,20 @@ def scanned(*images: Image.Image) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("angle", [0, 90, 180])
 def test_zbar_reads_both_codes(angle: int) -> None:
-    images = [shown(render_label(replace(PARCEL, tracking_number=number)), 300) for number in NUMBERS]
+    images = [shown(render_pdf(replace(PARCEL, tracking_number=number)), 300) for number in NUMBERS]
     turned = [image.rotate(angle, expand=True, fillcolor=255) for image in images]
     assert scanned(*turned) == [{"ZBAR_CODE128": number, "ZBAR_QRCODE": number} for number in NUMBERS]
 
 
 def test_at_a_label_printers_resolution() -> None:
-    assert scanned(shown(render_label(PARCEL), 203)) == [
+    assert scanned(shown(render_pdf(PARCEL), 203)) == [
         {"ZBAR_CODE128": PARCEL.tracking_number, "ZBAR_QRCODE": PARCEL.tracking_number}
     ]
 
 
 def test_beside_any_script() -> None:
     labels = [
-        render_label(replace(PARCEL, recipient=(text,), country=country))
+        render_pdf(replace(PARCEL, recipient=(text,), country=country))
         for text, country, _ in SCRIPTS.values()
     ]
     for codes in scanned(*(shown(label, 300) for label in labels)):

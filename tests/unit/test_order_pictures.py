@@ -18,6 +18,7 @@ from shop.orders.page.formatting import duration, for_markdown, for_mermaid
 from shop.orders.page.page import order_page, page_key, summary
 from shop.orders.page.story import MailRow, OrderStory, ReviewEntry, StepRow, StepState, UndoState, step_views
 from shop.settings import Settings
+from shop.shipping.labels.files import label_path, write_label
 from tests.node import node as mermaid
 
 NAMES = [step.name for step in ORDER_SAGA]
@@ -301,12 +302,8 @@ class TestPage:
             MailRow("confirmation", sent=False, error="the mail server said 450"),
         ]
         story = replace(compensated(), mails=mails, amount_at_risk=Decimal(5), tracking_number="CA1US")
-        for folder, name in (
-            (s.mail_dir / "new", "ORDER-SHIP-FAIL.refund.eml"),
-            (s.label_dir, "ORDER-SHIP-FAIL.pdf"),
-        ):
-            folder.mkdir(parents=True)
-            (folder / name).touch()
+        (s.mail_dir / "new").mkdir(parents=True)
+        (s.mail_dir / "new" / "ORDER-SHIP-FAIL.refund.eml").touch()
         page = order_page(story, ORDER_SAGA, s)
         plain = re.sub(r"&#(\d+);", lambda found: chr(int(found[1])), page)
         assert f"```mermaid\n{order_diagram(story, ORDER_SAGA)}```" in page
@@ -316,7 +313,7 @@ class TestPage:
         )
         assert "| 999.99 USD | 999.99 USD | 5.00 USD |" in plain
         assert f"`{s.mail_dir}/new/ORDER-SHIP-FAIL.refund.eml`" in plain
-        assert f"`{s.label_dir}/ORDER-SHIP-FAIL.pdf`" in plain
+        assert "order-saga label ORDER-SHIP-FAIL\n" in plain
         assert "not sent yet: the mail server said 450" in plain
 
     def test_a_mail_that_was_read_has_moved(self, tmp_path: Path) -> None:
@@ -330,13 +327,19 @@ class TestPage:
         s = Settings(VAR_DIR=tmp_path, WEB_URL="https://orders.shop.example/")
         (s.mail_dir / "new").mkdir(parents=True)
         (s.mail_dir / "new" / "ORDER-1001.confirmation.eml").touch()
-        s.label_dir.mkdir()
-        (s.label_dir / "ORDER-1001.pdf").touch()
         story = replace(
             completed(), tracking_number="CA000000014US", mails=[MailRow("confirmation", sent=True)]
         )
-        page = order_page(story, ORDER_SAGA, s)
-        assert "[open it](https://orders.shop.example/documents/label?id=ORDER-1001)" in page
+        page, to_label = (
+            order_page(story, ORDER_SAGA, s),
+            "[open it](https://orders.shop.example/documents/label?id=ORDER-1001)",
+        )
+        assert to_label in page
+        assert to_label not in order_page(replace(story, returned=True), ORDER_SAGA, s), "it is void"
+        fetched = replace(story, booked_at="easypost")
+        assert to_label not in order_page(fetched, ORDER_SAGA, s), "nothing is fetched yet"
+        write_label(label_path(s.label_dir, story.order_id), b"%PDF-")
+        assert to_label in order_page(fetched, ORDER_SAGA, s)
         assert "[read it](https://orders.shop.example/documents/mail?id=ORDER-1001&kind=confirmation)" in page
         assert str(tmp_path) not in page
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterator
 
 from saga.definition import Saga
@@ -13,6 +14,7 @@ from shop.orders.page.documents import label_url, mail_url
 from shop.orders.page.formatting import duration, for_markdown, markdown_table
 from shop.orders.page.story import MailRow, OrderStory, StepView, step_views
 from shop.settings import Settings
+from shop.shipping.carriers import EMBEDDED
 from shop.shipping.labels.files import label_path
 from shop.values.money import show
 
@@ -110,14 +112,21 @@ def _manual_actions(story: OrderStory) -> Iterator[str]:
 def _documents(story: OrderStory, s: Settings) -> Iterator[str]:
     """Links at the web app; without one the paths, because the UI does not link files."""
     if story.tracking_number:
-        label = label_path(s.label_dir, story.order_id)
-        at = f"[open it]({label_url(s.web.url, story.order_id)})" if s.web.url else f"`{label}`"
-        where = at if label.exists() else "printed right before the mail is sent"
-        yield f"label of parcel {for_markdown(story.tracking_number)}: {where}"
+        yield f"label of parcel {for_markdown(story.tracking_number)}: {_where_is_label(story, s)}"
     for mail in story.mails:
         yield f"mail *{for_markdown(mail.kind)}*: {_where_is(mail, story.order_id, s)}"
     if not story.tracking_number and not story.mails:
         yield "none"
+
+
+def _where_is_label(story: OrderStory, s: Settings) -> str:
+    if story.returned:
+        return "void, because the parcel was returned"
+    if (story.booked_at or EMBEDDED) != EMBEDDED and not label_path(s.label_dir, story.order_id).exists():
+        return "fetched from the carrier right before the mail is sent"
+    if s.web.url:
+        return f"[open it]({label_url(s.web.url, story.order_id)})"
+    return f"drawn by order-saga label {for_markdown(shlex.quote(story.order_id))}"
 
 
 def _where_is(mail: MailRow, order_id: str, s: Settings) -> str:

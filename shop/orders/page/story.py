@@ -17,6 +17,7 @@ from saga.definition import Saga, Step
 from saga.errors import SagaCancelled, SagaReturned
 from shop.notifications.kinds import Kind as MailKind
 from shop.settings import settings
+from shop.shipping.carriers import STEP as SHIPPING
 
 _CANCELLED = {SagaCancelled.code, SagaReturned.code}
 # One statement, so one snapshot. It reads no customer data: of an invalid order's problems only the place and
@@ -37,6 +38,9 @@ _STORY = text(
         o.submitted_at, o.finished_at, o.not_before, o.takeovers, o.flow_run_id,
         extract(epoch FROM coalesce(o.finished_at, clock_timestamp()) - o.submitted_at)::float AS seconds,
         (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
+        EXISTS (SELECT 1 FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NOT NULL) AS returned,
+        (SELECT s.result ->> 'booked_at' FROM order_step s
+            WHERE s.order_id = o.id AND s.step = :shipping) AS booked_at,
         (SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'kind', m.kind, 'sent', m.sent_at IS NOT NULL, 'error', m.error) ORDER BY m.id), '[]')
             FROM outbox m WHERE m.order_id = o.id AND m.kind = ANY(CAST(:kinds AS text[]))) AS mails,
@@ -126,6 +130,10 @@ class OrderStory:
     flow_run_id: str | None = None
     """The run that last held it."""
     tracking_number: str | None = None
+    returned: bool = False
+    """Whether the parcel was returned: its label is void."""
+    booked_at: str | None = None
+    """The carrier of the parcel; None: the embedded one, by an earlier version."""
     mails: Sequence[MailRow] = ()
     review: Sequence[ReviewEntry] = ()
 
@@ -230,7 +238,9 @@ def read_story_sync(order_id: str) -> OrderStory | None:
 
 def _read(connection: Connection, order_id: str) -> OrderStory | None:
     row = (
-        connection.execute(_STORY, {"id": order_id, "kinds": [str(kind) for kind in MailKind]})
+        connection.execute(
+            _STORY, {"id": order_id, "kinds": [str(kind) for kind in MailKind], "shipping": SHIPPING}
+        )
         .mappings()
         .one_or_none()
     )

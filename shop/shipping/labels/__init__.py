@@ -1,1 +1,1 @@
-"""PDF labels: those of the embedded carrier, and their storage for all carriers."""
+"""Labels: drawn for the embedded carrier's parcels when they are needed, fetched from other carriers."""

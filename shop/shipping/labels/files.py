@@ -1,4 +1,5 @@
-"""Where labels are. Needs nothing of the extra `labels`."""
+"""Where the labels of external carriers are, and those that earlier versions drew. Needs nothing of the extra
+`labels`."""
 
 from __future__ import annotations
 

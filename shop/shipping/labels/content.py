@@ -1,0 +1,47 @@
+"""What a label says. It depends on nothing but the order and its row in `shipment`, and neither changes once
+the parcel is shipped: the same label can be drawn again at any time, on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shop.orders.order import Order
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """The content of a label."""
+
+    order_id: str
+    tracking_number: str
+    carrier: str
+    service: str
+    sender: tuple[str, ...]
+    """The lines of the sender's address."""
+    recipient: tuple[str, ...]
+    """The lines of the recipient's address, the name first."""
+    pieces: int
+    country: str = ""
+    """The recipient's country, which determines the form of Chinese characters."""
+
+
+def parcel_of(
+    order: Order, *, tracking_number: str, carrier: str, service: str, sender: Sequence[str]
+) -> Parcel:
+    """Returns the content of the order's label."""
+    to = order.shipping_info
+    place = " ".join(part for part in (to.city, to.state, to.zip) if part) if to else ""
+    name = (to.name if to else None) or order.customer_name or order.customer_id
+    return Parcel(
+        order_id=order.id,
+        tracking_number=tracking_number,
+        carrier=carrier,
+        service=service,
+        sender=tuple(sender),
+        recipient=(name, to.address, *([to.address2] if to.address2 else []), place, to.country.upper())
+        if to
+        else (name,),
+        pieces=sum(order.wanted.values()),
+        country=to.country.upper() if to else "",
+    )
