@@ -7,7 +7,8 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -332,6 +333,68 @@ async def test_nobody_there_is_a_retryable_error() -> None:
 async def test_a_wrong_address_is_a_gateway_error(url: str) -> None:
     async for error in asked_in_every_way(SandboxGateway(url, IMPATIENCE, 1)):
         assert type(error) is PaymentGatewayError
+
+
+# -- connections
+
+
+@dataclass
+class KeepsConnections:
+    """A server that answers each request with the payment it asks for, followed by `more`."""
+
+    more: bytes = b""
+    url: str = ""
+    before: list[int] = field(default_factory=list)
+    """For each request how many its connection had before."""
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        before = 0
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                target = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
+                self.before.append(before)
+                before += 1
+                writer.write(kept_open(target.rsplit("/", 1)[1]) + self.more)
+        writer.close()
+
+
+def kept_open(payment_id: str) -> bytes:
+    """An answer after which the connection stays open."""
+    return http(good(id=payment_id, refunded=0, refunds=[])).replace(b"Connection: close\r\n", b"")
+
+
+@asynccontextmanager
+async def server_that_keeps_connections(more: bytes = b"") -> AsyncIterator[KeepsConnections]:
+    made = KeepsConnections(more)
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    async with server:
+        made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield made
+
+
+async def test_a_connection_serves_one_request_after_the_other() -> None:
+    async with server_that_keeps_connections() as server:
+        gateway = SandboxGateway(server.url, PATIENCE, 1)
+        for number in range(3):
+            assert (await gateway.get(f"pay_{number}")).id == f"pay_{number}"
+        await gateway.aclose()
+    assert server.before == [0, 1, 2]
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+async def test_an_answer_that_nobody_asked_for_answers_nothing(when: str) -> None:
+    """Also if it is what the next request asks for: its connection is not used again."""
+    unasked = kept_open("pay_2").replace(b"O-1", b"O-2")
+    async with server_that_keeps_connections(unasked if when == "at once" else b"") as server:
+        gateway = SandboxGateway(server.url, PATIENCE, 1)
+        assert (await gateway.get("pay_1")).id == "pay_1"
+        if when == "later":
+            server.writers[0].write(unasked)
+        assert (await gateway.get("pay_2")).order_id == "O-1"
+        await gateway.aclose()
+    assert server.before == [0, 0]
 
 
 async def test_cancellation_comes_through_and_frees_its_turn() -> None:

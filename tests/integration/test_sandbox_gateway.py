@@ -494,6 +494,12 @@ async def test_an_unusable_order_id_is_refused(world: World, unusable: str) -> N
     assert not refused.value.retryable
 
 
+async def test_an_order_id_that_is_no_text_is_not_looked_up(world: World) -> None:
+    with pytest.raises(PaymentGatewayError) as refused:
+        await world.gateway.find("\ud800")
+    assert not refused.value.retryable
+
+
 @pytest.mark.parametrize(
     "id_",
     ["", "..", "../../sandbox/behaviour", "pay_1", "pay_1?x", "🛒", "\ud800", "x" * 10_000],

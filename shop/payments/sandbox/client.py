@@ -10,95 +10,45 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
-import httpx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from shop.payments.errors import (
-    BAD_ANSWER,
-    PaymentDeclined,
-    PaymentError,
-    PaymentGatewayError,
-    PaymentGatewayTimeout,
-    PaymentLapsed,
-)
+from shop.payments.errors import BAD_ANSWER, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
-from shop.payments.sandbox.records import MAY_PASS, CurrencyTotals, Page, PaymentRecord, RefundRecord
-from shop.text.sanitize import printable
-from shop.values.money import from_minor, to_minor
+from shop.payments.sandbox.answers import (
+    consistent,
+    expect,
+    minor_units,
+    read,
+    to_payment,
+    to_refund,
+    to_totals,
+)
+from shop.payments.sandbox.connections import BadAnswer, Connections, Unreachable
+from shop.payments.sandbox.records import CurrencyTotals, Page, PaymentRecord, RefundRecord
 
 _PAYMENT, _REFUND, _PAGE = TypeAdapter(PaymentRecord), TypeAdapter(RefundRecord), TypeAdapter(Page)
 _TOTALS = TypeAdapter(tuple[CurrencyTotals, ...])
-_ERROR = TypeAdapter(dict[str, dict[str, Any]])
 
 _MOST_BYTES = 8_000_000
 """Limits the size of an answer; valid ones are smaller."""
 _PAGE_SIZE = 500
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_CODE = re.compile(r"[a-z0-9_]{1,64}")
 
 T = TypeVar("T")
-
-
-class _SingleConnectionPools(httpx.AsyncBaseTransport):
-    """Connection pool in which a connection serves one request at a time, and is closed if that request
-    fails.
-
-    httpx's own pool checks every connection for every request, and lets several requests wait for the same
-    one: with 50 connections it used four times the CPU, and under load some requests waited for more than 5
-    s. Therefore each connection has a pool of its own.
-    """
-
-    def __init__(self, url: str) -> None:
-        # Loading the certificates takes 100 ms in each process, and is needed for https only.
-        self._verify = False if url.startswith("http:") else httpx.create_ssl_context(trust_env=False)
-        self._idle: list[httpx.AsyncHTTPTransport] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        connection = self._idle.pop() if self._idle else self._new()
-        try:
-            answer = await _read_body(await connection.handle_async_request(request))
-        except BaseException:
-            with suppress(Exception):
-                await connection.aclose()
-            raise
-        self._idle.append(connection)
-        return answer
-
-    def _new(self) -> httpx.AsyncHTTPTransport:
-        return httpx.AsyncHTTPTransport(
-            verify=self._verify, trust_env=False, limits=httpx.Limits(max_connections=1, keepalive_expiry=5)
-        )
-
-    async def aclose(self) -> None:
-        while self._idle:
-            await self._idle.pop().aclose()
-
-
-async def _read_body(response: httpx.Response) -> httpx.Response:
-    """Returns the response's status and whole body, without its headers."""
-    try:
-        body = bytearray()
-        async for part in response.aiter_raw():
-            body += part
-            _expect(len(body) <= _MOST_BYTES, "with a body that is too large")
-        return httpx.Response(response.status_code, content=bytes(body))
-    finally:
-        await response.aclose()
 
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
     loop: asyncio.AbstractEventLoop
-    client: httpx.AsyncClient
+    connections: Connections
     free: asyncio.Semaphore
 
 
@@ -136,47 +86,45 @@ class SandboxGateway:
             "token": token,
             "installation": installation,
         }
-        payment = _consistent(await self._post("/v1/payments", _PAYMENT, key, body))
+        payment = consistent(await self._post("/v1/payments", _PAYMENT, key, body))
         created = (payment.order_id, payment.amount, payment.currency, payment.installation)
-        _expect(created == (order_id, units, currency, installation), "another payment than was created")
+        expect(created == (order_id, units, currency, installation), "another payment than was created")
         return to_payment(payment)
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        payment = _consistent(
+        payment = consistent(
             await self._post(f"/v1/payments/{_path_part(payment_id)}/confirm", _PAYMENT, key)
         )
-        _expect(payment.id == payment_id, "another payment than was confirmed")
-        _expect(payment.status is PaymentStatus.SUCCEEDED, "neither a charge nor a refusal")
+        expect(payment.id == payment_id, "another payment than was confirmed")
+        expect(payment.status is PaymentStatus.SUCCEEDED, "neither a charge nor a refusal")
         return to_payment(payment)
 
     async def get(self, payment_id: str) -> Payment:
-        payment = _consistent(await self._get(f"/v1/payments/{_path_part(payment_id)}", _PAYMENT))
-        _expect(payment.id == payment_id, "another payment than was asked for")
+        payment = consistent(await self._get(f"/v1/payments/{_path_part(payment_id)}", _PAYMENT))
+        expect(payment.id == payment_id, "another payment than was asked for")
         return to_payment(payment)
 
     async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
         query = {"order_id": order_id} | ({"installation": installation} if installation is not None else {})
         page = await self._get("/v1/payments", _PAGE, query)
-        _expect(not page.has_more, "a part of the order's payments only")
-        _expect(all(payment.order_id == order_id for payment in page.data), "another order's payments")
-        _expect(len({payment.id for payment in page.data}) == len(page.data), "a payment twice")
+        expect(not page.has_more, "a part of the order's payments only")
+        expect(all(payment.order_id == order_id for payment in page.data), "another order's payments")
+        expect(len({payment.id for payment in page.data}) == len(page.data), "a payment twice")
         return [
-            to_payment(_consistent(payment)) for payment in page.data if payment.installation == installation
+            to_payment(consistent(payment)) for payment in page.data if payment.installation == installation
         ]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        payment = _consistent(
-            await self._post(f"/v1/payments/{_path_part(payment_id)}/cancel", _PAYMENT, key)
-        )
-        _expect(payment.id == payment_id, "another payment than was cancelled")
-        _expect(payment.status is not PaymentStatus.CREATED, "a payment that can still be charged")
+        payment = consistent(await self._post(f"/v1/payments/{_path_part(payment_id)}/cancel", _PAYMENT, key))
+        expect(payment.id == payment_id, "another payment than was cancelled")
+        expect(payment.status is not PaymentStatus.CREATED, "a payment that can still be charged")
         return to_payment(payment)
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
         units = minor_units(amount, currency)
         body = {"payment_id": _path_part(payment_id), "amount": units, "currency": currency}
         refund = await self._post("/v1/refunds", _REFUND, key, body)
-        _expect(
+        expect(
             (refund.payment_id, refund.amount, refund.currency) == (payment_id, units, currency),
             "another refund than was asked for",
         )
@@ -198,14 +146,14 @@ class SandboxGateway:
         cursors: set[str] = set()
         while True:
             page = await self._get("/v1/payments", _PAGE, query)
-            _expect(bool(page.data) or not page.has_more, "an empty page with more to come")
-            _expect(len({payment.id for payment in page.data}) == len(page.data), "a payment twice")
+            expect(bool(page.data) or not page.has_more, "an empty page with more to come")
+            expect(len({payment.id for payment in page.data}) == len(page.data), "a payment twice")
             if page.data:
-                yield [to_payment(_consistent(payment)) for payment in page.data]
+                yield [to_payment(consistent(payment)) for payment in page.data]
             if not page.has_more:
                 return
             cursor = page.data[-1].id
-            _expect(cursor not in cursors, "pages that go in circles")
+            expect(cursor not in cursors, "pages that go in circles")
             cursors.add(cursor)
             query["starting_after"] = cursor
 
@@ -213,59 +161,57 @@ class SandboxGateway:
         """Closes the connections; the next call opens new ones."""
         pool, self._pool = self._pool, None
         if pool is not None and pool.loop is asyncio.get_running_loop():
-            with suppress(Exception):  # no request is in progress
-                await pool.client.aclose()
+            pool.connections.close()  # no request is in progress
 
     # -- one exchange --
 
     async def _get(self, path: str, shape: TypeAdapter[T], query: Mapping[str, str | int] | None = None) -> T:
-        return _read(
-            shape, *await self._exchange(lambda client: client.build_request("GET", path, params=query))
-        )
+        return read(shape, *await self._exchange("GET", path, query=query))
 
     async def _post(
         self, path: str, shape: TypeAdapter[T], key: str, body: Mapping[str, Any] | None = None
     ) -> T:
-        headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
         # json.dumps writes ASCII: the gateway refuses text that is not valid Unicode.
-        content = json.dumps(body) if body is not None else None
-        return _read(
-            shape,
-            *await self._exchange(
-                lambda client: client.build_request("POST", path, headers=headers, content=content)
-            ),
-        )
+        content = json.dumps(body).encode() if body is not None else b""
+        return read(shape, *await self._exchange("POST", path, key=key, content=content))
 
-    async def _exchange(self, request: Callable[[httpx.AsyncClient], httpx.Request]) -> tuple[int, bytes]:
-        """Returns status and body of the answer."""
-        sent: httpx.Request | None = None
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        key: str | None = None,
+        content: bytes = b"",
+    ) -> tuple[int, bytes]:
+        """Returns status and body of the answer. `key`: the idempotency key of a request that has content."""
         try:
             pool = self._open()
-            sent = request(pool.client)
+            headers = [] if key is None else _headers(key, content)
+            request = pool.connections.request(
+                method, f"{path}?{urlencode(query)}" if query else path, headers
+            )
+        except Exception as error:
+            raise PaymentGatewayError(
+                "invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False
+            ) from error
+        try:
             async with pool.free, asyncio.timeout(self._timeout):
-                response = await pool.client.send(sent)
-                return response.status_code, response.content
-        except PaymentError:
-            raise
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                return await pool.connections.exchange(request, content)
+        except Unreachable as error:
             raise PaymentGatewayError(
                 "unreachable", "the payment gateway cannot be reached", retryable=True
             ) from error
-        except (TimeoutError, httpx.TimeoutException) as error:
+        except TimeoutError as error:
             raise PaymentGatewayTimeout(
                 f"the payment gateway gave no answer within {self._timeout:g} s"
             ) from error
-        except httpx.RemoteProtocolError as error:
+        except BadAnswer as error:
             raise PaymentGatewayError(
-                BAD_ANSWER, "the payment gateway did not answer in HTTP", retryable=True
+                BAD_ANSWER, f"the payment gateway answered {error}", retryable=True
             ) from error
-        except Exception as error:  # a broken connection raises many exceptions, including the event loop's
-            # The request was not sent.
-            if sent is None or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-                raise PaymentGatewayError(
-                    "invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False
-                ) from error
-            # Once the request may have been sent, no local error is a definite refusal: an answer may have
+        except Exception as error:
+            # The request may have been sent: no local error is a definite refusal, as an answer may have
             # caused it.
             raise PaymentGatewayError(
                 "connection_lost", f"the connection broke: {type(error).__name__}", retryable=True
@@ -275,129 +221,9 @@ class SandboxGateway:
         loop = asyncio.get_running_loop()
         if self._pool is None or self._pool.loop is not loop:
             # A pool belongs to its loop. If the loop has ended, its pool cannot be closed any more.
-            client = httpx.AsyncClient(
-                base_url=self._url,
-                transport=_SingleConnectionPools(self._url),
-                timeout=httpx.Timeout(self._timeout, connect=self._timeout / 2),
-                headers={"Accept-Encoding": "identity"},
-                trust_env=False,
-            )
-            self._pool = _Pool(loop, client, asyncio.Semaphore(self._concurrency))
+            connections = Connections(self._url, connect_seconds=self._timeout / 2, most_bytes=_MOST_BYTES)
+            self._pool = _Pool(loop, connections, asyncio.Semaphore(self._concurrency))
         return self._pool
-
-
-# -- interpreting answers; the in-process gateway uses the first five, too --
-
-
-def minor_units(amount: Decimal, currency: str) -> int:
-    """Returns the amount in the currency's smallest unit. Raises `PaymentGatewayError` if it is not a whole
-    number of them."""
-    try:
-        return to_minor(amount, currency)
-    except (ValueError, ArithmeticError) as error:
-        raise PaymentGatewayError(
-            "invalid_request", f"{amount} is no amount in {currency}", retryable=False
-        ) from error
-
-
-def to_payment(record: PaymentRecord) -> Payment:
-    """Converts the record to the interface's `Payment`."""
-    currency = record.currency
-    return Payment(
-        id=record.id,
-        order_id=record.order_id,
-        status=record.status,
-        amount=from_minor(record.amount, currency),
-        currency=currency,
-        amount_refunded=from_minor(record.refunded, currency),
-        fee=from_minor(record.fee, currency),
-        method=record.method,
-        created_at=record.created_at,
-        transaction_id=record.charge_id,
-        charged_at=record.charged_at,
-        refunds=tuple(to_refund(refund) for refund in record.refunds) if record.refunds else (),
-        installation=record.installation,
-    )
-
-
-def to_refund(record: RefundRecord) -> Refund:
-    """Converts the record to the interface's `Refund`."""
-    return Refund(
-        id=record.id,
-        payment_id=record.payment_id,
-        amount=from_minor(record.amount, record.currency),
-        currency=record.currency,
-        created_at=record.created_at,
-    )
-
-
-def to_totals(totals: tuple[CurrencyTotals, ...], currency: str) -> GatewayTotals:
-    """Returns one currency's totals; zero if nothing was ever charged in it."""
-    mine = [each for each in totals if each.currency == currency] or [CurrencyTotals(currency, 0, 0)]
-    _expect(len(mine) == 1, "a currency twice")
-    _expect(mine[0].refunded <= mine[0].charged, "more refunded than charged")
-    return GatewayTotals(
-        charged=from_minor(mine[0].charged, currency), refunded=from_minor(mine[0].refunded, currency)
-    )
-
-
-def to_error(status: int, code: str, message: str) -> PaymentError:
-    """Returns the typed error for an answer with this HTTP status."""
-    if status == HTTPStatus.PAYMENT_REQUIRED:
-        return PaymentLapsed(code, message) if code == "payment_cancelled" else PaymentDeclined(code, message)
-    may_recover = status == HTTPStatus.TOO_MANY_REQUESTS or not 400 <= status < 500 or code in MAY_PASS
-    return PaymentGatewayError(code, message, retryable=may_recover)
-
-
-def _read(shape: TypeAdapter[T], status: int, body: bytes) -> T:
-    if status != HTTPStatus.OK:
-        raise _refusal(status, body)
-    try:
-        return shape.validate_json(body, strict=True)
-    except ValidationError as error:
-        raise PaymentGatewayError(
-            BAD_ANSWER, "the payment gateway's answer could not be interpreted", retryable=True
-        ) from error
-
-
-def _refusal(status: int, body: bytes) -> PaymentError:
-    try:
-        error = _ERROR.validate_json(body)["error"]
-        code, message = error["code"], error["message"]
-    except (ValidationError, KeyError):
-        code, message = None, None
-    if not (isinstance(code, str) and _CODE.fullmatch(code) and isinstance(message, str)):
-        if status == HTTPStatus.PAYMENT_REQUIRED:
-            # Only a clear refusal is final.
-            return PaymentGatewayError(
-                BAD_ANSWER, "the payment gateway's refusal could not be interpreted", retryable=True
-            )
-        return to_error(status, f"http_{status}", f"the payment gateway answered {status}")
-    return to_error(status, code, printable(message))
-
-
-def _consistent(payment: PaymentRecord) -> PaymentRecord:
-    """Returns the payment. Raises `PaymentGatewayError` if it contradicts itself."""
-    charged = payment.status is PaymentStatus.SUCCEEDED
-    _expect(
-        charged == (payment.charge_id is not None) == (payment.charged_at is not None),
-        "a payment half charged",
-    )
-    _expect(payment.refunded <= (payment.amount if charged else 0), "more refunded than charged")
-    _expect(
-        payment.refunded == sum(refund.amount for refund in payment.refunds), "refunds that do not add up"
-    )
-    mine = (payment.id, payment.currency)
-    _expect(
-        all((refund.payment_id, refund.currency) == mine for refund in payment.refunds),
-        "another payment's refunds",
-    )
-    return payment
-
-
-def _expect(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise PaymentGatewayError(BAD_ANSWER, f"the payment gateway answered {otherwise}", retryable=True)
 
 
 def _path_part(payment_id: str) -> str:
@@ -405,3 +231,11 @@ def _path_part(payment_id: str) -> str:
     if not _ID.fullmatch(payment_id):
         raise PaymentGatewayError("no_such_payment", "this is not the id of a payment", retryable=False)
     return payment_id
+
+
+def _headers(key: str, content: bytes) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"Idempotency-Key", key.encode("ascii")),
+        (b"Content-Type", b"application/json"),
+        (b"Content-Length", b"%d" % len(content)),
+    ]
