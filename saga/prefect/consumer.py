@@ -104,8 +104,9 @@ class Consumer(Generic[P]):
                     self.runner.start(claimed)
                     self.claimed, self.started = self.claimed + len(claimed), self.started + 1
                     self._on_claimed(claimed)
-                    continue
-                if seconds == 0 and self.runner.idle:
+                    if len(claimed) == self._batch_size:  # more may wait; later ones notify
+                        continue
+                elif seconds == 0 and self.runner.idle:
                     return
             if seconds > 0 and time.monotonic() > until:
                 return
