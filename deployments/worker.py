@@ -10,7 +10,8 @@ of `process-pending-orders`. So killed consumers cost seconds, whatever they had
 the schedule.
 
 It limits its concurrent runs to what memory and database connections allow (`--limit`, `WORKER_LIMIT`), and
-reserves some of these places for runs other than those of `process-order`.
+reserves some of these places for runs other than those of `process-order`. Runs start in processes that have
+already loaded the code (`deployments.standby`).
 
 Further options are those of `prefect worker start`.
 """
@@ -39,9 +40,11 @@ from prefect.workers.process import ProcessWorker
 from deployments.capacity import OWN_RUNS_QUEUE, own_run_places, worker_limit
 from deployments.local.signals import handle_signals
 from deployments.local.worker import POOL
+from deployments.standby import OrdersJob, Standby, runs_of
 from deployments.watched import watched
 from flows.consumers import LOOK_SECONDS, Watch
 from shop.runtime.logs import configure
+from shop.settings import settings
 
 log = logging.getLogger("shop.worker")
 
@@ -50,7 +53,6 @@ GRACE_SECONDS = 15
 _LONGEST_PAUSE_SECONDS = 8
 """Limits the pause between checks of waiting orders, in seconds, while the database or the Prefect server
 does not answer."""
-_RUN_ID_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
 with warnings.catch_warnings(action="ignore"):  # the warning that it replaces the other worker
 
@@ -58,12 +60,14 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
         """Replaces Prefect's own process worker in this process."""
 
         type = "process"
+        job_configuration = OrdersJob
 
         def __init__(self, work_pool_name: str, *, limit: int | None = None, **options: Any) -> None:
             """Selects a limit if there is none (`--limit`)."""
             super().__init__(work_pool_name, limit=limit or worker_limit(), **options)
             self._own_runs: set[UUID] = set()
             self._watching: asyncio.Task[None] | None = None
+            self._standby = Standby(settings().workers.standby)
 
         async def _submit_scheduled_flow_runs(
             self, flow_run_response: list[WorkerFlowRunResponse]
@@ -91,6 +95,7 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
 
         async def __aenter__(self) -> Self:
             await super().__aenter__()
+            await self._standby.__aenter__()
             self._watching = asyncio.create_task(keep_orders_moving(), name="keep-orders-moving")
             return self
 
@@ -100,6 +105,7 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
                 self._watching.cancel()
             with anyio.CancelScope(shield=True):
                 await _terminate_runs(GRACE_SECONDS)
+                await self._standby.__aexit__()
             await super().__aexit__(*exc_info)
 
 
@@ -121,20 +127,13 @@ async def keep_orders_moving() -> None:
 async def _terminate_runs(seconds: float) -> None:
     """Sends SIGTERM to the processes of this worker's runs, and waits until they have ended, for at most
     this many seconds."""
-    left = [child for child in psutil.Process().children() if _is_run(child)]
+    left = runs_of(psutil.Process())
     for child in left:
         with suppress(psutil.Error):
             child.send_signal(signal.SIGTERM)
     until = time.monotonic() + seconds
     while any(_is_alive(child) for child in left) and time.monotonic() < until:  # noqa: ASYNC110  (Prefect reaps them)
         await asyncio.sleep(0.05)
-
-
-def _is_run(process: psutil.Process) -> bool:
-    try:
-        return _RUN_ID_VARIABLE in process.environ()
-    except psutil.Error:
-        return False
 
 
 def _is_alive(process: psutil.Process) -> bool:

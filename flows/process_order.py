@@ -9,9 +9,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from flows.order_run import order_run
-from flows.run_names import named
 from flows.states import state_of
-from shop.orders.names import run_name
 from shop.orders.order import EXAMPLE, Order
 from shop.orders.outcomes import OrderOutcome
 
@@ -32,7 +30,7 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     has no usable id, and `OrderConflict` if a different order has its id.
     """
     # The run holds a lease. At its end it sends the order's mail and shows the order in the UI.
-    async with named(run_name("order", order)), order_run() as run:
+    async with order_run(order) as run:
         claimed = await run.accept(order)  # stored: from here on it reaches an outcome despite any crash
         while (known := await run.read_outcome()) is None:
             if claimed is None and (claimed := await run.claim()) is None:
