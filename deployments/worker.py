@@ -11,7 +11,8 @@ the schedule.
 
 It limits its concurrent runs to what memory and database connections allow (`--limit`, `WORKER_LIMIT`). Some
 places are closed to the runs of each work queue, so that runs of queues of higher priority always start; and
-all workers together run `MOST_ORDER_RUNS` of `process-order` at most.
+all workers together run `MOST_ORDER_RUNS` of `process-order` at most. Runs start in processes that have
+already loaded the code (`deployments.standby`).
 
 Further options are those of `prefect worker start`.
 """
@@ -40,6 +41,7 @@ from prefect.workers.process import ProcessWorker
 from deployments.capacity import ORDER_RUNS, OWN_RUNS, QUEUES, places, worker_limit
 from deployments.local.signals import handle_signals
 from deployments.local.worker import POOL
+from deployments.standby import OrdersJob, Standby, runs_of
 from deployments.watched import watched
 from flows.consumers import LOOK_SECONDS, Watch
 from saga.asyncio_tasks import cancel_and_wait
@@ -47,6 +49,7 @@ from saga.lease import lease
 from saga.shares import Share
 from shop.orders.store import ORDERS
 from shop.runtime.logs import configure
+from shop.settings import settings
 
 log = logging.getLogger("shop.worker")
 
@@ -55,7 +58,6 @@ GRACE_SECONDS = 15
 _LONGEST_PAUSE_SECONDS = 8
 """Limits the pause between checks of waiting orders, in seconds, while the database or the Prefect server
 does not answer."""
-_RUN_ID_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
 with warnings.catch_warnings(action="ignore"):  # the warning that it replaces the other worker
 
@@ -63,6 +65,7 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
         """Replaces Prefect's own process worker in this process."""
 
         type = "process"
+        job_configuration = OrdersJob
 
         def __init__(self, work_pool_name: str, *, limit: int | None = None, **options: Any) -> None:
             """Selects a limit if there is none (`--limit`)."""
@@ -72,6 +75,7 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
             self._order_runs: Share | None = None
             """This worker's share of `MOST_ORDER_RUNS`."""
             self._background: list[asyncio.Task[None]] = []
+            self._standby = Standby(settings().workers.standby)
 
         async def _submit_scheduled_flow_runs(
             self, flow_run_response: list[WorkerFlowRunResponse]
@@ -111,6 +115,7 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
 
         async def __aenter__(self) -> Self:
             await super().__aenter__()
+            await self._standby.__aenter__()
             self._background = [
                 asyncio.create_task(keep_orders_moving(), name="keep-orders-moving"),
                 asyncio.create_task(self._share_order_runs(), name="share-order-runs"),
@@ -136,6 +141,7 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
             with anyio.CancelScope(shield=True):
                 await _terminate_runs(GRACE_SECONDS)
                 await cancel_and_wait(self._background)
+                await self._standby.__aexit__()
             await super().__aexit__(*exc_info)
 
 
@@ -157,20 +163,13 @@ async def keep_orders_moving() -> None:
 async def _terminate_runs(seconds: float) -> None:
     """Sends SIGTERM to the processes of this worker's runs, and waits until they have ended, for at most
     this many seconds."""
-    left = [child for child in psutil.Process().children() if _is_run(child)]
+    left = runs_of(psutil.Process())
     for child in left:
         with suppress(psutil.Error):
             child.send_signal(signal.SIGTERM)
     until = time.monotonic() + seconds
     while any(_is_alive(child) for child in left) and time.monotonic() < until:  # noqa: ASYNC110  (Prefect reaps them)
         await asyncio.sleep(0.05)
-
-
-def _is_run(process: psutil.Process) -> bool:
-    try:
-        return _RUN_ID_VARIABLE in process.environ()
-    except psutil.Error:
-        return False
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 from flows.closing import artifacts_shown
 from flows.order_picture import show_order
 from flows.order_saga import ORDER_SAGA
+from flows.run_names import named
 from flows.takeover import report_takeovers
 from saga import wakeup
 from saga.asyncio_tasks import complete
@@ -28,6 +29,7 @@ from shop.notifications import outbox
 from shop.notifications.kinds import ALL_OF_AN_ORDER
 from shop.orders.errors import OrderConflict, UnusableOrder
 from shop.orders.intake import STORING, read, store_one, submit_one
+from shop.orders.names import run_name
 from shop.orders.order import Order, OrderInstance
 from shop.orders.outcomes import OrderOutcome
 from shop.orders.report import read_one
@@ -43,14 +45,14 @@ _STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 
 
 @asynccontextmanager
-async def order_run() -> AsyncIterator[OrderRun]:
-    """Holds a lease while its body processes one order.
+async def order_run(order: object) -> AsyncIterator[OrderRun]:
+    """Holds a lease while its body processes one order, after which it names the run.
 
     At the end it sends the order's mail and shows the order's page and the manual review artifact. A
     cancelled run cancels its order unless the order is shipped; a run whose process is stopped releases it.
     """
     run: OrderRun | None = None
-    async with cancelled_by_sigterm(), artifacts_shown():
+    async with cancelled_by_sigterm(), named(run_name("order", order)), artifacts_shown():
         with ExitStack() as log_context:
             try:
                 async with lease(ORDERS) as mine, wakeup.listening(ORDERS, wakeup.FINISHED) as listener:

@@ -6,12 +6,10 @@ from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.order_run import order_run
 from flows.states import state_of
-from shop.orders.names import run_name
 from shop.orders.order import EXAMPLE, Order
 from shop.orders.outcomes import OrderOutcome
 
@@ -21,13 +19,9 @@ FilledIn = Field(json_schema_extra={"default": _FORM, "examples": [_FORM]})
 refused."""
 
 
-def _flow_run_name() -> str:
-    return run_name("order", flow_run.parameters.get("order"))
-
-
 # Prefect does not validate the parameters, so that an invalid order is rejected with its reasons instead of
 # crashing its run.
-@flow(name="process-order", flow_run_name=_flow_run_name, validate_parameters=False, persist_result=False)
+@flow(name="process-order", validate_parameters=False, persist_result=False)
 async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome]:
     """Takes one order to its outcome:
     validated, reserved, charged, confirmed, shipped, notified; or compensated.
@@ -36,7 +30,7 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     has no usable id, and `OrderConflict` if a different order has its id.
     """
     # The run holds a lease. At its end it sends the order's mail and shows the order in the UI.
-    async with order_run() as run:
+    async with order_run(order) as run:
         claimed = await run.accept(order)  # stored: from here on it reaches an outcome despite any crash
         while (known := await run.read_outcome()) is None:
             if claimed is None and (claimed := await run.claim()) is None:

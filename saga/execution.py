@@ -90,14 +90,6 @@ class StepExecution:
         """Names the instances for people: one by its id, several by their number."""
         return self.instances[0].id if len(self.instances) == 1 else f"{len(self.instances)} instances"
 
-    def summary(self) -> dict[str, Any]:
-        """Returns what the task run shows as its result: an instance's own result, or a batch's counts."""
-        if len(self.instances) == 1 and self.done:
-            entry = self.done[0].journal[self.step.name]
-            return dict((entry.undo_result if self.undo else entry.result) or {})
-        counts = {"done": len(self.done), "failed": len(self.failed), "detached": len(self.detached)}
-        return {**counts, "postponed": len(self.postponed)} if self.postponed else counts
-
     async def start(self) -> list[Instance]:
         """Returns the instances for which the action has to run. A second attempt first reads the journal,
         because it is unclear what the first one committed."""

@@ -21,7 +21,7 @@ from sqlalchemy import TextClause, text
 from saga.asyncio_tasks import cancel_and_wait
 from saga.configuration import config
 from saga.connections import LimitedAsyncConnection, LimitedConnection, answered_within
-from saga.database import connect_args
+from saga.database import connect_args, sync_engine
 from saga.store import SagaStore
 
 
@@ -39,6 +39,7 @@ _CONSUMING = "consuming"
 """Names the advisory lock that all running consumers of a saga share."""
 _STARTING = "starting a consumer"
 """Names the advisory lock of the process that is starting a consumer."""
+_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:number)")
 _QUIET_SECONDS = 30
 """Seconds without a notification after which the connection is checked."""
 _ANSWER_SECONDS = 10
@@ -154,12 +155,10 @@ def is_consumer_running(store: SagaStore[Any]) -> bool:
     """Returns whether any worker's consumer of this saga is running now."""
     with (
         answered_within(_ANSWER_SECONDS),
-        LimitedConnection.connect(plain_url(), **_arguments()) as connection,
+        sync_engine(config().database_url).begin() as connection,
     ):
-        row = connection.execute(
-            "SELECT pg_try_advisory_lock(%s)", (lock_number(store, _CONSUMING),)
-        ).fetchone()
-        return not (row and row[0])
+        # the lock that this takes if no consumer holds it ends with the transaction
+        return not connection.execute(_TRY_LOCK, {"number": lock_number(store, _CONSUMING)}).scalar_one()
 
 
 @contextmanager

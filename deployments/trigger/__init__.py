@@ -61,14 +61,15 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
     the order is stored, and its processing continues.
     """
     content = take_in(order)
+    own_run = own_run and is_well_shaped(content)
+    receipt = _submit(content, kept_for=_KEPT_SECONDS if own_run else None)
+    if own_run and receipt.status == "accepted":
+        _try_own_run(content)
+    elif receipt.outcome is None:
+        wake_pending_lane()
+    deadline = time.monotonic() + timeout
+    # Connected after the submission, while the order is processed; the loop reads the outcome first.
     with wakeup.listening_sync(ORDERS, wakeup.FINISHED) as ear:
-        own_run = own_run and is_well_shaped(content)
-        receipt = _submit(order, kept_for=_KEPT_SECONDS if own_run else None)
-        if own_run and receipt.status == "accepted":
-            _try_own_run(content)
-        elif receipt.outcome is None:
-            wake_pending_lane()
-        deadline = time.monotonic() + timeout
         while (
             known := report.read([content.order_id]).get(content.order_id)
         ) is None or known.outcome is None:
@@ -100,7 +101,7 @@ def _try_own_run(content: Content) -> None:
         )
 
 
-def _submit(order: AnyOrder, *, kept_for: float | None) -> Receipt:
+def _submit(order: Content, *, kept_for: float | None) -> Receipt:
     receipt = intake.submit([order], kept_for=kept_for)[0]
     if receipt.status == "refused":
         raise OrderConflict(receipt.order_id or "")

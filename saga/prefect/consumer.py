@@ -103,10 +103,12 @@ class Consumer(Generic[P]):
             if self._on_trial and self.runner.idle:
                 self._on_trial, self._survived = False, self._survived + 1
             if not self._on_trial and not self.is_full:
-                if claimed := await self._claim(lease_id):
+                most = self._batch_size.size
+                if claimed := await self._claim(lease_id, most):
                     self._start(claimed)
-                    continue
-                if seconds == 0 and self.runner.idle:
+                    if len(claimed) == most:  # more may wait; later ones notify
+                        continue
+                elif seconds == 0 and self.runner.idle:
                     return
             if seconds > 0 and time.monotonic() > until:
                 return
@@ -136,12 +138,12 @@ class Consumer(Generic[P]):
         self.claimed, self.started = self.claimed + number, self.started + 1
         self._on_claimed(claimed)
 
-    async def _claim(self, lease_id: UUID) -> list[SagaInstance[P]]:
+    async def _claim(self, lease_id: UUID, most: int) -> list[SagaInstance[P]]:
         claim = partial(
             claims.claim_batch,
             self._store,
             lease_id,
-            most=self._batch_size.size,
+            most=most,
             flow_run_id=run_id(),
             known=self._saga.names,
         )

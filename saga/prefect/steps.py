@@ -60,12 +60,11 @@ def database_step(
     """
 
     def decorate(action: DatabaseAction) -> StepTask:
-        async def body(execution: StepExecution) -> dict[str, Any]:
+        async def body(execution: StepExecution) -> None:
             try:
                 await _run_in_database(execution, action, before)
             finally:
                 await _call_after(after, execution.done)
-            return execution.summary()
 
         return _task(body, action, external=before is not None, in_database=True)
 
@@ -92,9 +91,8 @@ def database_compensation(*, before: Before | None = None) -> Callable[[Database
     compensation, which runs first."""
 
     def decorate(action: DatabaseAction) -> StepTask:
-        async def body(execution: StepExecution) -> dict[str, Any]:
+        async def body(execution: StepExecution) -> None:
             await _run_in_database(execution, action, before)
-            return execution.summary()
 
         return _task(body, action, external=before is not None, in_database=True)
 
@@ -106,9 +104,8 @@ def reading_step() -> Callable[[ReadingAction], StepTask]:
     them."""
 
     def decorate(action: ReadingAction) -> StepTask:
-        async def body(execution: StepExecution) -> dict[str, Any]:
+        async def body(execution: StepExecution) -> None:
             await run_reading(execution, action)
-            return execution.summary()
 
         return _task(body, action, in_database=True)
 
@@ -139,11 +136,10 @@ async def run_step(execution: StepExecution) -> None:
 
 
 def _external_task(action: ExternalAction, limit: Limit | None) -> StepTask:
-    async def body(execution: StepExecution) -> dict[str, Any]:
+    async def body(execution: StepExecution) -> None:
         one, calls = execution.instances[0], len(execution.instances)
         async with share(limit, one.store, one.lease, wanted=calls):
             await run_external(execution, action)
-        return execution.summary()
 
     return _task(body, action, external=True)
 

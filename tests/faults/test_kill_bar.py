@@ -17,6 +17,7 @@ import pytest
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.worker import Worker
+from deployments.standby_run import NO_RUN
 from deployments.trigger import submit_orders, wake_pending_lane
 from tests.conftest import HOME
 from tests.faults.witness import all_ended, assert_right, mixed, order_of
@@ -50,7 +51,7 @@ def runs_of(worker: Worker, run_id: str | None = None) -> list[psutil.Process]:
     for process in psutil.Process(worker.pid).children(recursive=True):
         with suppress(psutil.Error):
             its_run = process.environ().get("PREFECT__FLOW_RUN_ID")
-            if its_run is not None and run_id in {None, its_run}:
+            if its_run not in {None, str(NO_RUN)} and run_id in {None, its_run}:
                 found.append(process)
     return found
 

@@ -50,7 +50,7 @@ async def test_an_undo_outside_records_its_results(agency: Agency) -> None:
     assert {row.status for row in rows.values()} == {"done"}, "that it was done is not forgotten"
     alone = StepExecution(ACT, work.detached, undo=True)
     await run_external(alone, act)
-    assert alone.summary() == {"called": "C"}
+    assert alone.done[0].journal["act"].undo_result == {"called": "C"}
     with pytest.raises(NoSeat):
         await run_external(StepExecution(ACT, [trips[1]], undo=True), Outside(B=refused))
     assert (await agency.step("B", "act")).undo_attempts == 2
