@@ -39,15 +39,15 @@ _IDLE_SECONDS = 15
 _PLACE_SECONDS = 60
 """How much longer than its own time a consumer waits until it may claim orders."""
 PATIENCE_SECONDS = 3
-"""How long the oldest claimable order may wait before a consumer counts as missing. A running consumer looks
-for orders every second."""
+"""How long the oldest unattended order may stay so before a consumer counts as missing. A running consumer
+looks for orders every second, and one that died leaves its lease: the next one is ready when that expires."""
 LOOK_SECONDS = 1
 """Interval between two checks."""
 _STARTING_SECONDS = 10
 """A run that began to run within this time counts as starting: it may not have claimed anything yet."""
 _PENDING_SECONDS = 30
 """A run that has been Pending for longer has lost its worker, and does not count as starting."""
-_FREE_TRIES = 5
+_FREE_TRIES = 12
 """How many consumers may be started without effect (killed, for example) before the pause between starts
 grows."""
 _LONGEST_PAUSE_SECONDS = 30
@@ -85,7 +85,7 @@ class Watch:
         """Checks once; returns whether it started a consumer. Raises the errors of the database and of the
         Prefect client."""
         async with asyncio.timeout(_LIMIT_SECONDS), transaction() as tx:
-            oldest = await claims.oldest_claimable(tx, ORDERS)
+            oldest = await claims.oldest_unattended(tx, ORDERS)
             now = time.monotonic()
             if oldest is None or oldest != self._oldest:
                 self._oldest, self._since, self._not_before, self._tries = oldest, now, 0.0, 0

@@ -16,11 +16,13 @@ from uuid import UUID
 from sqlalchemy import TextClause
 
 from saga import journal
+from saga.configuration import config
 from saga.database import Tx, after_commit, transaction
 from saga.errors import RecordedFailure, UnknownStep
 from saga.failpoints import failpoint
 from saga.infrastructure import may_concern_one_instance
 from saga.instance import Instance, SagaInstance
+from saga.lease import RENEWED
 from saga.store import SagaStore, sql
 
 log = logging.getLogger(__name__)
@@ -105,10 +107,10 @@ _CLAIM_THESE = sql(
 _CLAIMABLE = (
     f"SELECT i.id, i.fence, {_SUSPECTED} AS suspected FROM {{instances}} i "  # noqa: S608  (constants)
     f"WHERE i.outcome IS NULL AND {_DUE} AND i.waits_for IS DISTINCT FROM :unknown_step "
-    "AND (i.lease_id IS NULL OR NOT EXISTS ("
-    f"SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.until >= {_PAUSE_IS_OVER})) "
+    "AND (i.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM {leases} l "
+    f"WHERE l.id = i.lease_id AND l.until >= {_PAUSE_IS_OVER} + make_interval(secs => :renewed))) "
 )
-_OLDEST_CLAIMABLE = sql(f"{_CLAIMABLE} ORDER BY i.number LIMIT 1")
+_OLDEST_UNATTENDED = sql(f"{_CLAIMABLE} ORDER BY i.number LIMIT 1")
 _CLAIMABLE_IDS = sql(f"{_CLAIMABLE} AND (NOT :begun OR i.fence > 0) ORDER BY suspected, i.number LIMIT :most")
 _UNKNOWN_STEP = {"unknown_step": UnknownStep.code}
 # Increments the fence, so that the pause grows, and so that the previous worker cannot write about the
@@ -164,7 +166,8 @@ async def claim_batch(store: SagaStore[Any], lease: UUID, **wanted: Unpack[Wante
         log.exception("claiming up to %d instances together failed: claiming them one by one", wanted["most"])
     suspected: list[str] = []
     if (ids := wanted.get("ids")) is None:
-        which = {"most": wanted["most"], "begun": wanted.get("only_begun", False), **_UNKNOWN_STEP}
+        which: dict[str, Any] = {"most": wanted["most"], "begun": wanted.get("only_begun", False)}
+        which |= {"renewed": 0, **_UNKNOWN_STEP}
         async with transaction() as tx:
             rows = (await tx.execute(_CLAIMABLE_IDS(store), which)).all()
         ids, suspected = (
@@ -331,10 +334,12 @@ async def lock_expired_leases(tx: Tx, store: SagaStore[Any]) -> list[UUID]:
     return leases
 
 
-async def oldest_claimable(tx: Tx, store: SagaStore[Any]) -> tuple[str, int, bool] | None:
-    """Returns the oldest instance that a worker could claim now: its id, its fence, and whether only a worker
-    without other instances could. None if no instance waits."""
-    row = (await tx.execute(_OLDEST_CLAIMABLE(store), _UNKNOWN_STEP)).one_or_none()
+async def oldest_unattended(tx: Tx, store: SagaStore[Any]) -> tuple[str, int, bool] | None:
+    """Returns the oldest instance that no worker attends to: one that can be claimed now, or whose holder did
+    not renew its lease on time and has probably died. Its id, its fence, and whether only a worker without
+    other instances could claim it. None if there is none."""
+    parameters = {"renewed": config().lease_seconds * RENEWED, **_UNKNOWN_STEP}
+    row = (await tx.execute(_OLDEST_UNATTENDED(store), parameters)).one_or_none()
     return None if row is None else (row.id, row.fence, row.suspected)
 
 

@@ -24,7 +24,7 @@ from tests.faults.witness import all_ended, assert_right, mixed, order_of
 from tests.integration.world import World
 from tests.waiting import until
 
-_BAR_SECONDS = 20
+_BAR_SECONDS = 15
 """From the last kill until every order is claimed, on a machine with nothing else to do."""
 
 

@@ -21,6 +21,7 @@ from deployments.local.environment import environment
 from saga import claims, journal
 from saga import lease as leases
 from saga.checkpoint import checkpoint
+from saga.configuration import config
 from saga.database import NotWritten, Tx, transaction
 from saga.definition import Kind, Saga, Step
 from saga.errors import LeaseLost, RecordedFailure, SagaCancelled
@@ -135,6 +136,21 @@ async def test_many_claimers_and_no_trip_claimed_twice(agency: Agency) -> None:
     assert len(taken) == 200
     assert set(taken.values()) == {1}
     assert await agency.rows("SELECT DISTINCT fence, takeovers FROM trip") == [(1, 0)]
+
+
+async def test_a_trip_is_unattended_before_its_dead_workers_lease_runs_out(agency: Agency) -> None:
+    async def unattended() -> object:
+        async with transaction() as tx:
+            return await claims.oldest_unattended(tx, TRIPS)
+
+    await agency.instance("A")
+    assert await unattended() is None, "its lease was renewed a moment ago"
+    await agency.age_leases(3_600 - config().lease_seconds / 2)  # two renewals are missing
+    assert await unattended() == ("A", 1, False)
+    assert await agency.claim() == [], "it may live"
+    await agency.let_leases_run_out()
+    assert await unattended() == ("A", 1, False)
+    assert ids(await agency.claim()) == ["A"]
 
 
 async def test_many_claimers_of_leases_that_ran_out(agency: Agency) -> None:
@@ -410,7 +426,7 @@ async def test_who_has_other_trips_in_hand_tries_nobody(agency: Agency) -> None:
     assert ids(await trial(agency, alone=False)) == []
     assert (await agency.trip("A")).lease_id is not None
     async with transaction() as tx:
-        assert await claims.oldest_claimable(tx, TRIPS) == ("A", 3, True), "somebody is needed for it"
+        assert await claims.oldest_unattended(tx, TRIPS) == ("A", 3, True), "somebody is needed for it"
 
 
 @pytest.mark.parametrize("alone", [True, False])
