@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks import last, machine
 from benchmarks.report import report
 from benchmarks.suite import Line, Measured, Results, Suite, medians
+from benchmarks.tables import number
 from deployments.local.stack import HOME, Options, Stack
 
 _SECONDS = 900
@@ -35,17 +38,23 @@ def run(
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--quick", action="store_true", help="few orders, and exit code 0 in any case")
-    parser.add_argument("--only", metavar="TEXT", help="only the lines whose name contains the text")
+    parser.add_argument(
+        "--only",
+        metavar="TEXT",
+        action="append",
+        help="only the lines whose name contains this text, or another",
+    )
     parser.add_argument("--save", action="store_true", help="save the ratios in benchmarks/last.json")
     parser.add_argument("--rounds", type=int, metavar="N", help="measure each line at most N times")
     options = parser.parse_args()
+    only = options.only or [""]
     lines = [
         line
         for line in suite.lines
-        if (options.only or "") in line.name and (line.quick or not options.quick)
+        if any(text in line.name for text in only) and (line.quick or not options.quick)
     ]
     if not lines:
-        parser.error(f"no line has {options.only!r} in its name")
+        parser.error(f"no line's name contains {' or '.join(only)}")
     if options.save and (options.quick or options.only):
         parser.error("only a complete run can be saved")
     rounds = 1 if options.quick else options.rounds or max(line.runs for line in lines)
@@ -97,17 +106,30 @@ def _rounds(lines: Sequence[Line], environment: dict[str, str], rounds: int, *, 
     for i in range(rounds):
         for line in lines:
             if i < line.runs:
-                sys.stderr.write(f"{line.name} ({i + 1} of {min(rounds, line.runs)})\n")
-                runs[line.name].append(_run(line, environment, quick=quick))
+                sys.stderr.write(f"{line.name}, {i + 1} of {min(rounds, line.runs)}: ")
+                measured = _run(line, environment, quick=quick)
+                runs[line.name].append(measured)
+                sys.stderr.write(", ".join(f"{number(measured[key])} {key}" for key in measured) + "\n")
     return {name: medians(measured) for name, measured in runs.items()}
 
 
 def _run(line: Line, environment: dict[str, str], *, quick: bool) -> Measured:
-    command = line.command(quick=quick)
-    done = subprocess.run(
-        command, env=environment, cwd=HOME, capture_output=True, text=True, timeout=_SECONDS, check=False
+    process = subprocess.Popen(
+        line.command(quick=quick),
+        env=environment,
+        cwd=HOME,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    if done.returncode:
-        raise RuntimeError(f"{line.name} failed:\n{done.stderr[-3000:]}")
-    measured: Measured = json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        output, errors = process.communicate(timeout=_SECONDS)
+    finally:
+        with suppress(ProcessLookupError):  # what it started, too, also when this is interrupted
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode:
+        raise RuntimeError(f"{line.name} failed:\n{errors[-3000:]}")
+    measured: Measured = json.loads(output.strip().splitlines()[-1])
     return measured

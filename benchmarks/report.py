@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from benchmarks.suite import Claim, Results, Suite
-from benchmarks.tables import number, table
+from benchmarks.tables import WIDTH, number, table
 
 
 def report(suite: Suite, results: Results, machine: dict[str, str], last: dict[str, Any]) -> str:
@@ -20,19 +21,23 @@ def report(suite: Suite, results: Results, machine: dict[str, str], last: dict[s
 
 def _machine(machine: dict[str, str]) -> str:
     wide = max(map(len, machine))
-    return "".join(f"{name:<{wide}}  {value}\n" for name, value in machine.items())
+    return "".join(_wrapped(f"{name:<{wide}}  {value}", wide + 2) for name, value in machine.items())
+
+
+def _wrapped(line: str, indent: int = 0) -> str:
+    return textwrap.fill(line, WIDTH, subsequent_indent=" " * indent, drop_whitespace=True) + "\n"
 
 
 def _lines(suite: Suite, results: Results) -> str:
     columns = [each for each in suite.columns if any(each.key in line for line in results.values())]
     ratios = suite.ratios(results)
-    comparisons = [each for each in suite.comparisons if any(each.head in line for line in ratios.values())]
+    comparisons = [each for each in suite.comparisons if any(each.name in line for line in ratios.values())]
     head = ["", *(each.head for each in columns), *(each.head for each in comparisons)]
     rows = [
         [
             name,
             *(number(measured.get(each.key)) for each in columns),
-            *(number(ratios.get(name, {}).get(each.head)) for each in comparisons),
+            *(number(ratios.get(name, {}).get(each.name)) for each in comparisons),
         ]
         for name, measured in results.items()
         if any(each.key in measured for each in columns)
@@ -66,12 +71,12 @@ def _compared(suite: Suite, results: Results, last: dict[str, Any]) -> str:
         [
             name,
             *(
-                number(ratios.get(name, {}).get(each.head))
+                number(ratios.get(name, {}).get(each.name))
                 for each in suite.comparisons
                 for ratios in (now, before)
             ),
         ]
         for name in now
     ]
-    where = ", ".join(f"{value}" for value in last.get("machine", {}).values())
-    return table("Ratios, compared with the last committed run", head, rows) + f"\nlast: {where}\n"
+    where = "Last: " + ", ".join(f"{name} {value}" for name, value in last.get("machine", {}).items())
+    return table("Ratios, compared with the last committed run", head, rows) + "\n" + _wrapped(where)

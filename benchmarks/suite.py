@@ -60,6 +60,10 @@ class Comparison:
     to: Line
     key: str = ORDERS_PER_SECOND
 
+    @property
+    def name(self) -> str:
+        return self.head.replace("\n", " ")
+
     def of(self, measured: Measured, results: Results) -> float | None:
         """Returns the ratio, or None if the line or `to` has no such value."""
         value, base = measured.get(self.key), results.get(self.to.name, {}).get(self.key)
@@ -103,10 +107,10 @@ class Suite:
     claims: tuple[Claim, ...]
 
     def ratios(self, results: Results) -> dict[str, dict[str, float]]:
-        """Returns each line's ratios, by line and comparison."""
+        """Returns each line's ratios, by the names of line and comparison."""
         found = {
             name: {
-                each.head: ratio
+                each.name: ratio
                 for each in self.comparisons
                 if (ratio := each.of(measured, results)) is not None
             }

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.command import run
-from benchmarks.peers.suite import PYTHON, RESTATE_SERVER, SUITE
+from benchmarks.peers.suite import PYTHON, RESTATE, SUITE
 from deployments.local.stack import Stack
 
 _VERSIONS = (
@@ -26,18 +26,23 @@ def prepare(stack: Stack) -> dict[str, str]:
     return {
         "PEERS_DATABASE_URL": stack.postgres.url("peers"),
         "PEERS_SYSTEM_DATABASE_URL": stack.postgres.url("peers_system"),
-        "RESTATE_SERVER": str(RESTATE_SERVER),
+        "RESTATE_SERVER": str(_restate_server()),
     }
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of what `.peers` has."""
     asked = subprocess.run([PYTHON, "-c", _VERSIONS], capture_output=True, text=True, check=True)
-    package = RESTATE_SERVER.parents[1] / "@restatedev" / "restate-server" / "package.json"
-    return {**json.loads(asked.stdout), "Restate server": json.loads(package.read_text())["version"]}
+    package = json.loads((RESTATE / "restate-server" / "package.json").read_text())
+    return {**json.loads(asked.stdout), "Restate server": package["version"]}
+
+
+def _restate_server() -> Path | None:
+    """Returns the server itself, which npm installs for this machine only."""
+    return next(RESTATE.glob("restate-server-*/bin/restate-server"), None)
 
 
 if __name__ == "__main__":
-    if not Path(PYTHON).exists() or not RESTATE_SERVER.exists():
+    if not Path(PYTHON).exists() or not _restate_server():
         sys.exit("DBOS and Restate are not installed: make bench-peers installs them")
     sys.exit(run(SUITE, prepare=prepare, versions=versions()))

@@ -10,7 +10,8 @@ from deployments.local.stack import HOME
 
 PYTHON = str(HOME / ".peers" / "bin" / "python")
 """The interpreter with DBOS and Restate, which `make bench-peers` installs."""
-RESTATE_SERVER = HOME / ".peers" / "node_modules" / ".bin" / "restate-server"
+RESTATE = HOME / ".peers" / "node_modules" / "@restatedev"
+"""The packages of Restate's server."""
 TWO = ("--processes", "2")
 _dbos = partial(Line, runs=3, module="benchmarks.peers.dbos_saga", python=PYTHON)
 _restate = partial(Line, runs=3, module="benchmarks.peers.restate_run", python=PYTHON)

@@ -23,7 +23,7 @@ FEW = Suite(
     name="few",
     lines=(OURS, SLOW, ALONE),
     columns=(Column("orders/s", ORDERS_PER_SECOND), Column("MB", "peak_memory_mb")),
-    comparisons=(Comparison("÷ slow", SLOW), Comparison("p50 ÷ slow", SLOW, P50)),
+    comparisons=(Comparison("÷ slow", SLOW), Comparison("p50 ÷\nslow", SLOW, P50)),
     claims=(
         Claim("ours is faster", OURS, ORDERS_PER_SECOND, SLOW, at_least=50),
         Claim("ours is small", OURS, "peak_memory_mb", at_most=100),
@@ -35,7 +35,12 @@ RESULTS: dict[str, Measured] = {
     "slow": {ORDERS_PER_SECOND: 60.0, P50: 10.0},
     "alone": {P50: 20.0},
 }
-MACHINE = {"processor": "Twelve-Core Processor", "cores": "2"}
+MACHINE = {
+    "processor": "A Processor With a Long Name " * 3,
+    "cores": "2",
+    "system": "Linux",
+    "Python": "3.11",
+}
 
 
 def test_each_line_is_divided_by_the_one_it_is_compared_with() -> None:
