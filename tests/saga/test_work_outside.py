@@ -32,6 +32,7 @@ from saga.errors import (
 )
 from saga.execution import StepExecution
 from saga.external_action import run_external
+from saga.limit import Limit, Turns
 from tests.saga.scripted import ACT, Ends, Outside, busy, gone, ids, some, statuses, step
 from tests.saga.trips import Agency, Busy, NoSeat, TripInstance
 from tests.waiting import until
@@ -457,3 +458,37 @@ async def test_every_trip_ends_once_whatever_the_others_do(
         )
     )
     assert journal == ends
+
+
+async def test_the_wait_for_a_turn_is_no_part_of_the_time_limit(agency: Agency) -> None:
+    """One call at a time: together they take longer than the limit of each."""
+    trips = await some(agency, *"ABC")
+    limit = Limit("outside", most=lambda: 1, total=lambda: 1)
+
+    async def act(_trip: TripInstance) -> Ends:
+        async with limit.turn():
+            await asyncio.sleep(1.6)
+        return {}
+
+    work = StepExecution(step(time_limit=4), trips)
+    with limit.within(Turns(1)):
+        await run_external(work, act)
+    assert ids(work.done) == list("ABC")
+
+
+async def test_a_call_that_takes_too_long_in_its_turn_is_stopped(agency: Agency) -> None:
+    """And then the others have theirs."""
+    trips = await some(agency, *"ABC")
+    limit = Limit("outside", most=lambda: 1, total=lambda: 1)
+
+    async def act(trip: TripInstance) -> Ends:
+        async with limit.turn():
+            if trip.id == "A":
+                await asyncio.Event().wait()
+        return {}
+
+    work = StepExecution(step(time_limit=0.5), trips)
+    with limit.within(Turns(1)):
+        await run_external(work, act)
+    assert ids(work.done) == list("BC")
+    assert ids(work.detached) == ["A"]
