@@ -40,8 +40,9 @@ _IDLE_SECONDS = 0.25
 """Time without any order after which the consumer counts as idle."""
 _OUTBOX_POLL_SECONDS = 5
 """Poll interval for retries of the outbox, while the consumer is idle."""
-_MAILS_AT_ONCE = 100
-"""Limits the messages of one `deliver_outbox` task run."""
+_MAILS_AT_ONCE = 250
+"""Limits the messages of one `deliver_outbox` task run: about a tenth of a second, after which orders have
+priority again."""
 Seconds = Annotated[
     float | None,
     Field(
