@@ -279,6 +279,7 @@ def _lane(ids: list[str]) -> Measured:
         "in_batch_p50_ms": p50 * 1000,
         "in_batch_p99_ms": p99 * 1000,
         "orders_per_second_mailed": len(ids) / mailed if mailed else None,
+        "mailed_share": seconds / mailed if mailed else None,
         "peak_memory_mb": _peak(),
     }
 

@@ -37,6 +37,9 @@ SLOW_LANES = tuple(
 )
 FLOOR = Line("floor: without Prefect", "floor", 2_000, 200, runs=3)
 IDLE = Line("workers at rest", "idle", 120, 0, module="benchmarks.idle")
+MAIL = Line("a mail, into the Maildir", "mail", 2_000, 20, module="benchmarks.documents")
+LABEL_PDF = Line("a label as PDF", "label_pdf", 500, 20, module="benchmarks.documents")
+LABEL_ZPL = Line("a label as ZPL", "label_zpl", 2_000, 20, module="benchmarks.documents")
 EMPTY_FLOW = Line("Prefect: empty flow", "empty_flow", 40, 3, runs=3)
 EMPTY_TASKS = Line("Prefect: six empty tasks", "empty_tasks", 40, 3, runs=3)
 
@@ -54,6 +57,9 @@ SUITE = Suite(
         *SLOW_LANES,
         EMPTY_FLOW,
         EMPTY_TASKS,
+        MAIL,
+        LABEL_PDF,
+        LABEL_ZPL,
         IDLE,
     ),
     columns=(
@@ -69,6 +75,7 @@ SUITE = Suite(
     claims=(
         Claim("batch lane ÷ process_order", LANE, ORDERS_PER_SECOND, PROCESS_ORDER, at_least=200),
         Claim("batch lane ÷ floor", LANE, ORDERS_PER_SECOND, FLOOR, at_least=0.7),
+        Claim("batch lane: to the last mail ÷ outcome", LANE, "mailed_share", at_least=0.35),
         Claim("one order alone: p50 ÷ empty flow", ALONE, P50, EMPTY_FLOW, at_most=1),
         Claim("process_order: p50 ÷ six empty tasks", PROCESS_ORDER, P50, EMPTY_TASKS, at_most=1.5),
         Claim(
