@@ -40,7 +40,6 @@ from saga.instance import Instance
 from saga.limit import Limit
 from saga.log_context import about
 from saga.prefect.limits import slots
-from saga.yielding import yielding
 
 StepTask = Task[[StepExecution], Any]
 
@@ -50,10 +49,10 @@ Before = Callable[[Sequence[Instance]], ExternalAction | None]
 
 
 def database_step(
-    *, after: Callable[[Instance], None] | None = None, before: Before | None = None
+    *, after: Callable[[Sequence[Instance]], None] | None = None, before: Before | None = None
 ) -> Callable[[DatabaseAction], StepTask]:
-    """Makes a task of a set-based step in the same database. `after` is called for each instance after the
-    commit; it must be fast.
+    """Makes a task of a set-based step in the same database. `after` is called after the commit, with the
+    instances that are done, if there are any; it must be fast.
 
     `before`: returns an external action that runs first. From then on the step's compensation is due until
     the step is done.
@@ -64,7 +63,8 @@ def database_step(
             try:
                 await _run_in_database(execution, action, before)
             finally:
-                await _call_after(after, execution.done)
+                if after is not None and execution.done:
+                    after(execution.done)
             return execution.summary()
 
         return _task(body, action, external=before is not None, in_database=True)
@@ -77,14 +77,6 @@ async def _run_in_database(execution: StepExecution, action: DatabaseAction, bef
         await run_external(execution, first, then=action)
     else:
         await run_in_database(execution, action)
-
-
-async def _call_after(after: Callable[[Instance], None] | None, instances: Sequence[Instance]) -> None:
-    """Calls `after` in the event loop, yielding in between: with a thread, the loop would wait for the
-    interpreter's lock at every step."""
-    if after is not None:
-        async for instance in yielding(instances):
-            after(instance)
 
 
 def database_compensation(*, before: Before | None = None) -> Callable[[DatabaseAction], StepTask]:
