@@ -34,7 +34,7 @@ from saga.execution import (
     StepExecution,
     record_name,
 )
-from saga.external_action import run_external
+from saga.external_action import KnownResult, run_external
 from saga.failpoints import failpoint
 from saga.instance import Instance
 from saga.limit import Limit
@@ -107,13 +107,16 @@ def reading_step() -> Callable[[ReadingAction], StepTask]:
     return decorate
 
 
-def external_step(*, limit: Limit | None = None) -> Callable[[ExternalAction], StepTask]:
+def external_step(
+    *, limit: Limit | None = None, known: KnownResult | None = None
+) -> Callable[[ExternalAction], StepTask]:
     """Makes a task of a step that calls an external system. It is written for one instance, and runs
     concurrently for many.
 
-    `limit`: a Prefect global concurrency limit, whose slots a batch acquires once.
+    `limit`: a Prefect global concurrency limit, whose slots a batch acquires once. `known`: for a step that
+    changes nothing, returns the result for an instance that needs no call.
     """
-    return lambda action: _external_task(action, limit)
+    return lambda action: _external_task(action, limit, known)
 
 
 def external_compensation(*, limit: Limit | None = None) -> Callable[[ExternalAction], StepTask]:
@@ -130,10 +133,10 @@ async def run_step(execution: StepExecution) -> None:
         await _with_retries(chosen, step.undo_retries if execution.undo else step.retries)(execution)
 
 
-def _external_task(action: ExternalAction, limit: Limit | None) -> StepTask:
+def _external_task(action: ExternalAction, limit: Limit | None, known: KnownResult | None = None) -> StepTask:
     async def body(execution: StepExecution) -> dict[str, Any]:
         async with slots(limit, occupy=len(execution.instances)):
-            await run_external(execution, action)
+            await run_external(execution, action, known=known)
         return execution.summary()
 
     return _task(body, action, external=True)
