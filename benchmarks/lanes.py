@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import text
 
 from benchmarks import prefect_alone
+from benchmarks.cpu import Cpu
 from benchmarks.followers import follow, followers
 from benchmarks.gateway import MemoryGateway
 from benchmarks.suite import Measured
@@ -83,11 +84,13 @@ async def pending(number: int, *, consumers: int = 1) -> Measured:
         await _warm_up()
         ids = _submit(number)
         others.begin()
+        cpu = Cpu()
         consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
         await _until(lambda: _left("customer_order WHERE outcome IS NULL") == 0)
+        used = cpu.per_order(number) if consumers == 1 else {}
         await _until(lambda: _left("outbox WHERE sent_at IS NULL") == 0)
         await _stop(consumer)
-    return _lane(ids)
+    return {**_lane(ids), **used}
 
 
 async def consumer(_number: int) -> Measured:
@@ -104,6 +107,7 @@ async def floor(number: int) -> Measured:
     """Measures the same steps and SQL in the same batches without Prefect: the lower limit of the costs."""
     await _warm_up()
     ids = _submit(number)
+    cpu = Cpu()
     with reduced_garbage_collection():
         async with (
             lease(ORDERS) as mine,
@@ -119,7 +123,8 @@ async def floor(number: int) -> Measured:
                 if len(running) >= settings().batches_under_way:
                     _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.gather(*running)
-    return _lane(ids)
+    used = cpu.per_order(number)
+    return {**_lane(ids), **used}
 
 
 async def own_runs(number: int) -> Measured:
@@ -166,11 +171,12 @@ async def submit(number: int) -> Measured:
         submit_orders([order])
         seconds.append(time.perf_counter() - begin)
     many = orders(number)
-    begin = time.perf_counter()
+    cpu, begin = Cpu(), time.perf_counter()
     submit_orders(many)
     return {
         "orders": number,
         "orders_per_second": number / (time.perf_counter() - begin),
+        **cpu.per_order(number),
         **_percentiles(seconds[10:]),
     }
 

@@ -65,10 +65,12 @@ def _run() -> dict[str, Any]:
 
 
 class _UIHandler(APILogHandler):
-    """Sends lines of a run to the UI, without those per order of a batch: thousands per second."""
+    """Sends lines of a run to the UI, without those that name orders of a batch: there may be thousands."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "order_id", None) is not None and "orders" in get_contextvars():
+        if hasattr(record, "order_ids") or (
+            getattr(record, "order_id", None) is not None and "orders" in get_contextvars()
+        ):
             return
         if TaskRunContext.get() is not None or FlowRunContext.get() is not None:
             super().emit(record)

@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+_TEXT_OR_INTEGERS = frozenset({str, int})
+
+
 class _ListDumper(ListDumper):
     """Dumps lists of text or integers as PostgreSQL's array literal, ten times faster than element by
     element.
@@ -50,22 +53,20 @@ class _ListDumper(ListDumper):
     """
 
     def dump(self, obj: list[Any]) -> Buffer | None:
-        if all(type(each) is str for each in obj):
-            return (
-                "{"
-                + ",".join('"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in obj)
-                + "}"
-            ).encode()
-        if all(type(each) is int for each in obj):
+        kinds = set(map(type, obj))
+        if kinds == {str} and not any("\0" in each for each in obj):
+            joined = "\0".join(obj).replace("\\", "\\\\").replace('"', '\\"')
+            return ('{"' + joined.replace("\0", '","') + '"}').encode()
+        if kinds == {int}:
             return ("{" + ",".join(map(str, obj)) + "}").encode()
-        return super().dump(obj)
+        return b"{}" if not obj else super().dump(obj)
 
     def get_key(self, obj: list[Any], format: PyFormat) -> Any:  # noqa: A002  (psycopg's name)
         """Returns the same dumper for all lists: statements cast their arrays."""
-        return self.cls if all(type(each) in {str, int} for each in obj) else super().get_key(obj, format)
+        return self.cls if _TEXT_OR_INTEGERS.issuperset(map(type, obj)) else super().get_key(obj, format)
 
     def upgrade(self, obj: list[Any], format: PyFormat) -> Any:  # noqa: A002
-        return self if all(type(each) in {str, int} for each in obj) else super().upgrade(obj, format)
+        return self if _TEXT_OR_INTEGERS.issuperset(map(type, obj)) else super().upgrade(obj, format)
 
 
 psycopg.adapters.register_dumper(list, _ListDumper)

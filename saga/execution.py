@@ -98,15 +98,11 @@ class StepExecution:
                 await journal.load(tx, self.instances)
         self.tried, self.detached = True, []
         settled = {*self.failed, *self.postponed}
-        todo = [
-            instance
-            for instance in self.instances
-            if not instance.lost and instance not in settled and self._has_work(instance)
-        ]
-        not_done = {*todo, *settled}
-        self.done = [
-            instance for instance in self.instances if not instance.lost and instance not in not_done
-        ]
+        todo: list[Instance] = []
+        self.done = []
+        for instance in self.instances:
+            if not instance.lost and instance not in settled:
+                (todo if self._has_work(instance) else self.done).append(instance)
         return todo
 
     def _has_work(self, instance: Instance) -> bool:
@@ -215,4 +211,8 @@ def as_step_error(execution: StepExecution, instance: Instance, error: Exception
 
 
 def _json(result: Result) -> dict[str, Any]:
-    return result.model_dump(mode="json") if isinstance(result, BaseModel) else dict(result)
+    if not isinstance(result, BaseModel):
+        return dict(result)
+    # What `model_dump` calls after it has checked its fifteen options.
+    dumped: dict[str, Any] = result.__pydantic_serializer__.to_python(result, mode="json")
+    return dumped

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from saga import journal
 from saga.connections import measuring_waits
@@ -30,14 +31,20 @@ from saga.yielding import yielding
 
 _ALARM_SECONDS = 0.05
 """The shortest interval between two checks for calls whose time is over."""
+KnownResult = Callable[[Instance], Result | None]
+"""Returns the result of an external action that needs no call for this instance; None: it needs one."""
 
 
 async def run_external(
-    execution: StepExecution, action: ExternalAction, then: DatabaseAction | None = None
+    execution: StepExecution,
+    action: ExternalAction,
+    then: DatabaseAction | None = None,
+    known: KnownResult | None = None,
 ) -> None:
     """Runs an external action: intent, call, result. Raises only what concerns all instances, or a single
     one's failure.
 
+    `known`: for a step that changes nothing, returns the result for an instance that needs no call.
     `then`: the database action for the instances whose call succeeded. It runs in the transaction that
     journals the result, and its result is the step's.
     """
@@ -47,6 +54,8 @@ async def run_external(
     if execution.changes_nothing:
         with execution.recorded(INTENT):
             pass
+        if known is not None and not (held := await _settle_known(execution, todo, known, began)):
+            return
     else:
         async with transaction(execution.recorded(INTENT)) as tx:
             held = await journal.verify_ownership(tx, todo)
@@ -81,6 +90,23 @@ async def run_external(
         failure = as_step_error(execution, held[0], error)
         await record_failure(execution, held[0], failure, begun=True)
         execution.settle({held[0]: failure})
+
+
+async def _settle_known(
+    execution: StepExecution, todo: Sequence[Instance], known: KnownResult, began: float
+) -> list[Instance]:
+    """Settles the instances whose result is known. Returns the others, and those for which this failed: their
+    call shows why."""
+    results: dict[Instance, Result] = {}
+    async for instance in yielding(todo):
+        with suppress(Exception):
+            if (result := known(instance)) is not None:
+                results[instance] = result
+    if results:
+        with execution.recorded(RESULT):
+            journal.defer(execution.records(results, begun=False, began=began))
+        execution.settle(results)
+    return [instance for instance in todo if instance not in results]
 
 
 async def _record_ends(

@@ -35,7 +35,7 @@ class Entry:
     undo_error: dict[str, Any] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class SagaInstance(Generic[P]):
     """An instance that this worker holds under a lease. Every journal write about it carries its fence."""
 
@@ -87,6 +87,10 @@ class SagaInstance(Generic[P]):
         """Returns whether the journal has the step as done, and not compensated since."""
         entry = self.journal.get(step)
         return entry is not None and entry.status == "done" and entry.undo_status != "done"
+
+    def next_number(self) -> int:
+        """Returns the number of the next step to begin: after those of all that have begun."""
+        return 1 + max([entry.number for entry in self.journal.values()], default=0)
 
     def result(self, step: str) -> dict[str, Any]:
         """Returns the step's result; empty if it is not done."""

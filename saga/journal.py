@@ -160,21 +160,26 @@ def defer(records: Iterable[Record]) -> None:
 
 async def write(tx: Tx, records: Sequence[Record]) -> None:
     """Writes one row for each record, after its instance's pending records."""
+    rows: list[Record] = []
+    pending: list[Record] = []
     for record in records:
         _update_entry(record)
-        record.instance.pending_records.pop(record.step, None)
-    rows: list[Record] = []
-    for record in records:
-        rows += [*record.instance.pending_records.values(), record]
-    await _write(tx, rows)
+        if before := record.instance.pending_records:
+            before.pop(record.step, None)
+            pending += before.values()
+            rows += before.values()
+        rows.append(record)
+    await _write(tx, rows, pending)
 
 
 async def write_pending(tx: Tx, instances: Iterable[Instance]) -> None:
     """Writes the instances' pending records."""
-    await _write(tx, [record for instance in instances for record in instance.pending_records.values()])
+    pending = [record for instance in instances for record in instance.pending_records.values()]
+    await _write(tx, pending, pending)
 
 
-async def _write(tx: Tx, records: Sequence[Record]) -> None:
+async def _write(tx: Tx, records: Sequence[Record], pending: Sequence[Record]) -> None:
+    """Writes the records. `pending`: those of them that are pending until the commit."""
     if not records:
         return
     now = time.monotonic()
@@ -183,23 +188,22 @@ async def _write(tx: Tx, records: Sequence[Record]) -> None:
     )
 
     def written() -> None:
-        for record in records:
+        for record in pending:
             if record.instance.pending_records.get(record.step) is record:
                 del record.instance.pending_records[record.step]
 
-    after_commit(tx, written)
+    if pending:
+        after_commit(tx, written)
 
 
 def _update_entry(record: Record) -> None:
     journal, step = record.instance.journal, record.step
     old = journal.get(step)
-    number = (
-        old.number
-        if old and old.undo_status != "done"
-        else 1 + max((entry.number for entry in journal.values()), default=0)
-    )
-    attempts = (old.attempts if old else 0) + (1 if record.again else 0)
-    notes = old.notes if old else {}
+    if old is None:
+        number, attempts, notes = record.instance.next_number(), int(record.again), {}
+    else:
+        number = record.instance.next_number() if old.undo_status == "done" else old.number
+        attempts, notes = old.attempts + record.again, old.notes
     journal[step] = Entry(
         step, record.status, number, attempts, notes, record.result, record.error, record.undo_due
     )

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-from structlog.contextvars import bind_contextvars, bound_contextvars, get_contextvars
+from structlog.contextvars import bound_contextvars, get_contextvars
 
 from saga.instance import Instance
 
 Fields = dict[str, Any]
 _sources: list[Callable[[], Fields]] = []
+_instance: ContextVar[str | None] = ContextVar("instance", default=None)
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def about_instance(instance_id: str) -> Iterator[None]:
 
 def bind_instance(instance_id: str) -> None:
     """Binds the instance to the lines of this asyncio task from now on."""
-    bind_contextvars(order_id=instance_id)
+    _instance.set(instance_id)
 
 
 def add_source(source: Callable[[], Fields]) -> None:
@@ -51,4 +53,7 @@ def fields() -> Fields:
     found: Fields = {}
     for source in _sources:
         found |= source()
-    return found | get_contextvars()
+    found |= get_contextvars()
+    if (instance_id := _instance.get()) is not None:
+        found["order_id"] = instance_id
+    return found

@@ -19,8 +19,11 @@ async def run_steps(saga: Saga, instances: Sequence[Instance], run: RunStep) -> 
     """
     together = list(instances)
     for step in saga:
-        if todo := [instance for instance in together if not instance.done(step.name)]:
-            done = [instance for instance in together if instance.done(step.name)]
+        todo: list[Instance] = []
+        done: list[Instance] = []
+        for instance in together:
+            (done if instance.done(step.name) else todo).append(instance)
+        if todo:
             gone = set(await run(step, todo, done))
             together = [instance for instance in together if instance not in gone and not instance.lost]
     return together

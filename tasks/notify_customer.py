@@ -14,18 +14,21 @@ from shop.orders.order import OrderInstance
 log = logging.getLogger("shop.completed")
 
 
-def log_completion(order: OrderInstance) -> None:
-    """Logs one line for each order whose confirmation is queued."""
-    log.info(
-        "order %s: shipped as %s, confirmation queued",
-        order.id,
-        order.result("fulfill_order").get("tracking_number"),
-        extra=_about(order),
-    )
+_ORDERS_PER_LINE = 100
+"""Limits the ids in one log line: a line for each order takes as long as all that is done for the order."""
 
 
-def _about(order: OrderInstance) -> dict[str, str]:
-    return {"order_id": order.id}
+def log_completion(orders: Sequence[OrderInstance]) -> None:
+    """Logs which orders were shipped and have their confirmation queued: a single one with its tracking
+    number, a batch with the ids of up to 100 orders in one line."""
+    if len(orders) == 1:
+        number = orders[0].result("fulfill_order").get("tracking_number")
+        about = {"order_id": orders[0].id}
+        log.info("order %s: shipped as %s, confirmation queued", orders[0].id, number, extra=about)
+        return
+    for place in range(0, len(orders), _ORDERS_PER_LINE):
+        ids = [order.id for order in orders[place : place + _ORDERS_PER_LINE]]
+        log.info("%d orders: shipped, confirmations queued", len(ids), extra={"order_ids": ids})
 
 
 @database_step(after=log_completion)

@@ -134,9 +134,12 @@ class BatchRunner:
             return instances
         leaving = await self._run_shared(step, instances)
         gone = set(leaving)
-        left = [instance for instance in instances if instance not in gone and not instance.lost]
         # Never continue with a step that the journal does not have as done, for whatever reason.
-        unfinished = [instance for instance in left if not instance.done(step.name)]
+        unfinished = [
+            instance
+            for instance in instances
+            if not instance.done(step.name) and instance not in gone and not instance.lost
+        ]
         self._detach(unfinished)
         return [*leaving, *unfinished]
 

@@ -34,13 +34,12 @@ from saga.execution import (
     StepExecution,
     record_name,
 )
-from saga.external_action import run_external
+from saga.external_action import KnownResult, run_external
 from saga.failpoints import failpoint
 from saga.instance import Instance
 from saga.limit import Limit
 from saga.log_context import about
 from saga.shares import share
-from saga.yielding import yielding
 
 StepTask = Task[[StepExecution], Any]
 
@@ -50,10 +49,10 @@ Before = Callable[[Sequence[Instance]], ExternalAction | None]
 
 
 def database_step(
-    *, after: Callable[[Instance], None] | None = None, before: Before | None = None
+    *, after: Callable[[Sequence[Instance]], None] | None = None, before: Before | None = None
 ) -> Callable[[DatabaseAction], StepTask]:
-    """Makes a task of a set-based step in the same database. `after` is called for each instance after the
-    commit; it must be fast.
+    """Makes a task of a set-based step in the same database. `after` is called after the commit, with the
+    instances that are done, if there are any; it must be fast.
 
     `before`: returns an external action that runs first. From then on the step's compensation is due until
     the step is done.
@@ -64,7 +63,8 @@ def database_step(
             try:
                 await _run_in_database(execution, action, before)
             finally:
-                await _call_after(after, execution.done)
+                if after is not None and execution.done:
+                    after(execution.done)
 
         return _task(body, action, external=before is not None, in_database=True)
 
@@ -76,14 +76,6 @@ async def _run_in_database(execution: StepExecution, action: DatabaseAction, bef
         await run_external(execution, first, then=action)
     else:
         await run_in_database(execution, action)
-
-
-async def _call_after(after: Callable[[Instance], None] | None, instances: Sequence[Instance]) -> None:
-    """Calls `after` in the event loop, yielding in between: with a thread, the loop would wait for the
-    interpreter's lock at every step."""
-    if after is not None:
-        async for instance in yielding(instances):
-            after(instance)
 
 
 def database_compensation(*, before: Before | None = None) -> Callable[[DatabaseAction], StepTask]:
@@ -112,13 +104,16 @@ def reading_step() -> Callable[[ReadingAction], StepTask]:
     return decorate
 
 
-def external_step(*, limit: Limit | None = None) -> Callable[[ExternalAction], StepTask]:
+def external_step(
+    *, limit: Limit | None = None, known: KnownResult | None = None
+) -> Callable[[ExternalAction], StepTask]:
     """Makes a task of a step that calls an external system. It is written for one instance, and runs
     concurrently for many.
 
-    `limit`: limits the concurrent calls of all workers together; a batch takes its share once.
+    `limit`: limits the concurrent calls of all workers together; a batch takes its share once. `known`: for a
+    step that changes nothing, returns the result for an instance that needs no call.
     """
-    return lambda action: _external_task(action, limit)
+    return lambda action: _external_task(action, limit, known)
 
 
 def external_compensation(*, limit: Limit | None = None) -> Callable[[ExternalAction], StepTask]:
@@ -135,11 +130,11 @@ async def run_step(execution: StepExecution) -> None:
         await _with_retries(chosen, step.undo_retries if execution.undo else step.retries)(execution)
 
 
-def _external_task(action: ExternalAction, limit: Limit | None) -> StepTask:
+def _external_task(action: ExternalAction, limit: Limit | None, known: KnownResult | None = None) -> StepTask:
     async def body(execution: StepExecution) -> None:
         one, calls = execution.instances[0], len(execution.instances)
         async with share(limit, one.store, one.lease, wanted=calls):
-            await run_external(execution, action)
+            await run_external(execution, action, known=known)
 
     return _task(body, action, external=True)
 

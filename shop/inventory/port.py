@@ -111,15 +111,17 @@ def reservation_result(order: OrderInstance) -> ReservationResult:
     """Returns the result of reserving for an order that has all its items."""
     now, name = datetime.now(UTC), reservation_id(order.id)
     wanted = order.payload.wanted
-    return ReservationResult(
-        reservation_id=name,
-        reserved_items=[
-            ReservedItem(product_id=p, quantity=n, reservation_id=name, reserved_at=now)
-            for p, n in wanted.items()
-        ],
-        total_items_reserved=sum(wanted.values()),
-        total_reserved_value=order.payload.items_total,
-        reservation_timestamp=now,
+    return ReservationResult.model_validate(
+        {
+            "reservation_id": name,
+            "reserved_items": [
+                {"product_id": p, "quantity": n, "reservation_id": name, "reserved_at": now}
+                for p, n in wanted.items()
+            ],
+            "total_items_reserved": sum(wanted.values()),
+            "total_reserved_value": order.payload.items_total,
+            "reservation_timestamp": now,
+        }
     )
 
 

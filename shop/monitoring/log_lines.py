@@ -38,7 +38,8 @@ _FOR_COLLECTORS = 0o640
 _WHERE = ("order_id", "step", "orders", "flow_run_id", "task_run_id")
 _SHOWN_FIELDS = ("order_id", "step")
 """The fields that people see; the JSON lines have all."""
-_NOT_MORE = frozenset({"timestamp", "level", "logger", "event", "exception", "pid", *_WHERE})
+_NOT_MORE = frozenset({"timestamp", "level", "logger", "event", "exception", "pid", "order_ids", *_WHERE})
+"""Fields that are not appended to the text for people: they have their own place, or list a whole batch."""
 _JSON = "_json"
 """The attribute of a record for its JSON line."""
 _EXCEPTION = logging.Formatter()

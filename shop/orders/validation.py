@@ -7,11 +7,10 @@ currencies and product ids, and of other values only the kind.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -42,8 +41,6 @@ _FIELDS = {
 }
 _ITEM = TypeAdapter(Item)
 
-T = TypeVar("T")
-R = TypeVar("R")
 Readable = Mapping[str, Any]
 """The fields of an order that could be read; `items` maps positions to `Item`."""
 
@@ -58,24 +55,32 @@ async def validate(
     contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, limits: Settings
 ) -> list[Order | OrderRejected]:
     """Returns for each order, in the same sequence, the order or its problems."""
-    read = await _for_each(_read, contents)
-    readable = [fields for fields, _, _ in read]
-    # The checks are independent of each other; the product check asks the catalogue meanwhile.
-    found = await asyncio.gather(
-        _check_products(readable, catalogue, limits),
-        _check_customers(readable),
-        _check_payments(readable, limits),
-        _check_addresses(readable),
-    )
+    read = [_read(content) async for content in yielding(contents)]
+    asked = {
+        item.product_id
+        for fields, _, _ in read
+        for item in fields.get("items", {}).values()
+        if 0 < len(item.product_id) <= _MAX_TEXT
+    }
+    known = await catalogue.known(asked)
     verdicts: list[Order | OrderRejected] = []
-    for i, (_, unreadable, order) in enumerate(read):
-        problems = [*unreadable, *(problem for check in found for problem in check[i])]
+    async for fields, unreadable, order in yielding(read):
+        problems = [*unreadable, *_problems(fields, known, limits)]
         verdicts.append(order if order is not None and not problems else OrderRejected(problems))
     return verdicts
 
 
-async def _for_each(check: Callable[[T], R], orders: Sequence[T]) -> list[R]:
-    return [check(order) async for order in yielding(orders)]
+def _problems(order: Readable, known: set[str], limits: Settings) -> list[Problem]:
+    return [
+        *_items(order, known, limits),
+        *_text(order, "customer_id"),
+        *_text(order, "customer_name"),
+        *_email(order),
+        *_currency(order),
+        *_amounts(order, limits),
+        *_method(order),
+        *_address(order),
+    ]
 
 
 def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | None]:
@@ -123,35 +128,6 @@ def _default(name: str) -> Any:
     if field.is_required():
         raise KeyError(name)
     return field.default
-
-
-async def _check_customers(orders: Sequence[Readable]) -> list[list[Problem]]:
-    return await _for_each(
-        lambda order: [*_text(order, "customer_id"), *_text(order, "customer_name"), *_email(order)], orders
-    )
-
-
-async def _check_products(
-    orders: Sequence[Readable], catalogue: Catalogue, limits: Settings
-) -> list[list[Problem]]:
-    asked = {
-        item.product_id
-        for order in orders
-        for item in order.get("items", {}).values()
-        if 0 < len(item.product_id) <= _MAX_TEXT
-    }
-    known = await catalogue.known(asked)
-    return await _for_each(lambda order: _items(order, known, limits), orders)
-
-
-async def _check_payments(orders: Sequence[Readable], limits: Settings) -> list[list[Problem]]:
-    return await _for_each(
-        lambda order: [*_currency(order), *_amounts(order, limits), *_method(order)], orders
-    )
-
-
-async def _check_addresses(orders: Sequence[Readable]) -> list[list[Problem]]:
-    return await _for_each(_address, orders)
 
 
 def _text(order: Readable, name: str) -> list[Problem]:
@@ -303,17 +279,14 @@ def _address(order: Readable) -> list[Problem]:
     if address is None:
         return []
     problems = []
+    given = vars(address)
     for name in ("address", "city"):
-        if not getattr(address, name):
+        if not given[name]:
             problems.append(Problem(f"shipping_info.{name}", "nothing", "text that is not empty"))
     for name in ("name", "address", "address2", "city", "state", "zip", "phone"):
-        if len(getattr(address, name) or "") > _MAX_TEXT:
+        if len(given[name] or "") > _MAX_TEXT:
             problems.append(
-                Problem(
-                    f"shipping_info.{name}",
-                    f"{len(getattr(address, name))} characters",
-                    f"at most {_MAX_TEXT}",
-                )
+                Problem(f"shipping_info.{name}", f"{len(given[name])} characters", f"at most {_MAX_TEXT}")
             )
     if not countries.is_country(address.country):
         meant = countries.meant(address.country)

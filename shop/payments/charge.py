@@ -353,6 +353,8 @@ def money_moved(instance: OrderInstance) -> tuple[Decimal, Decimal, Decimal]:
     if entry is None:
         return Decimal(0), Decimal(0), Decimal(0)
     undone, done, error = entry.undo_result or {}, entry.result or {}, entry.undo_error or {}
+    if not undone and not error and entry.undo_status is None:
+        return Decimal(done.get("amount_charged", 0)), Decimal(0), Decimal(0)
     found = undone or error
     refunded = Decimal(found.get("refunded_amount", 0))
     charged = max(Decimal(done.get("amount_charged", 0)), Decimal(found.get("amount_charged", 0)))

@@ -83,6 +83,10 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _CODE = re.compile(r"\b((?:cvv2?|cvc2?|csc|security code)\W{0,3})\d{3,4}(?!\d)", re.IGNORECASE)
+_ASCII = bytes(range(128))
+_NO_WORD = bytes(code for code in range(256) if not chr(code).isalnum() or code > 127)
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_ZEROS = b"0" * _SHORTEST
 _VALUE = bytes.maketrans(b"0123456789", bytes(range(10)))
 _DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 
@@ -129,11 +133,22 @@ def passes_luhn(digits: str) -> bool:
 def _found(text: str) -> Iterator[tuple[int, int]]:
     """Yields start and end of each card number, from left to right. Both are at the borders of groups of
     digits."""
-    text = _plain_digits(text)
-    if not _RUN.search(text):  # the usual case
+    if not _may_have_run(text):  # the usual case
         return
+    text = _plain_digits(text)
     for run in _RUN.finditer(_UUID.sub(lambda uuid: "x" * len(uuid.group()), text)):
         yield from _found_in(run)
+
+
+def _may_have_run(text: str) -> bool:
+    """Returns False if the text certainly has no match of `_RUN`. Takes a tenth of the pattern's time: it
+    looks for as many digits in a row, after it has removed everything but ASCII letters and digits."""
+    written = text.encode("utf-8", "surrogatepass")
+    if _ZEROS in written.translate(_DIGITS_AS_ZEROS, _NO_WORD):
+        return True
+    if text.isascii():
+        return False
+    return any(map(str.isdigit, written.translate(None, _ASCII).decode("utf-8", "surrogatepass")))
 
 
 def _found_in(run: re.Match[str]) -> Iterator[tuple[int, int]]:

@@ -18,6 +18,7 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.inventory import embedded
 from shop.orders import intake
+from tasks import notify_customer
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
@@ -120,11 +121,16 @@ async def test_exceptions_and_fields_are_masked_in_the_ui_too(
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_orders_of_a_batch_have_a_line_each_in_the_file(saga: World, unique: str) -> None:
+async def test_the_lines_of_a_batch_name_its_orders_in_the_file(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify_customer, "_ORDERS_PER_LINE", 3)
     intake.submit([an_order(f"BATCH-{i}-{unique}") for i in range(5)])
     configure()
     await process_pending_orders(consumer_seconds=0)
     completed = [line for line in lines(saga) if line["logger"] == "shop.completed"]
-    assert sorted(line["order_id"] for line in completed) == [f"BATCH-{i}-{unique}" for i in range(5)]
+    named = [order_id for line in completed for order_id in line["order_ids"]]
+    assert [len(line["order_ids"]) for line in completed] == [3, 2]
+    assert sorted(named) == [f"BATCH-{i}-{unique}" for i in range(5)]
     assert {(line["step"], line["orders"]) for line in completed} == {("notify_customer", 5)}
     assert len({line["flow_run_id"] for line in completed}) == 1

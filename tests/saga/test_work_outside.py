@@ -33,7 +33,7 @@ from saga.errors import (
 from saga.execution import StepExecution
 from saga.external_action import run_external
 from saga.limit import Limit, Turns
-from tests.saga.scripted import ACT, Ends, Outside, busy, gone, ids, some, statuses, step
+from tests.saga.scripted import ACT, DEPART, READ, Ends, Outside, busy, gone, ids, some, statuses, step
 from tests.saga.trips import Agency, Busy, NoSeat, TripInstance
 from tests.waiting import until
 
@@ -492,3 +492,28 @@ async def test_a_call_that_takes_too_long_in_its_turn_is_stopped(agency: Agency)
         await run_external(work, act)
     assert ids(work.done) == list("BC")
     assert ids(work.detached) == ["A"]
+
+
+async def test_trips_whose_result_is_known_are_not_called(agency: Agency) -> None:
+    trips = await some(agency, *"ABC")
+
+    def known(trip: TripInstance) -> dict[str, str] | None:
+        if trip.id == "C":
+            raise ZeroDivisionError
+        return {"from": "memory"} if trip.id == "A" else None
+
+    act, work = Outside(), StepExecution(READ, trips)
+    await run_external(work, act, known=known)
+    assert sorted(ids(work.done)) == list("ABC")
+    assert act.calls == {"B": 1, "C": 1}
+    assert trips[0].result("read") == {"from": "memory"}
+    depart = StepExecution(DEPART, trips)
+    await run_external(depart, act)
+    assert await statuses(agency, "read") == dict.fromkeys("ABC", "done")
+
+
+async def test_a_single_trip_whose_result_is_known_is_not_called(agency: Agency) -> None:
+    trips = await some(agency, "A")
+    act, work = Outside(), StepExecution(READ, trips)
+    await run_external(work, act, known=lambda _trip: {"x": 1})
+    assert (ids(work.done), dict(act.calls)) == (["A"], {})

@@ -14,7 +14,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from shop.text.card_numbers import (
+    _RUN,
     MASK,
+    _may_have_run,
+    _plain_digits,
     has_card_number,
     is_card_number,
     is_card_number_as_token,
@@ -298,3 +301,18 @@ def test_nothing_that_cleaning_takes_away_hides_a_number(number: str, gaps: list
     )
     assert masked(f"a {text}").startswith(f"a {MASK}")
     assert number not in re.sub(r"\D", "", one_line(masked(text), 10_000))
+
+
+@relaxed
+@given(
+    st.lists(
+        st.sampled_from(
+            ["4242", "0", "٤٢", "４２", "²", "①", "-", " ", "_", "\u200b", "\ud800", "\t", "é", "x", "··"]
+        ),
+        max_size=60,
+    ).map("".join)
+    | st.text(max_size=60)
+)
+def test_the_quick_check_finds_every_run_of_digits(text: str) -> None:
+    if _RUN.search(_plain_digits(text)):
+        assert _may_have_run(text)
