@@ -19,6 +19,7 @@ from sqlalchemy import text
 
 from benchmarks import prefect_alone
 from benchmarks.gateway import MemoryGateway
+from benchmarks.processor_time import processor_time
 from benchmarks.suite import Measured
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
@@ -74,11 +75,12 @@ async def pending(number: int) -> Measured:
     last mail."""
     await _warm_up()
     ids = _submit(number)
-    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
-    await _until(lambda: _left("customer_order WHERE outcome IS NULL") == 0)
+    with processor_time(number) as used:
+        consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
+        await _until(lambda: _left("customer_order WHERE outcome IS NULL") == 0)
     await _until(lambda: _left("outbox WHERE sent_at IS NULL") == 0)
     await _stop(consumer)
-    return _lane(ids)
+    return {**_lane(ids), **used}
 
 
 async def floor(number: int) -> Measured:

@@ -65,6 +65,20 @@ SUITE = Suite(
             LANE,
             at_least=2,
         ),
+        Claim(
+            "lane over HTTP: orders/s of a core",
+            LANE_HTTP,
+            "orders_per_cpu_second",
+            at_least=1_000,
+        ),
+        Claim(
+            "the same ÷ batch lane",
+            LANE_HTTP,
+            "orders_per_cpu_second",
+            LANE,
+            at_least=0.4,
+        ),
+        Claim("the sandbox gateway's CPU for an order, ms", LANE_HTTP, "gateway_cpu_ms", at_most=1),
         Claim("a consumer's peak memory, MB", LANE, "peak_memory_mb", at_most=300),
     ),
 )
