@@ -91,6 +91,19 @@ SUITE = Suite(
         Claim(
             "4 consumers ÷ 1, 0.9 s a charge", SLOW_LANES[2], ORDERS_PER_SECOND, SLOW_LANES[0], at_least=3.4
         ),
+            "lane over HTTP: orders/s of a core",
+            LANE_HTTP,
+            "orders_per_cpu_second",
+            at_least=1_000,
+        ),
+        Claim(
+            "the same ÷ batch lane",
+            LANE_HTTP,
+            "orders_per_cpu_second",
+            LANE,
+            at_least=0.4,
+        ),
+        Claim("the sandbox gateway's CPU for an order, ms", LANE_HTTP, "gateway_cpu_ms", at_most=1),
         Claim("a consumer's peak memory, MB", LANE, "peak_memory_mb", at_most=300),
         Claim("worker and its runs at rest, cores", IDLE, "cores", at_most=0.05),
     ),
