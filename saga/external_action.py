@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from saga import journal
 from saga.connections import measuring_waits
@@ -44,15 +44,9 @@ async def run_external(
         with execution.recorded(INTENT):
             pass
     else:
-        async with transaction(execution.recorded(INTENT)) as tx:
-            held = await journal.verify_ownership(tx, todo)
-            fresh = [instance for instance in held if execution.key not in instance.in_flight]
-            stopped = await journal.cancel_requests(tx, fresh) if fresh and not execution.undo else {}
-            if fresh := [instance for instance in fresh if instance not in stopped]:
-                await execution.begin(tx, fresh)
-        held = [instance for instance in held if instance not in stopped]
-        if stopped:
-            execution.settle(stopped)
+        begun, recently = execution.begun_ahead(todo)
+        if not recently:
+            held = await _begin(execution, todo, begun)
     calls = _calls(execution, action, held)
     try:
         await _wait_for_calls(execution, list(calls.values()))
@@ -77,6 +71,21 @@ async def run_external(
         failure = as_step_error(execution, held[0], error)
         await record_failure(execution, held[0], failure, begun=True)
         execution.settle({held[0]: failure})
+
+
+async def _begin(
+    execution: StepExecution, todo: Sequence[Instance], begun: Collection[Instance]
+) -> list[Instance]:
+    """Commits the intents, except those that are `begun`. Returns the instances whose call is to be made."""
+    async with transaction(execution.recorded(INTENT)) as tx:
+        held = await journal.verify_ownership(tx, todo)
+        fresh = [i for i in held if execution.key not in i.in_flight and i not in begun]
+        stopped = await journal.cancel_requests(tx, fresh) if fresh and not execution.undo else {}
+        if fresh := [instance for instance in fresh if instance not in stopped]:
+            await execution.begin(tx, fresh)
+    if stopped:
+        execution.settle(stopped)
+    return [instance for instance in held if instance not in stopped]
 
 
 async def _record_ends(

@@ -163,10 +163,8 @@ async def write(tx: Tx, records: Sequence[Record]) -> None:
     for record in records:
         _update_entry(record)
         record.instance.pending_records.pop(record.step, None)
-    rows: list[Record] = []
-    for record in records:
-        rows += [*record.instance.pending_records.values(), record]
-    await _write(tx, rows)
+    pending = dict.fromkeys(record.instance for record in records)
+    await _write(tx, [each for i in pending for each in i.pending_records.values()] + list(records))
 
 
 async def write_pending(tx: Tx, instances: Iterable[Instance]) -> None:

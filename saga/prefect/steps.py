@@ -140,7 +140,9 @@ def _external_task(action: ExternalAction, limit: Limit | None) -> StepTask:
         async with slots(limit, occupy=len(execution.instances)):
             await run_external(execution, action)
 
-    return _task(body, action, external=True)
+    made = _task(body, action, external=True)
+    made.is_external = True  # type: ignore[attr-defined]
+    return made
 
 
 def _task(body: Any, action: Any, *, external: bool = False, in_database: bool = False) -> StepTask:
