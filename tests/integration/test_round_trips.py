@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, event
@@ -44,7 +44,11 @@ def recording() -> Iterator[list[list[str]]]:
     def roll_back(connection: Connection) -> None:
         running.pop(id(connection), None)
 
-    handlers = {"before_cursor_execute": say, "commit": commit, "rollback": roll_back}
+    handlers: dict[str, Callable[..., None]] = {
+        "before_cursor_execute": say,
+        "commit": commit,
+        "rollback": roll_back,
+    }
     for name, handler in handlers.items():
         event.listen(engine().sync_engine, name, handler)
     try:
