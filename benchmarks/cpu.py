@@ -16,8 +16,8 @@ _BACKENDS = text("SELECT pid FROM pg_stat_activity WHERE datname = current_datab
 
 
 class Cpu:
-    """The CPU time since it was created. That of PostgreSQL and of the gateway is measured if they run on this
-    machine; connections that are closed meanwhile do not count."""
+    """The CPU time since it was created. That of PostgreSQL and of the gateway is measured if they run on
+    this machine; connections that are closed meanwhile do not count."""
 
     def __init__(self) -> None:
         self._own, self._backends = time.process_time(), _backends()

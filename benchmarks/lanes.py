@@ -30,10 +30,9 @@ from flows.process_pending_orders import process_pending_orders
 from saga.claims import claim
 from saga.database import sync_engine, transaction
 from saga.definition import Step
-from saga.execution import StepExecution
 from saga.finish import finish
 from saga.lease import lease
-from saga.loop import run_steps
+from saga.loop import execution_of, run_steps
 from saga.shares import share
 from shop.inventory.catalogue import load_catalogue
 from shop.orders import intake, report
@@ -219,7 +218,7 @@ async def _run_step(
     step: Step, todo: list[OrderInstance], _others: list[OrderInstance]
 ) -> Sequence[OrderInstance]:
     task: Any = step.task
-    work = StepExecution(step, todo)
+    work = execution_of(ORDER_SAGA, step, todo)
     await task.fn(work)  # the task's own function, without Prefect around it
     if len(work.done) != len(todo):
         raise RuntimeError(f"{step.name} failed for {len(work.failed)} orders")

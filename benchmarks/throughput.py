@@ -91,6 +91,7 @@ SUITE = Suite(
         Claim(
             "4 consumers ÷ 1, 0.9 s a charge", SLOW_LANES[2], ORDERS_PER_SECOND, SLOW_LANES[0], at_least=3.4
         ),
+        Claim(
             "lane over HTTP: orders/s of a core",
             LANE_HTTP,
             "orders_per_cpu_second",

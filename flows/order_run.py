@@ -55,7 +55,10 @@ async def order_run(order: object) -> AsyncIterator[OrderRun]:
     async with cancelled_by_sigterm(), named(run_name("order", order)), artifacts_shown():
         with ExitStack() as log_context:
             try:
-                async with lease(ORDERS) as mine, wakeup.listening(ORDERS, wakeup.FINISHED) as listener:
+                async with (
+                    lease(ORDERS) as mine,
+                    wakeup.listening_when_waiting(ORDERS, wakeup.FINISHED) as listener,
+                ):
                     run = OrderRun(mine, listener, log_context)
                     try:
                         yield run

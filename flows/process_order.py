@@ -32,7 +32,7 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     # The run holds a lease. At its end it sends the order's mail and shows the order in the UI.
     async with order_run(order) as run:
         claimed = await run.accept(order)  # stored: from here on it reaches an outcome despite any crash
-        while (known := await run.read_outcome()) is None:
+        while claimed or (known := await run.read_outcome()) is None:
             if claimed is None and (claimed := await run.claim()) is None:
                 await run.wait_for_change()  # another worker has claimed it, or it is postponed
                 continue

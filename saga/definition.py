@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from saga.instance import Instance
@@ -51,6 +52,11 @@ class Step:
         """The compensation's name."""
         return None if self.undo is None else _name(self.undo)
 
+    @property
+    def journals_intent(self) -> bool:
+        """Whether the step only calls an external system, so that its intent is committed before."""
+        return self.kind is not Kind.READ_ONLY and getattr(self.task, "is_external", False)
+
 
 def _name(task: object) -> str:
     return str(getattr(task, "__name__", task))
@@ -89,6 +95,10 @@ class Saga:
     def names(self) -> frozenset[str]:
         """The names of all steps."""
         return frozenset(self._by_name)
+
+    def following(self, step: Step) -> Step | None:
+        """Returns the next step; None after the last one."""
+        return dict(pairwise(self.steps)).get(step)
 
     def is_past_pivot(self, name: str) -> bool:
         """Returns whether the step comes after the pivot."""

@@ -23,7 +23,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from saga import journal
-from saga.database import Tx, transaction
+from saga.configuration import config
+from saga.database import Tx, after_commit, transaction
 from saga.definition import Kind, Step
 from saga.errors import BatchFailing, InfrastructureError, LeaseLost, StepError, UnexpectedStepError
 from saga.failpoints import Failpoint, failpoint
@@ -35,12 +36,16 @@ log = logging.getLogger(__name__)
 
 _MINORITY_DIVISOR = 5
 """A batch may lose at most its size divided by this: a fifth."""
+_RECENT_DIVISOR = 4
+"""An intent was committed recently within the lease's duration divided by this."""
 INTENT, RESULT = EXTERNAL_PARTS = ("intent", "result")
 """The two journal writes of an external action. A database action has one."""
 Result = BaseModel | Mapping[str, Any]
 DatabaseAction = Callable[[Tx, Sequence[Instance]], Awaitable[Mapping[str, Result | StepError]]]
 ReadingAction = Callable[[Sequence[Instance]], Awaitable[Mapping[str, Result | StepError]]]
 ExternalAction = Callable[[Instance], Awaitable[Result]]
+Close = Callable[[Tx, Sequence[Instance]], Awaitable[None]]
+"""Writes the outcomes of instances in the transaction that records their last step."""
 
 
 def record_name(task: object, part: str = "") -> str:
@@ -62,7 +67,11 @@ class StepExecution:
         *,
         undo: bool = False,
         straggler_timeout: float | None = None,
+        following: Step | None = None,
+        close: Close | None = None,
     ) -> None:
+        """`following`: the next step, if its intent is to be committed with this one's results. `close`: for
+        the saga's last step."""
         self.step, self.instances, self.undo = step, list(instances), undo
         self.straggler_timeout = straggler_timeout if len(instances) > 1 else None
         """Seconds without any answer after which instances whose calls still run are detached. None: wait for
@@ -75,6 +84,7 @@ class StepExecution:
         """Instances that cannot succeed now, because an external system or the infrastructure is unavailable.
         """
         self.tried = False
+        self._following, self._close = following, close
 
     @property
     def key(self) -> str:
@@ -128,13 +138,34 @@ class StepExecution:
                 tx, [Record(instance, self.step.name, "begun", undo_due=due) for instance in instances]
             )
 
+    def begun_ahead(self, instances: Sequence[Instance]) -> tuple[set[Instance], bool]:
+        """Returns, once, the instances whose intent was committed with the results of the step before, and
+        whether these are all, so recently that their lease cannot have expired since."""
+        if self.undo:
+            return set(), False
+        begun: set[Instance] = set()
+        oldest = time.monotonic() - config().lease_seconds / _RECENT_DIVISOR
+        recent = True
+        for instance in instances:
+            ahead, instance.begun_ahead = instance.begun_ahead, None
+            if ahead is not None and ahead[0] == self.step.name:
+                begun.add(instance)
+                recent = recent and ahead[1] > oldest
+        return begun, recent and len(begun) == len(instances)
+
     async def record(self, tx: Tx, ends: Mapping[Instance, Result | StepError], *, begun: bool) -> None:
-        """Journals the results. `begun`: the intent is in the journal already."""
+        """Journals the results, and what else commits with them: the next step's intent, or the outcomes.
+        `begun`: the intent is in the journal already."""
         records = self.records(ends, begun=begun)
         if self.undo:
             await journal.write_undo(tx, self.step.name, records)
-        else:
-            await journal.write(tx, records)
+            return
+        done = [instance for instance, end in ends.items() if not isinstance(end, StepError)]
+        if self._following is not None and done:
+            records += await _begin_ahead(tx, self._following, done)
+        await journal.write(tx, records)
+        if self._close is not None:
+            await self._close(tx, done)
 
     def records(
         self, ends: Mapping[Instance, Result | StepError], *, begun: bool, began: float | None = None
@@ -183,6 +214,20 @@ class StepExecution:
             raise LeaseLost(instance.id)
         if (failure := self.failed.pop(instance, None)) is not None:
             raise failure
+
+
+async def _begin_ahead(tx: Tx, step: Step, instances: Sequence[Instance]) -> list[Record]:
+    """Returns the intents of the next step, for instances without a cancel request."""
+    stopped = await journal.cancel_requests(tx, instances)
+    going = [instance for instance in instances if instance not in stopped]
+    since = time.monotonic()
+
+    def begun() -> None:
+        for instance in going:
+            instance.begun_ahead = (step.name, since)
+
+    after_commit(tx, begun)
+    return [Record(instance, step.name, "begun", undo_due=step.undo is not None) for instance in going]
 
 
 async def record_failure(

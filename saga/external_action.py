@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from saga import journal
@@ -57,15 +57,9 @@ async def run_external(
         if known is not None and not (held := await _settle_known(execution, todo, known, began)):
             return
     else:
-        async with transaction(execution.recorded(INTENT)) as tx:
-            held = await journal.verify_ownership(tx, todo)
-            fresh = [instance for instance in held if execution.key not in instance.in_flight]
-            stopped = await journal.cancel_requests(tx, fresh) if fresh and not execution.undo else {}
-            if fresh := [instance for instance in fresh if instance not in stopped]:
-                await execution.begin(tx, fresh)
-        held = [instance for instance in held if instance not in stopped]
-        if stopped:
-            execution.settle(stopped)
+        begun, recently = execution.begun_ahead(todo)
+        if not recently:
+            held = await _begin(execution, todo, begun)
     calls = _calls(execution, action, held)
     try:
         await _wait_for_calls(execution, list(calls.values()))
@@ -107,6 +101,21 @@ async def _settle_known(
             journal.defer(execution.records(results, begun=False, began=began))
         execution.settle(results)
     return [instance for instance in todo if instance not in results]
+
+
+async def _begin(
+    execution: StepExecution, todo: Sequence[Instance], begun: Collection[Instance]
+) -> list[Instance]:
+    """Commits the intents, except those that are `begun`. Returns the instances whose call is to be made."""
+    async with transaction(execution.recorded(INTENT)) as tx:
+        held = await journal.verify_ownership(tx, todo)
+        fresh = [i for i in held if execution.key not in i.in_flight and i not in begun]
+        stopped = await journal.cancel_requests(tx, fresh) if fresh and not execution.undo else {}
+        if fresh := [instance for instance in fresh if instance not in stopped]:
+            await execution.begin(tx, fresh)
+    if stopped:
+        execution.settle(stopped)
+    return [instance for instance in held if instance not in stopped]
 
 
 async def _record_ends(

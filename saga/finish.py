@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import TextClause, text
 
 from saga import journal
-from saga.database import Tx, as_json, transaction
+from saga.database import Tx, after_commit, as_json, transaction
 from saga.definition import Saga
 from saga.errors import StepError, TooManyTakeovers
 from saga.failpoints import failpoint
@@ -111,31 +111,58 @@ async def give_up_compensating(instances: Sequence[Instance]) -> None:
 
 async def finish(instances: Sequence[SagaInstance[P]], saga: Saga) -> dict[str, str]:
     """Commits the outcomes of those instances that this worker still holds, with what the owner's hooks add.
-    Returns them by id.
+    Returns them by id. The last step has done that already for the instances that are `closed`.
 
     A completed instance with a cancel request gets no outcome: it is released, and then compensated.
     """
-    endings = {
-        instance: _ending(instance, saga) async for instance in yielding(i for i in instances if not i.lost)
-    }
+    open_ones: list[SagaInstance[P]] = []
+    for instance in instances:
+        if instance.closed:
+            instance.lost = True
+        elif not instance.lost:
+            open_ones.append(instance)
+    if not open_ones:
+        return {}
+    endings = {instance: _ending(instance, saga) async for instance in yielding(open_ones)}
     ended: list[Ending[P]] = []
     async with transaction(_FINISHING) as tx:
-        held = await journal.verify_ownership(tx, instances)
+        held = await journal.verify_ownership(tx, open_ones)
         if held:
-            store = held[0].store
             await journal.write_pending(tx, held)
-            rows = as_json([_row(endings[instance]) for instance in held])
-            ids = set((await tx.execute(_finish(store), {"rows": rows})).scalars())
-            ended = [endings[instance] for instance in held if instance.id in ids]
-            await store.hooks.ended(tx, ended)
-            if left := [instance for instance in held if instance.id not in ids]:
-                await _release(tx, left, seconds=0)
-            await tx.execute(notification(store, FINISHED))
-    if ended:
-        ended[0].instance.store.hooks.committed(ended)
+            ended = await _write(tx, [endings[instance] for instance in held])
     for instance in held:
         instance.lost = True
     return {ending.instance.id: ending.outcome for ending in ended}
+
+
+async def close(tx: Tx, instances: Sequence[SagaInstance[P]], saga: Saga) -> None:
+    """Writes the outcomes in the transaction that records the instances' last step, so that they need no
+    transaction of their own. The caller holds the instances; `finish` lets go of them after the commit."""
+    if not instances:
+        return
+    await _write(tx, [_ending(instance, saga) async for instance in yielding(instances)])
+
+    def closed() -> None:
+        for instance in instances:
+            instance.closed = True
+
+    after_commit(tx, closed)
+
+
+async def _write(tx: Tx, endings: Sequence[Ending[P]]) -> list[Ending[P]]:
+    """Writes the endings, and releases completed instances with a cancel request. Returns the endings that
+    are outcomes now."""
+    store = endings[0].instance.store
+    rows = as_json([_row(ending) for ending in endings])
+    ids = set((await tx.execute(_finish(store), {"rows": rows})).scalars())
+    ended = [ending for ending in endings if ending.instance.id in ids]
+    await store.hooks.ended(tx, ended)
+    if left := [ending.instance for ending in endings if ending.instance.id not in ids]:
+        await _release(tx, left, seconds=0)
+    await tx.execute(notification(store, FINISHED))
+    if ended:
+        after_commit(tx, lambda: store.hooks.committed(ended))
+    return ended
 
 
 def _ending(instance: SagaInstance[P], saga: Saga) -> Ending[P]:

@@ -66,6 +66,11 @@ class SagaInstance(Generic[P]):
     lost: bool = False
     """Whether this worker no longer holds it: another worker has it, or it was released, or it has ended.
     Nothing may be written about it."""
+    begun_ahead: tuple[str, float] | None = None
+    """The external step whose intent was committed with the results of the one before, and when
+    (`time.monotonic`)."""
+    closed: bool = False
+    """Whether the transaction of its last step has committed its end, too: its outcome, or its release."""
     pending_records: dict[str, Any] = field(default_factory=dict)
     """Journal records by step that the next write includes; see `saga.journal.defer`."""
     in_flight: dict[str, asyncio.Task[Any]] = field(default_factory=dict)

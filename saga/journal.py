@@ -160,16 +160,13 @@ def defer(records: Iterable[Record]) -> None:
 
 async def write(tx: Tx, records: Sequence[Record]) -> None:
     """Writes one row for each record, after its instance's pending records."""
-    rows: list[Record] = []
-    pending: list[Record] = []
     for record in records:
         _update_entry(record)
         if before := record.instance.pending_records:
             before.pop(record.step, None)
-            pending += before.values()
-            rows += before.values()
-        rows.append(record)
-    await _write(tx, rows, pending)
+    waiting = dict.fromkeys(record.instance for record in records if record.instance.pending_records)
+    pending = [each for instance in waiting for each in instance.pending_records.values()]
+    await _write(tx, [*pending, *records], pending)
 
 
 async def write_pending(tx: Tx, instances: Iterable[Instance]) -> None:

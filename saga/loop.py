@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 
 from saga.definition import Saga, Step
+from saga.execution import StepExecution
+from saga.finish import close
 from saga.instance import Instance
 
 RunStep = Callable[[Step, list[Instance], list[Instance]], Awaitable[Collection[Instance]]]
@@ -27,3 +30,18 @@ async def run_steps(saga: Saga, instances: Sequence[Instance], run: RunStep) -> 
             gone = set(await run(step, todo, done))
             together = [instance for instance in together if instance not in gone and not instance.lost]
     return together
+
+
+def execution_of(
+    saga: Saga, step: Step, instances: Sequence[Instance], *, straggler_timeout: float | None = None
+) -> StepExecution:
+    """Returns the execution of a step of the saga. Its results commit together with what would need a
+    transaction of its own right after them: the intent of the next step, or the outcomes."""
+    following = saga.following(step)
+    return StepExecution(
+        step,
+        instances,
+        straggler_timeout=straggler_timeout,
+        following=following if following is not None and following.journals_intent else None,
+        close=partial(close, saga=saga) if following is None else None,
+    )

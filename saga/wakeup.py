@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 from typing import Any
@@ -75,8 +75,9 @@ def _arguments() -> dict[str, Any]:
 class Listener:
     """An event that is set by notifications."""
 
-    def __init__(self) -> None:
-        self._notified = asyncio.Event()
+    def __init__(self, connect: Callable[[], None] | None = None) -> None:
+        """`connect`: is called by the first wait."""
+        self._notified, self._connect = asyncio.Event(), connect
 
     def notify(self) -> None:
         self._notified.set()
@@ -84,6 +85,9 @@ class Listener:
     async def wait(self, seconds: float) -> bool:
         """Waits up to this time for a notification. Returns whether there was one, also one that came before
         the call."""
+        if self._connect is not None:
+            self._connect()
+            self._connect = None
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._notified.wait()
@@ -102,9 +106,7 @@ async def listening(
     """
     listener = Listener()
     ready = asyncio.Event()
-    task = asyncio.create_task(
-        _listen(store, event, listener, ready, consuming), name=f"listen-{channel(store, event)}"
-    )
+    task = _start_listening(store, event, listener, ready, consuming)
     with suppress(TimeoutError):
         async with asyncio.timeout(5):
             await ready.wait()
@@ -112,6 +114,30 @@ async def listening(
         yield listener
     finally:
         await cancel_and_wait([task])
+
+
+@asynccontextmanager
+async def listening_when_waiting(store: SagaStore[Any], event: Event) -> AsyncIterator[Listener]:
+    """Yields a `Listener` that connects when it is first waited for, which most runs of one instance never
+    do. The first wait ends when it is connected: whoever waits looks again."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def connect() -> None:
+        tasks.append(_start_listening(store, event, listener, asyncio.Event(), consuming=False))
+
+    listener = Listener(connect)
+    try:
+        yield listener
+    finally:
+        await cancel_and_wait(tasks)
+
+
+def _start_listening(
+    store: SagaStore[Any], event: Event, listener: Listener, ready: asyncio.Event, consuming: bool
+) -> asyncio.Task[None]:
+    return asyncio.create_task(
+        _listen(store, event, listener, ready, consuming), name=f"listen-{channel(store, event)}"
+    )
 
 
 async def _listen(

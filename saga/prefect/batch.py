@@ -25,7 +25,7 @@ from saga.infrastructure import is_infrastructure_error
 from saga.instance import Instance
 from saga.lease import lease
 from saga.log_context import bind_instance
-from saga.loop import run_steps
+from saga.loop import execution_of, run_steps
 from saga.prefect.compensation import compensate
 from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.run import reload, run_saga
@@ -152,7 +152,7 @@ class BatchRunner:
 
     async def _run_shared(self, step: Step, instances: Sequence[Instance]) -> list[Instance]:
         """Runs one step in one task run. Returns the instances that leave the batch."""
-        execution = StepExecution(step, instances, straggler_timeout=config().straggler_seconds)
+        execution = execution_of(self._saga, step, instances, straggler_timeout=config().straggler_seconds)
         try:
             await run_step(execution)
         except BatchFailing as failing:

@@ -97,7 +97,7 @@ async def process(saga: Saga, store: SagaStore[Any], instance_id: str, content: 
     async with (
         cancelled_by_sigterm(),
         lease(store) as lease_id,
-        wakeup.listening(store, wakeup.FINISHED) as listener,
+        wakeup.listening_when_waiting(store, wakeup.FINISHED) as listener,
     ):
         run = InstanceRun(saga, store, lease_id, listener)
         run.instance_id = instance_id

@@ -22,10 +22,9 @@ from saga.errors import (
     StepError,
     TooManyTakeovers,
 )
-from saga.execution import StepExecution
 from saga.finish import finish, pause_if_worker_dies, postpone
 from saga.instance import Instance
-from saga.loop import run_steps
+from saga.loop import execution_of, run_steps
 from saga.prefect.compensation import compensate
 from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.steps import run_step
@@ -65,7 +64,7 @@ async def run_saga(saga: Saga, instance: Instance, cancellation: Cancellation | 
     async def run(next_step: Step, todo: list[Instance], _others: list[Instance]) -> Sequence[Instance]:
         nonlocal step
         step = next_step
-        return await _run_alone(step, todo, [])
+        return await _run_alone(saga, step, todo)
 
     try:
         _check_resumable(saga, instance)
@@ -161,9 +160,13 @@ async def _continue_past_pivot(saga: Saga, instance: Instance, error: BaseExcept
         log.error("instance %s is past %s, and %s: it is retried", instance.id, saga.pivot, error)
         await postpone([instance], seconds=min(300, 5 * 2**instance.takeovers))
         return
-    await finish(await run_steps(saga, [instance], _run_alone), saga)
+
+    async def run(step: Step, todo: list[Instance], _others: list[Instance]) -> Sequence[Instance]:
+        return await _run_alone(saga, step, todo)
+
+    await finish(await run_steps(saga, [instance], run), saga)
 
 
-async def _run_alone(step: Step, todo: list[Instance], _others: list[Instance]) -> Sequence[Instance]:
-    await run_step(StepExecution(step, todo))
+async def _run_alone(saga: Saga, step: Step, todo: list[Instance]) -> Sequence[Instance]:
+    await run_step(execution_of(saga, step, todo))
     return ()

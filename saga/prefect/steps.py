@@ -136,7 +136,9 @@ def _external_task(action: ExternalAction, limit: Limit | None, known: KnownResu
         async with share(limit, one.store, one.lease, wanted=calls):
             await run_external(execution, action, known=known)
 
-    return _task(body, action, external=True)
+    made = _task(body, action, external=True)
+    made.is_external = True  # type: ignore[attr-defined]
+    return made
 
 
 def _task(body: Any, action: Any, *, external: bool = False, in_database: bool = False) -> StepTask:

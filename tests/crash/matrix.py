@@ -114,7 +114,7 @@ RECOVERIES = (
     Way("completes", "recover", ("before the record of fulfill_order",)),
     Way("cannot be shipped", "recover", ("after refunding a payment",)),
     Way("cannot be shipped", "pending", ("after the commit of failures",)),
-    Way("completes", "recover", ("after the commit of outcomes",)),
+    Way("completes", "recover", ("after the record of notify_customer",)),
     Way("completes", "recover", ("after asking the carrier for a quote",), _OUTSIDE),
     Way("completes", "recover", ("after buying a label",), _OUTSIDE),
     Way("completes", "pending", ("before the record of fulfill_order, result",), _OUTSIDE),
