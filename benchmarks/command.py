@@ -82,7 +82,8 @@ def _measure(
     *,
     quick: bool,
 ) -> tuple[Results, dict[str, str]]:
-    before = f"{machine.load():.2f} per core, before the run"
+    busy = machine.load()
+    before = f"{busy:.2f} per core before the run{', too much for numbers to rely on' * (busy > 0.5)}"
     with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
         Path(folder).chmod(0o711)  # PostgreSQL runs as another user when this is root
         var = Path(folder) / "var"
