@@ -82,8 +82,8 @@ class WorkerSettings(Group):
     """Maximum number of concurrent runs of one worker; at least 6 (four are reserved for other flows than
     `process-order`). Default: by memory and connections. `--limit` overrides it."""
     most_order_runs: int = Field(default=8, alias="MOST_ORDER_RUNS", ge=1, le=1_000)
-    """Limits the runs of `process-order` of all workers together. Each is a process of about 150 MB with three
-    database connections. The others wait, and are shown as Late."""
+    """Limits the runs of `process-order` of all workers together. Each is a process of about 150 MB with
+    three database connections. The others wait, and are shown as Late."""
     consumer_seconds: Seconds = Field(default=330, alias="CONSUMER_SECONDS")
     """How long a consumer keeps claiming orders."""
     most_consumers: int = Field(default=4, alias="MOST_CONSUMERS", ge=1, le=1_000)

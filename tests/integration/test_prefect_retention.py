@@ -67,7 +67,8 @@ async def test_old_runs_and_events_go_and_others_stay(
             event_id = str(uuid4())
             database.execute(
                 "INSERT INTO events (id, occurred, event, resource_id, resource, related_resource_ids, "
-                "related, payload, received, recorded) SELECT %s, at, %s, 'shop.x', '{}', '[]', '[]', '{}', at, at "
+                "related, payload, received, recorded) "
+                "SELECT %s, at, %s, 'shop.x', '{}', '[]', '[]', '{}', at, at "
                 "FROM (SELECT now() - make_interval(hours => %s) AS at) AS moment",
                 [event_id, name, hours],
             )
