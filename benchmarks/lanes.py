@@ -38,6 +38,8 @@ from shop.inventory.catalogue import load_catalogue
 from shop.orders import intake, report
 from shop.orders.order import EXAMPLE, OrderInstance
 from shop.orders.store import ORDERS
+from shop.payments.breaker import GuardedGateway
+from shop.payments.gateway import GatewayClient
 from shop.payments.gateways import use
 from shop.payments.limit import PAYMENT_GATEWAY
 from shop.runtime.garbage import reduced_garbage_collection
@@ -305,9 +307,23 @@ def _peak() -> float:
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
+def _limited(gateway: GatewayClient) -> GatewayClient:
+    """Limits the concurrent calls, as for the configured gateways."""
+    payments = settings().payments
+    return GuardedGateway(
+        gateway,
+        failures=payments.breaker_failures,
+        pause_seconds=payments.breaker_seconds,
+        concurrency=payments.concurrency,
+        on_change=lambda _: None,
+    )
+
+
 async def _main(kind: str, number: int, gateway: str) -> Measured:
-    if gateway != "sandbox":
-        use(MemoryGateway(seconds=_SLOW_SECONDS if gateway == "slow" else 0))
+    if gateway == "in-process":
+        use(MemoryGateway())
+    elif gateway == "slow":
+        use(_limited(MemoryGateway(seconds=_SLOW_SECONDS)))
     return await KINDS[kind](number)
 
 

@@ -131,8 +131,8 @@ async def start_missing_consumer() -> bool:
 
 @asynccontextmanager
 async def place_among_consumers(lease_id: UUID, seconds: float) -> AsyncIterator[None]:
-    """Waits until fewer than `MOST_CONSUMERS` consumers claim orders, and counts as one of them while its
-    body runs. Raises `TooManyConsumers` if that takes longer than this time (and a minute)."""
+    """Waits until fewer than `MOST_CONSUMERS` consumers claim orders, and counts as one while its body runs.
+    Raises `TooManyConsumers` after this time and a minute."""
     place = Share(CONSUMERS, ORDERS, lease_id, 1)
     if not await place.take(seconds + _PLACE_SECONDS):
         raise TooManyConsumers

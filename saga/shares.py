@@ -102,16 +102,17 @@ class Share:
         self._limit, self._store, self._lease_id = limit, store, lease_id
         self._wanted = max(1, min(wanted, limit.most()))
         self.held = 0
+        self._has_lease = True
         self.turns = Turns(0)
         """One for each call that the share allows."""
 
     async def take(self, seconds: float | None = None) -> bool:
-        """Waits until the share is at least one, or this time is over (None: no limit). Returns whether it
-        is. Waits while the database is unavailable."""
+        """Waits until the share is at least one, or this time is over (None: for as long as the lease is
+        valid). Returns whether it is. Waits while the database is unavailable."""
         loop = asyncio.get_running_loop()
         until = None if seconds is None else loop.time() + seconds
         await retry_while_database_down(partial(self._write, self._wanted))
-        while not self.held and (until is None or loop.time() < until):
+        while not self.held and (self._has_lease if until is None else loop.time() < until):
             await asyncio.sleep(_WAIT_SECONDS)
             await retry_while_database_down(self.check)
         return self.held > 0
@@ -147,7 +148,8 @@ class Share:
             others = _held(each for each in among if each.lease_id != self._lease_id)
             held = max(0, min(due, self._limit.total() - others))
             written = await tx.execute(_WRITE(self._store), {**about, "held": held})
-        self.held = held if written.rowcount else 0  # without a valid lease there is no share
+        self._has_lease = written.rowcount > 0
+        self.held = held if self._has_lease else 0
         self.turns.resize(self.held)
 
     async def keep_fair(self) -> None:
@@ -197,7 +199,8 @@ async def share(
             lease_id = await stack.enter_async_context(lease(store))
         mine = Share(limit, store, lease_id, wanted)
         stack.push_async_callback(mine.give_back)
-        await mine.take()
+        if not await mine.take():
+            mine.turns.resize(1)  # the lease is over: the journal decides which instances are still owned
         if wanted > 1:
             fair = asyncio.create_task(mine.keep_fair(), name=f"share of {limit.name}")
             stack.push_async_callback(cancel_and_wait, [fair])

@@ -82,8 +82,8 @@ class WorkerSettings(Group):
     """Maximum number of concurrent runs of one worker; at least 6 (four are reserved for other flows than
     `process-order`). Default: by memory and connections. `--limit` overrides it."""
     most_order_runs: int = Field(default=8, alias="MOST_ORDER_RUNS", ge=1, le=1_000)
-    """Limits the concurrent runs of `process-order` on all workers together. Each is a process of about
-    150 MB with three database connections. The others wait, and are shown as Late."""
+    """Limits the runs of `process-order` of all workers together. Each is a process of about 150 MB with
+    three database connections. The others wait, and are shown as Late."""
     standby: int = Field(default=1, ge=0, le=16)
     """How many processes of a worker have loaded the code and wait for a run, which then starts seconds
     earlier. Each takes about 130 MB."""
