@@ -27,6 +27,7 @@ P = TypeVar("P")
 _FINISHING, _RECORDING, _POSTPONING = (
     failpoint(f"the commit of {what}") for what in ("outcomes", "failures", "postponing")
 )
+_SAVEPOINT, _ROLLBACK = text("SAVEPOINT outcomes"), text("ROLLBACK TO SAVEPOINT outcomes")
 BLOCKED_SECONDS = 120
 """Seconds after `not_before` in which a postponed instance without an outcome still counts as blocked by what
 it was postponed for."""
@@ -137,10 +138,20 @@ async def finish(instances: Sequence[SagaInstance[P]], saga: Saga) -> dict[str, 
 
 async def close(tx: Tx, instances: Sequence[SagaInstance[P]], saga: Saga) -> None:
     """Writes the outcomes in the transaction that records the instances' last step, so that they need no
-    transaction of their own. The caller holds the instances; `finish` lets go of them after the commit."""
+    transaction of their own. The caller holds the instances; `finish` lets go of them after the commit.
+
+    If the outcomes cannot be written, the step's result is committed all the same, and `finish` tries again:
+    an error of one outcome is no error of the step, or of the other instances.
+    """
     if not instances:
         return
-    await _write(tx, [_ending(instance, saga) async for instance in yielding(instances)])
+    await tx.execute(_SAVEPOINT)
+    try:
+        await _write(tx, [_ending(instance, saga) async for instance in yielding(instances)])
+    except Exception as error:  # noqa: BLE001  (`finish` meets it again, and handles it)
+        log.debug("the outcomes do not commit with the last step (%s)", type(error).__name__)
+        await tx.execute(_ROLLBACK)  # raises if the connection is lost
+        return
 
     def closed() -> None:
         for instance in instances:

@@ -226,7 +226,7 @@ async def test_a_hand_back_that_fails_for_a_while_is_tried_again(saga: World, un
     """The worker lives, and renews a lease that nobody wants to wait for."""
     stock_up(saga)
     orders, _, _ = batch(unique)
-    once = Spoiler(saga, "spoiled_end", ENDING, code=THE_DATABASES, times=1)
+    once = Spoiler(saga, "spoiled_end", ENDING, code=THE_DATABASES, times=2)
     twice = Spoiler(saga, "spoiled_hand_back", HANDED_BACK, code=code, times=2)
 
     async def ended() -> bool:
@@ -248,7 +248,7 @@ async def test_an_order_that_cannot_be_handed_back_keeps_nobody_from_the_others(
     """Not even when that lasts for longer than a lease; it is handed back as soon as that is possible."""
     stock_up(saga)
     orders, culprit, others = batch(unique)
-    Spoiler(saga, "spoiled_end", ENDING, code=THE_DATABASES, times=1)
+    Spoiler(saga, "spoiled_end", ENDING, code=THE_DATABASES, times=2)
     spoiler = Spoiler(saga, "spoiled_hand_back", f"{HANDED_BACK} AND NEW.id = '{culprit}'", code=code)
 
     async def others_ended() -> bool:
