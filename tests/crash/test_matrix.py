@@ -62,7 +62,8 @@ def test_no_declared_point_is_left_out(
     site: Site, ways: Sequence[Passed], recoveries: Sequence[Passed]
 ) -> None:
     """A new step brings its points with it; one that no case leads to would never be tried."""
-    declared = set(site.nursery.process("declared").wait(30))
+    aside = {f"{when} {effect}" for effect in _ASIDE for when in ("before", "after")}
+    declared = set(site.nursery.process("declared").wait(30)) - aside
     for each in (True, False):
         tried = [*_deaths(ways, every=each), *_deaths_in_recovery(ways, recoveries, every=each)]
         assert declared - {case.point for case in tried} == set(), f"every: {each}"
@@ -72,7 +73,7 @@ def test_no_effect_in_the_code_is_left_out(running_nursery: Nursery) -> None:
     """What these workers never import declares nothing, and would not be missed."""
     declared = {point.removeprefix("before ") for point in running_nursery.process("declared").wait(30)}
     found = named()
-    assert set(found) - declared == _ASIDE
+    assert set(found) - declared <= _ASIDE <= set(found)
     assert {name for name, places in found.items() if places > 1} == set(), (
         "a worker would die at one of them only"
     )
