@@ -24,20 +24,11 @@ _EXPIRED = text(
     ORDER BY o.id LIMIT :most FOR UPDATE OF o SKIP LOCKED
     """
 )
-_ANY_EXPIRED = text(
-    "SELECT EXISTS (SELECT 1 FROM reservation WHERE state = 'held' AND NOT at_service AND expires_at < now())"
-)
 _STILL_HELD = text(
     "SELECT order_id, items FROM reservation WHERE order_id = ANY(CAST(:ids AS text[])) AND state = 'held' "
     "AND expires_at < now() "
     "ORDER BY order_id FOR UPDATE"
 )
-
-
-async def any_expired() -> bool:
-    """Returns whether any reservation has expired, also of an order that a worker holds."""
-    async with transaction() as tx:
-        return bool((await tx.execute(_ANY_EXPIRED)).scalar())
 
 
 async def expire_reservations(*, most: int = 500) -> list[str]:

@@ -120,15 +120,6 @@ async def _create(order: dict[str, Any], key: str) -> Payment:
     return await gateway().create(order_id=order["id"], amount=amount, currency="USD", key=key, **method)
 
 
-async def _let_reservations_expire(order_ids: list[str]) -> None:
-    """As if their worker had died long ago."""
-    async with transaction() as tx:
-        await tx.execute(
-            text("UPDATE reservation SET expires_at = now() WHERE order_id = ANY(CAST(:ids AS text[]))"),
-            {"ids": order_ids},
-        )
-
-
 async def walk(
     lane: str,
     orders: list[dict[str, Any]],
@@ -154,7 +145,6 @@ async def walk(
         intake.submit(orders)
         await process_pending_orders(consumer_seconds=0, return_state=True)
     elif lane == "recover":
-        await _let_reservations_expire([order["id"] for order in orders])
         await housekeeping(only_due=True, return_state=True)
     else:
         raise ValueError(lane)

@@ -37,6 +37,7 @@ import saga.wakeup
 import shop.notifications.outbox
 import tasks.expire_reservations
 import tasks.reopen_orders
+from flows.jobs import Job
 from saga.database import is_database_error
 from saga.errors import StepError
 from saga.execution import StepExecution
@@ -45,8 +46,6 @@ from saga.wakeup import Listener
 from tests.model.worker import current
 
 _FIRST_PAUSE = 0.5
-_JOBS = {"release_expired_reservations", "retry_compensations"}
-"""The jobs that change orders."""
 _TERMINATED = (flows.order_run, flows.process_pending_orders, saga.prefect.batch, saga.prefect.instance_run)
 """They handle signals, of which a process has one handler, and not one for each worker."""
 
@@ -112,17 +111,20 @@ def _only_errors() -> Iterator[None]:
 def without_prefect() -> Iterator[None]:
     """While it lasts, the flows' functions (`flow.fn`) can be run in any event loop,
     without a Prefect server."""
-    release, reopen = tasks.expire_reservations._release.fn, tasks.reopen_orders.reopen_due_orders.fn
+    reopen = tasks.reopen_orders.reopen_due_orders.fn
+    jobs = {
+        "release_expired_reservations": tasks.expire_reservations.release_expired_reservations.fn,
+        "retry_compensations": flows.retries.retry_compensations,
+    }
     with ExitStack() as stack:
         for each in (
             _only_errors(),
             disable_run_logger(),
             patch.object(saga.prefect.steps, "_with_retries", _with_retries),
             patch.object(flows.process_pending_orders, "reduced_garbage_collection", nullcontext),
-            patch.object(tasks.expire_reservations, "_release", release),
             patch.object(flows.retries, "reopen_due_orders", reopen),
             patch.object(flows.housekeeping, "_consumer_started", _no_consumer),
-            patch.object(flows.jobs, "JOBS", [each for each in flows.jobs.JOBS if each.name in _JOBS]),
+            patch.object(flows.jobs, "JOBS", tuple(Job(name, run) for name, run in jobs.items())),
             patch.object(flows.attention_artifact, "changed", lambda: None),
             patch.object(flows.attention_artifact, "show_review_queue", _nobody_looks),
             patch.object(flows.retries, "show_undelivered", _nobody_looks),
