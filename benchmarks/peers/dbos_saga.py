@@ -1,19 +1,19 @@
-"""The six effects as a saga on DBOS, as its documentation shows workflows: each effect is a transaction of a
-datasource, which commits with DBOS's record of the step; a refusal runs the compensations in `except`.
+"""The six effects as a saga on DBOS, as its documentation shows workflows: each effect is a step, which
+DBOS records; a refusal runs the compensations in `except`.
 
-Workflows run in threads, as DBOS runs synchronous ones. The same with asyncio takes twice the processor time.
+A step may run again after a crash, which the statements allow. With transactions of a datasource, which commit
+with DBOS's record, an order takes 1.6 times as long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from dbos import DBOS, DBOSConfig, SetWorkflowID, SQLAlchemyDatasource
-from sqlalchemy import text
+from dbos import DBOS, DBOSConfig, SetWorkflowID
+from psycopg_pool import AsyncConnectionPool
 
 from benchmarks.peers import effects
 from benchmarks.peers.effects import Order
@@ -27,91 +27,87 @@ config: DBOSConfig = {
     "run_admin_server": False,
 }
 DBOS(config=config)
-ds = SQLAlchemyDatasource.create(database_url(), engine_kwargs={"pool_size": 20})
+pool = AsyncConnectionPool(database_url(), kwargs={"autocommit": True}, min_size=20, max_size=20, open=False)
 
 
-def execute(statement: str, order: Order) -> None:
-    """Executes the statement in the step's transaction."""
-    ds.sql_session().execute(text(statement), effects.values(order))
+async def execute(statement: str, order: Order) -> None:
+    """Executes the statement in a transaction of its own."""
+    async with pool.connection() as connection:
+        await connection.execute(effects.for_psycopg(statement), effects.values(order))
 
 
-@ds.transaction(isolation_level="READ COMMITTED")
-def validate(order: Order) -> None:
+@DBOS.step()
+async def validate(order: Order) -> None:
     effects.refuse_if_invalid(order)
-    execute(effects.VALIDATE, order)
+    await execute(effects.VALIDATE, order)
 
 
-@ds.transaction(isolation_level="READ COMMITTED")
-def reserve(order: Order) -> None:
-    execute(effects.RESERVE, order)
+@DBOS.step()
+async def reserve(order: Order) -> None:
+    await execute(effects.RESERVE, order)
 
 
-@ds.transaction(isolation_level="READ COMMITTED")
-def charge(order: Order) -> None:
-    execute(effects.CHARGE, order)
+@DBOS.step()
+async def charge(order: Order) -> None:
+    await execute(effects.CHARGE, order)
 
 
-@ds.transaction(isolation_level="READ COMMITTED")
-def confirm(order: Order) -> None:
-    execute(effects.CONFIRM, order)
+@DBOS.step()
+async def confirm(order: Order) -> None:
+    await execute(effects.CONFIRM, order)
 
 
-@ds.transaction(isolation_level="READ COMMITTED")
-def ship(order: Order) -> None:
+@DBOS.step()
+async def ship(order: Order) -> None:
     effects.refuse_if_unreachable(order)
-    execute(effects.SHIP, order)
+    await execute(effects.SHIP, order)
 
 
-@ds.transaction(isolation_level="READ COMMITTED")
-def notify(order: Order) -> None:
-    execute(effects.NOTIFY, order)
+@DBOS.step()
+async def notify(order: Order) -> None:
+    await execute(effects.NOTIFY, order)
 
 
-@ds.transaction(isolation_level="READ COMMITTED")
-def release(order: Order) -> None:
-    execute(effects.RELEASE, order)
+@DBOS.step()
+async def release(order: Order) -> None:
+    await execute(effects.RELEASE, order)
 
 
-@ds.transaction(isolation_level="READ COMMITTED")
-def refund(order: Order) -> None:
-    execute(effects.REFUND, order)
+@DBOS.step()
+async def refund(order: Order) -> None:
+    await execute(effects.REFUND, order)
 
 
 @DBOS.workflow()
-def process(order: Order) -> str:
+async def process(order: Order) -> str:
     """Takes an order to its outcome."""
-    undo: list[Callable[[Order], None]] = []
+    undo: list[Callable[[Order], Awaitable[None]]] = []
     try:
-        validate(order)
+        await validate(order)
         undo.append(release)
-        reserve(order)
+        await reserve(order)
         undo.append(refund)
-        charge(order)
-        confirm(order)
-        ship(order)
+        await charge(order)
+        await confirm(order)
+        await ship(order)
     except effects.Refused:
         for compensation in reversed(undo):
-            compensation(order)
+            await compensation(order)
         return "compensated"
-    notify(order)
+    await notify(order)
     return "completed"
 
 
-def process_once(order: Order) -> str:
+async def process_once(order: Order) -> str:
     """Runs the workflow under the order's id: started again, it would not run twice."""
     with SetWorkflowID(order["id"]):
-        outcome: str = process(order)
+        outcome: str = await process(order)
         return outcome
 
 
 async def main(options: Options) -> dict[str, Any]:
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(options.at_once) as threads:
-
-        async def run(order: Order) -> str:
-            return await loop.run_in_executor(threads, process_once, order)
-
-        return await measure(run, options)
+    async with pool:
+        return await measure(process_once, options)
 
 
 if __name__ == "__main__":
