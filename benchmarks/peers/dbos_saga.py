@@ -1,8 +1,8 @@
 """The six effects as a saga on DBOS, as its documentation shows workflows: each effect is a step, which
 DBOS records; a refusal runs the compensations in `except`.
 
-A step may run again after a crash, which the statements allow. With transactions of a datasource, which commit
-with DBOS's record, an order takes 1.6 times as long.
+A step may run again after a crash, which the statements allow. With transactions of a datasource, which
+commit with DBOS's record, an order takes 1.6 times as long.
 """
 
 from __future__ import annotations
