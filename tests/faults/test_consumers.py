@@ -17,6 +17,7 @@ from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake
 from shop.settings import settings
 from tests.conftest import HOME
+from tests.faults.runs import forget_runs
 from tests.faults.test_kill_bar import runs_of
 from tests.faults.witness import all_ended, assert_right, mixed, stock_up
 from tests.integration.world import World
@@ -111,6 +112,7 @@ async def test_an_idle_consumer_leaves_the_orders_to_a_younger_one(
 @pytest.fixture
 def roomy_worker(deployed: World, frail_prefect: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
     """A worker with room for many consumers; two connections to the gateway for each."""
+    forget_runs(frail_prefect, "process-order")  # of other tests, whose orders are in other databases
     given = {
         **frail_prefect.client_environment,
         "MOST_CONSUMERS": "3",
