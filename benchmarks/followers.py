@@ -51,7 +51,7 @@ def followers(command: Sequence[str], number: int) -> Iterator[Followers]:
 
 
 def follow() -> None:
-    """Says that this process is ready, and waits until it is told to begin."""
+    """Reports that this process is ready, and waits for the signal to begin."""
     sys.stdout.write(_READY)
     sys.stdout.flush()
     sys.stdin.readline()

@@ -140,7 +140,7 @@ async def close(tx: Tx, instances: Sequence[SagaInstance[P]], saga: Saga) -> Non
     """Writes the outcomes in the transaction that records the instances' last step, so that they need no
     transaction of their own. The caller holds the instances; `finish` lets go of them after the commit.
 
-    If the outcomes cannot be written, the step's result is committed all the same, and `finish` tries again:
+    If the outcomes cannot be written, the step's result is still committed, and `finish` tries again:
     an error of one outcome is no error of the step, or of the other instances.
     """
     if not instances:

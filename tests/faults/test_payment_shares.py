@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator
-from decimal import Decimal
 
 import pytest
 
 from deployments.local.environment import environment
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop.orders import intake
 from shop.payments.gateways import close_gateway
 from shop.payments.limit import PAYMENT_GATEWAY
 from shop.settings import settings
-from tests.integration.counting_gateway import Counting, counting_gateway
+from tests.integration.counting_gateway import Counting, assert_paid, counting_gateway, submitted
 from tests.integration.world import World, an_order
 from tests.nursery.nursery import Nursery
 from tests.waiting import until
@@ -36,19 +34,6 @@ async def counted(saga: World) -> AsyncIterator[Counting]:
             await close_gateway()
         settings.cache_clear()
     saga.misbehave(latency_ms=0)
-
-
-def submitted(unique: str) -> list[str]:
-    orders = [
-        an_order(f"SHARE-{unique}-{number}", product="PROD-004", price="249.00") for number in range(ORDERS)
-    ]
-    intake.submit(orders)
-    return [str(order["id"]) for order in orders]
-
-
-def assert_paid(saga: World, ids: list[str]) -> None:
-    assert {saga.order(each).outcome for each in ids} == {"completed"}
-    assert all(saga.money(each) == (Decimal(249), 0) for each in ids)
 
 
 def held(saga: World) -> list[int]:
@@ -72,7 +57,7 @@ async def test_consumers_and_a_single_order_share_it(
         return held(saga) == [1, 2]
 
     await until(both, 30, "the consumers to share the limit")
-    ids = submitted(unique)
+    ids = submitted(f"SHARE-{unique}", ORDERS)
     own = an_order(f"SHARE-{unique}-own", product="PROD-004", price="249.00")
     state = await process_order(own, return_state=True)  # type: ignore[call-overload]
     assert state.name == "Completed"
@@ -95,7 +80,7 @@ async def test_what_a_killed_worker_had_is_free_when_its_lease_ends(
         return held(saga) == [LIMIT]
 
     await until(has_all, 30, "the consumer to have its share")
-    ids = submitted(unique)
+    ids = submitted(f"SHARE-{unique}", ORDERS)
     consumer.signal(signal.SIGKILL)
     await process_pending_orders(consumer_seconds=0)
     assert_paid(saga, ids)

@@ -1,14 +1,19 @@
-"""A gateway in front of another that passes every request on, and counts how many it has in hand at once."""
+"""A gateway in front of another that passes every request on, and counts how many are in progress at once;
+and orders that use it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
+
+from shop.orders import intake
+from tests.integration.world import World, an_order
 
 
 class Counting:
@@ -67,3 +72,16 @@ def counting_gateway(url: str) -> Iterator[Counting]:
         finally:
             server.shutdown()
             thread.join(10)
+
+
+def submitted(prefix: str, number: int) -> list[str]:
+    """Submits so many orders of one price. Returns their ids."""
+    orders = [an_order(f"{prefix}-{i}", product="PROD-004", price="249.00") for i in range(number)]
+    intake.submit(orders)
+    return [str(order["id"]) for order in orders]
+
+
+def assert_paid(saga: World, ids: list[str]) -> None:
+    """Each of them is completed, and was charged once."""
+    assert {saga.order(each).outcome for each in ids} == {"completed"}
+    assert all(saga.money(each) == (Decimal(249), 0) for each in ids)

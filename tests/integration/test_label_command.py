@@ -55,7 +55,7 @@ async def test_to_a_printer(shipped: list[str], capfdbinary: pytest.CaptureFixtu
 async def test_what_cannot_be_written(
     shipped: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The others are written all the same."""
+    """The other labels are still written."""
     folder = tmp_path / "out"
     assert order_saga(["label", "NO-SUCH-ORDER", shipped[0], "--output", str(folder)]) == 1
     assert "NO-SUCH-ORDER" in capfd.readouterr().err

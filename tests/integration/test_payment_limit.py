@@ -5,18 +5,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
-from decimal import Decimal
 
 import pytest
 
 from deployments.local.environment import environment
 from flows.housekeeping import housekeeping
 from flows.process_pending_orders import process_pending_orders
-from shop.orders import intake
 from shop.payments.gateways import close_gateway
 from shop.settings import settings
-from tests.integration.counting_gateway import Counting, counting_gateway
-from tests.integration.world import World, an_order
+from tests.integration.counting_gateway import Counting, assert_paid, counting_gateway, submitted
+from tests.integration.world import World
 
 ORDERS, OWN = 16, 8
 DEAD = "00000000-0000-0000-0000-00000000000d"
@@ -48,25 +46,12 @@ async def counted(saga: World, unique: str) -> AsyncIterator[Counting]:
     saga.misbehave(latency_ms=0)
 
 
-def submitted(unique: str) -> list[str]:
-    orders = [
-        an_order(f"LIMIT-{unique}-{number}", product="PROD-004", price="249.00") for number in range(ORDERS)
-    ]
-    intake.submit(orders)
-    return [str(order["id"]) for order in orders]
-
-
-def assert_paid(saga: World, ids: list[str]) -> None:
-    assert {saga.order(each).outcome for each in ids} == {"completed"}
-    assert all(saga.money(each) == (Decimal(249), 0) for each in ids)
-
-
 @pytest.mark.parametrize("limit", [3, 1])
 @pytest.mark.short_form("1")
 async def test_a_limit_below_the_processs_own_is_kept(
     saga: World, counted: Counting, unique: str, limit: int
 ) -> None:
-    ids = submitted(unique)
+    ids = submitted(f"LIMIT-{unique}", ORDERS)
     with calls(limit):
         await process_pending_orders(consumer_seconds=0)
     assert_paid(saga, ids)
@@ -76,7 +61,7 @@ async def test_a_limit_below_the_processs_own_is_kept(
 
 async def test_recovery_keeps_it_too(saga: World, counted: Counting, unique: str) -> None:
     """It takes its share for each of its task runs, and not for the whole run."""
-    ids = submitted(unique)
+    ids = submitted(f"LIMIT-{unique}", ORDERS)
     saga.sql("UPDATE customer_order SET lease_id = :dead, fence = 1", dead=DEAD)
     with calls(3):
         await housekeeping()
@@ -87,7 +72,7 @@ async def test_recovery_keeps_it_too(saga: World, counted: Counting, unique: str
 async def test_without_a_narrower_limit_the_processs_own_holds(
     saga: World, counted: Counting, unique: str
 ) -> None:
-    ids = submitted(unique)
+    ids = submitted(f"LIMIT-{unique}", ORDERS)
     with calls(64):
         await process_pending_orders(consumer_seconds=0)
     assert_paid(saga, ids)
