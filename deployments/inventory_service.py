@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -27,7 +27,14 @@ from starlette.exceptions import HTTPException
 from saga.asyncio_tasks import cancel_and_wait
 from saga.database import is_database_error, is_schema_mismatch
 from saga.errors import StepError
-from shop.inventory.errors import InventoryRefused, OutOfStock, ReservationLost
+from shop.inventory.deliveries import DeliveryReceipt
+from shop.inventory.errors import (
+    DeliveryConflict,
+    InventoryRefused,
+    OutOfStock,
+    ReservationLost,
+    UnknownProducts,
+)
 from shop.inventory.ledger import Holding, ProductStock
 from shop.inventory.service.contract import Reservation
 from shop.inventory.service.database import DatabaseInventory
@@ -39,6 +46,7 @@ from shop.inventory.service.wire import (
     OrderId,
     Problem,
     ProblemDetails,
+    Receive,
     Reserve,
     ShortItem,
 )
@@ -55,6 +63,8 @@ _RETRY_AFTER_SECONDS = 2
 _TITLES = {
     Problem.OUT_OF_STOCK: (HTTPStatus.CONFLICT, "Not all of the items are in stock"),
     Problem.LOST: (HTTPStatus.CONFLICT, "Nothing is held for the order"),
+    Problem.UNKNOWN_PRODUCT: (HTTPStatus.NOT_FOUND, "There is no such product"),
+    Problem.DELIVERY_CONFLICT: (HTTPStatus.CONFLICT, "Other goods were received under this reference"),
     Problem.NO_RESERVATION: (HTTPStatus.NOT_FOUND, "The order is unknown"),
     Problem.REFUSED: (HTTPStatus.CONFLICT, "The request contradicts the stored state"),
     Problem.INVALID: (HTTPStatus.UNPROCESSABLE_ENTITY, "The request is invalid"),
@@ -162,6 +172,11 @@ def _orders(inventory: DatabaseInventory, route: type[APIRoute]) -> APIRouter:
         """Closes the order: shipped or reserved items are for sale again."""
         return await inventory.put_back(asked.order_id)
 
+    @api.post("/deliveries")
+    async def receive(asked: Receive) -> list[DeliveryReceipt]:
+        """Records deliveries and adds their pieces to the stock, all or none. Repeating it is safe."""
+        return await inventory.receive(asked.deliveries, started_by=asked.started_by)
+
     @api.get("/stock")
     async def stock() -> list[ProductStock]:
         """Returns every product and the sums of its movements, at one moment."""
@@ -232,6 +247,11 @@ def _answer_problems(app: FastAPI) -> None:
                 return _problem(Problem.OUT_OF_STOCK, str(error), short)
             case ReservationLost():
                 return _problem(Problem.LOST, str(error))
+            case UnknownProducts():
+                unknown = [ShortItem(product_id=i, requested=0, available=0) for i in error.product_ids]
+                return _problem(Problem.UNKNOWN_PRODUCT, str(error), unknown)
+            case DeliveryConflict():
+                return _problem(Problem.DELIVERY_CONFLICT, str(error), received=error.received)
             case InventoryRefused():
                 return _problem(Problem.REFUSED, str(error))
         raise error
@@ -275,11 +295,21 @@ def _answer_problems(app: FastAPI) -> None:
 
 
 def _problem(
-    kind: Problem, detail: str = "", shortages: list[ShortItem] | None = None, *, status: int | None = None
+    kind: Problem,
+    detail: str = "",
+    shortages: list[ShortItem] | None = None,
+    *,
+    status: int | None = None,
+    received: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Response:
     usual, title = _TITLES[kind]
     problem = ProblemDetails(
-        type=kind, title=title, status=status or usual, detail=detail, shortages=shortages or []
+        type=kind,
+        title=title,
+        status=status or usual,
+        detail=detail,
+        shortages=shortages or [],
+        received={reference: dict(items) for reference, items in (received or {}).items()},
     )
     return Response(problem.model_dump_json(), status_code=problem.status, media_type=PROBLEM_JSON)
 

@@ -162,7 +162,7 @@ class InventoryServer:
     def _lying(self, scope: Any, body: bytes, send: Any) -> Any:
         """`send`, with what is told about the order in place of what is so."""
         asked = (
-            json.loads(body)["order_id"]
+            json.loads(body).get("order_id", "")
             if body
             else parse_qs(scope["query_string"].decode()).get("order_id", [""])[0]
         )

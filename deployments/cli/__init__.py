@@ -25,6 +25,7 @@ _COMMANDS = (
     ("show", _ORDERS, "Draw the history of one order."),
     ("label", _ORDERS, "Write the labels of orders as files, or for a label printer."),
     ("review", _ORDERS, "List and resolve the orders under manual review."),
+    ("receive", _ORDERS, "Record goods that have arrived, and add them to the stock."),
     ("books", _ORDERS, "Compare our tables with the payment gateway, and stock with shipments."),
     ("status", _ORDERS, "Show throughput, latency, errors and processes over any window."),
     ("migrate", _SERVERS, "Migrate the tables of DATABASE_URL."),

@@ -27,7 +27,7 @@ from sqlalchemy import text
 
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
-from deployments.web import documents, metrics, orders, stripe_webhook
+from deployments.web import documents, metrics, orders, stock, stripe_webhook
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from deployments.web.starter import Starter
 from saga.database import close_engine, is_database_error, transaction
@@ -69,7 +69,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     answer_problems(made)
-    routers = (orders.router, stripe_webhook.router, metrics.router, documents.router)
+    routers = (orders.router, stock.router, stripe_webhook.router, metrics.router, documents.router)
     for router in routers:
         made.include_router(router)
 
@@ -89,13 +89,7 @@ def create_app() -> FastAPI:
         s = settings()
         return Health(orders=bool(s.web.orders_api_keys), stripe_webhooks=bool(s.stripe.webhook_secrets))
 
-    made.state.routes = [
-        *orders.router.routes,
-        *stripe_webhook.router.routes,
-        *metrics.router.routes,
-        *documents.router.routes,
-        *made.router.routes,
-    ]
+    made.state.routes = [*(route for router in routers for route in router.routes), *made.router.routes]
     return made
 
 

@@ -21,10 +21,15 @@ SAMPLE: Mapping[str, tuple[str, int]] = {
 }
 """The sample catalogue: product id to name and pieces in stock."""
 
-_ADD = text(
-    "INSERT INTO product (id, name, received, on_hand) VALUES (:id, :name, :pieces, :pieces) ON CONFLICT "
-    "(id) DO NOTHING"
+ADD = text(
+    "WITH new AS (INSERT INTO product (id, name, received, on_hand) VALUES (:id, :name, :pieces, :pieces) "
+    "ON CONFLICT (id) DO NOTHING RETURNING id, received), "
+    "opening AS (INSERT INTO delivery (reference, items, note) "
+    "SELECT 'opening stock of ' || id, jsonb_build_object(id, received), 'added with the product' "
+    "FROM new WHERE received <> 0 ON CONFLICT (reference) DO NOTHING) "
+    "SELECT id FROM new"
 )
+"""Adds a product that does not exist yet (`id`, `name`), and its opening stock as a delivery (`pieces`)."""
 _NAMES = text("SELECT id, name FROM product WHERE id = ANY(CAST(:ids AS text[]))")
 
 
@@ -67,16 +72,17 @@ class KnownProducts:
 
 
 def load_catalogue(database_url: str, catalogue: Mapping[str, tuple[str, int]]) -> int:
-    """Adds missing products with their pieces. Never changes existing stock. Returns how many it added."""
+    """Adds missing products, with their pieces as a recorded delivery. Never changes existing stock. Returns
+    how many it added."""
     url = Settings(DATABASE_URL=database_url).database_url
     engine = new_engine(url)
     try:
         with engine.begin() as connection:
-            rows = [
-                connection.execute(_ADD, {"id": i, "name": name, "pieces": pieces})
+            added = [
+                connection.execute(ADD, {"id": i, "name": name, "pieces": pieces}).scalar()
                 for i, (name, pieces) in catalogue.items()
             ]
-            return sum(row.rowcount for row in rows)
+            return sum(each is not None for each in added)
     finally:
         engine.dispose()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,3 +85,61 @@ class InventoryMisconfigured(StepError):
     message names the setting; a retry does not help."""
 
     code = "inventory_misconfigured"
+
+
+class InvalidDelivery(StepError):
+    """A delivery that cannot be recorded; names every problem with its place."""
+
+    code = "invalid_delivery"
+    refusal = True
+
+    def __init__(self, problems: Sequence[tuple[tuple[str | int, ...], str]]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("the delivery is invalid: " + "; ".join(self.reasons()))
+
+    def reasons(self) -> list[str]:
+        return [f"{'.'.join(map(str, place)) or 'delivery'}: {what}" for place, what in self.problems]
+
+
+class UnknownProducts(StepError):
+    """Goods of products that are not in the catalogue, without names to create them."""
+
+    code = "unknown_product"
+    refusal = True
+
+    def __init__(self, product_ids: Sequence[str]) -> None:
+        self.product_ids = tuple(product_ids)
+        super().__init__(
+            f"not in the catalogue: {', '.join(map(repr, product_ids))}. Nothing was received. "
+            "Give a name for each new product, which creates it"
+        )
+
+
+class DeliveryConflict(StepError):
+    """A reference that was received before with other goods."""
+
+    code = "delivery_conflict"
+    refusal = True
+
+    def __init__(self, received: Mapping[str, Mapping[str, int]]) -> None:
+        self.received = dict(received)
+        super().__init__(
+            "received before with other goods: "
+            + "; ".join(
+                f"{reference!r} ({', '.join(f'{n} x {product}' for product, n in sorted(items.items()))})"
+                for reference, items in received.items()
+            )
+            + ". Nothing was received now. Another delivery needs another reference"
+        )
+
+
+class DeliveriesNotRecorded(StepError):
+    """The inventory service has no way to receive goods over HTTP."""
+
+    code = "deliveries_not_recorded"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"the inventory service at {url} has the stock and records no deliveries (it has no "
+            "POST /v1/deliveries): receive the goods there"
+        )

@@ -15,7 +15,7 @@ from shop.inventory.service.contract import Pieces
 # and what was shipped through the inventory service on this database.
 MOVED = """
     SELECT p.id, p.received, p.on_hand, p.reserved, coalesce(s.pieces, 0) + coalesce(v.pieces, 0) AS shipped,
-        coalesce(v.pieces, 0) AS served, coalesce(h.pieces, 0) AS held
+        coalesce(v.pieces, 0) AS served, coalesce(h.pieces, 0) AS held, coalesce(d.pieces, 0) AS delivered
     FROM product p
     LEFT JOIN (
         SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM shipment s, jsonb_each_text(items)
@@ -32,6 +32,10 @@ MOVED = """
         SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM reservation, jsonb_each_text(items)
         WHERE state = 'held' GROUP BY key
     ) h ON h.id = p.id
+    LEFT JOIN (
+        SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM delivery, jsonb_each_text(items)
+        GROUP BY key
+    ) d ON d.id = p.id
 """
 STOCK = text(f"{MOVED} ORDER BY p.id")
 # Shipped through the service for one shop's orders; without an installation id: for orders without one.
@@ -61,11 +65,20 @@ class ProductStock:
     """The part of `shipped` that was shipped through the inventory service."""
     held: Pieces
     """The sum of all held reservations."""
+    delivered: Pieces | None = None
+    """The sum of all recorded deliveries; None: the inventory service does not record them."""
 
     @property
     def is_sound(self) -> bool:
         """Whether the stock matches its movements."""
-        return self.on_hand + self.shipped == self.received and self.reserved == self.held
+        return (
+            self.on_hand + self.shipped == self.received and self.reserved == self.held and self.was_delivered
+        )
+
+    @property
+    def was_delivered(self) -> bool:
+        """Whether everything that was received is in a recorded delivery, as far as they are recorded."""
+        return self.delivered is None or self.delivered == self.received
 
 
 @dataclass(frozen=True, slots=True)

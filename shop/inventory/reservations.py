@@ -47,7 +47,7 @@ _END = text(
 async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) -> dict[str, OutOfStock]:
     """Reserves for orders that hold nothing (order id to pieces per product), in their sequence. Returns the
     refusals of those that are short."""
-    available = await _lock({product for wanted in asking.values() for product in wanted}, tx)
+    available = await lock_products(tx, {product for wanted in asking.values() for product in wanted})
     taken: Counter[str] = Counter()
     refused: dict[str, OutOfStock] = {}
     for order_id, wanted in asking.items():
@@ -79,7 +79,7 @@ async def extend(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
 async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]], *, state: str = "released") -> None:
     """Releases these held reservations (order id to pieces per product), whose rows the caller has locked."""
     pieces = _sum(held.values())
-    await _lock(pieces, tx)
+    await lock_products(tx, pieces)
     await _move(tx, reserved=Counter({product: -n for product, n in pieces.items()}))
     if held:
         await tx.execute(_END, {"state": state, "ids": list(held)})
@@ -90,7 +90,7 @@ async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | R
     product by order id."""
     held = await lock_held(tx, order_ids)
     pieces = _sum(held.values())
-    await _lock(pieces, tx)
+    await lock_products(tx, pieces)
     out = Counter({product: -n for product, n in pieces.items()})
     await _move(tx, on_hand=out, reserved=out)
     if held:
@@ -107,7 +107,7 @@ async def put_back(tx: Tx, shipped: Mapping[str, Mapping[str, int]]) -> None:
         return
     await lock_held(tx, list(shipped))
     pieces = _sum(shipped.values())
-    await _lock(pieces, tx)
+    await lock_products(tx, pieces)
     await _move(tx, on_hand=pieces)
     await tx.execute(_END, {"state": "returned", "ids": list(shipped)})
 
@@ -118,7 +118,7 @@ async def lock_held(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int
     return {row.order_id: row.items for row in rows.all() if row.state == "held"}
 
 
-async def _lock(product_ids: Iterable[str], tx: Tx) -> dict[str, int]:
+async def lock_products(tx: Tx, product_ids: Iterable[str]) -> dict[str, int]:
     """Locks the products in the sequence of their ids. Returns the available pieces of each."""
     ids = sorted(set(product_ids))
     if not ids:

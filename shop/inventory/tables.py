@@ -12,7 +12,7 @@ from saga.columns import creation_time, json_column, text_column, time_column
 
 class Product(SQLModel, table=True):
     """Stock of one product, in pieces. `received` is the sum of all deliveries: `on_hand` + shipped -
-    returned.
+    returned. Deliveries (`shop.inventory.deliveries`) add to both.
     """
 
     __tablename__ = "product"
@@ -25,6 +25,21 @@ class Product(SQLModel, table=True):
     received: int = Field(sa_column=Column(BigInteger, nullable=False))
     on_hand: int = Field(sa_column=Column(BigInteger, nullable=False))
     reserved: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+
+
+class Delivery(SQLModel, table=True):
+    """Goods that were received once, under the reference that the caller gave."""
+
+    __tablename__ = "delivery"
+    reference: str = Field(sa_column=text_column(primary_key=True))
+    items: dict[str, int] = Field(sa_column=json_column(required=True))
+    """Pieces per product."""
+    received_at: datetime = Field(sa_column=creation_time())
+    received_by: str | None = Field(sa_column=text_column())
+    """Who received them, as typed."""
+    started_by: str | None = Field(sa_column=text_column())
+    """What the system knows of who recorded them."""
+    note: str | None = Field(sa_column=text_column())
 
 
 class Reservation(SQLModel, table=True):

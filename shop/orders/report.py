@@ -25,9 +25,21 @@ _STEPS = text(
     "WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
 )
 _AMOUNTS = ("amount_charged", "amount_refunded", "amount_at_risk")
+_OUT_OF_STOCK = text(
+    "SELECT count(*) FROM customer_order WHERE outcome = 'out_of_stock' AND erased_at IS NULL "
+    "AND finished_at > now() - interval '30 days' "
+    "AND EXISTS (SELECT 1 FROM jsonb_array_elements(content -> 'items') i "
+    "WHERE i ->> 'product_id' = ANY(CAST(:ids AS text[])))"
+)
 _ENDED = text(
     "SELECT count(*) FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NOT NULL"
 )
+
+
+async def count_out_of_stock(product_ids: Sequence[str]) -> int:
+    """Returns how many orders of the last 30 days ended as out of stock and ask for one of these products."""
+    async with transaction() as tx:
+        return int((await tx.execute(_OUT_OF_STOCK, {"ids": list(product_ids)})).scalar_one())
 
 
 def read(order_ids: Sequence[str]) -> dict[str, OrderOutcome]:

@@ -47,9 +47,10 @@ _STOCK = text(
     f"""
     SELECT coalesce(sum(received), 0)::bigint AS received, coalesce(sum(on_hand), 0)::bigint AS on_hand,
         coalesce(sum(reserved), 0)::bigint AS reserved, coalesce(sum(shipped), 0)::bigint AS shipped,
-        coalesce(sum(held), 0)::bigint AS held,
+        coalesce(sum(held), 0)::bigint AS held, coalesce(sum(delivered), 0)::bigint AS delivered,
         count(*) FILTER (WHERE on_hand + shipped <> received) AS wrong_on_hand,
-        count(*) FILTER (WHERE reserved <> held) AS wrong_reserved
+        count(*) FILTER (WHERE reserved <> held) AS wrong_reserved,
+        count(*) FILTER (WHERE received <> delivered) AS wrong_received
     FROM ({MOVED}) moved
     """  # noqa: S608
 )
@@ -188,6 +189,12 @@ def _stock(connection: Connection, *, alone: bool) -> list[BookRow]:
     leaked = connection.execute(_HELD_BY_ENDED).scalar_one()
     return [
         BookRow(
+            "stock received",
+            f"{stock['received']} pieces",
+            f"{stock['delivered']} pieces in recorded deliveries",
+            stock["wrong_received"] == 0,
+        ),
+        BookRow(
             "stock on hand + shipped",
             f"{stock['on_hand']} + {stock['shipped']} pieces",
             f"{stock['received']} pieces received",
@@ -217,7 +224,15 @@ def _at_service(book: ServiceBook) -> list[BookRow]:
         ]
     on_hand, received = sum(p.on_hand for p in book.stock), sum(p.received for p in book.stock)
     held, others = sum(p.held for p in book.stock), book.shipped_for_others()
+    delivered = [p.delivered for p in book.stock if p.delivered is not None]
+    recorded = BookRow(
+        "stock received",
+        f"{received} pieces",
+        f"{sum(delivered)} pieces in recorded deliveries ({who})",
+        all(p.was_delivered for p in book.stock),
+    )
     return [
+        *([recorded] if delivered else []),
         BookRow(
             "stock on hand + shipped",
             f"{on_hand} + {book.shipped_by_us.total()}{f' + {others}' if others else ''} pieces",

@@ -32,6 +32,8 @@ class Kind(StrEnum):
     cancelled."""
     STOCK_ON_HAND = "stock_on_hand"
     """On hand + shipped differs from received."""
+    STOCK_RECEIVED = "stock_received"
+    """Received differs from the sum of the recorded deliveries."""
     STOCK_RESERVED = "stock_reserved"
     """Reserved differs from the sum of the held reservations."""
     RESERVATION_OF_ENDED_ORDER = "reservation_of_ended_order"

@@ -13,7 +13,8 @@ from shop.inventory.service.books import read_service_books
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 
 _PRODUCTS = text(
-    f"SELECT * FROM ({MOVED}) moved WHERE on_hand + shipped <> received OR reserved <> held ORDER BY id"  # noqa: S608  (constants)
+    f"SELECT * FROM ({MOVED}) moved WHERE on_hand + shipped <> received OR reserved <> held "  # noqa: S608  (constants)
+    "OR delivered <> received ORDER BY id"
 )
 # An order under manual review keeps what it holds until a person decides.
 _HELD = text(
@@ -51,6 +52,8 @@ async def check_stock() -> AsyncIterator[Discrepancy]:
                     f"{row.held} held by orders",
                     product_id=row.id,
                 )
+            if row.received != row.delivered:
+                yield _not_delivered(row.id, row.received, row.delivered)
         async for row in await tx.stream(_HELD):
             kind = Kind.RESERVATION_OF_ENDED_ORDER if row.outcome else Kind.RESERVATION_WITHOUT_ORDER
             yield Discrepancy(
@@ -95,6 +98,8 @@ async def _at_services() -> AsyncIterator[Discrepancy]:
             if product.reserved != product.held:
                 ours, theirs = f"{product.reserved} reserved", f"{product.held} held by orders"
                 yield Discrepancy(Kind.STOCK_RESERVED, ours, theirs, product_id=product.id, remark=book.url)
+            if not product.was_delivered:
+                yield _not_delivered(product.id, product.received, product.delivered, remark=book.url)
         for product_id, (ours_shipped, theirs_shipped) in (
             book.wrong_shipped().items() if book.at_rest else ()
         ):
@@ -106,6 +111,13 @@ async def _at_services() -> AsyncIterator[Discrepancy]:
             yield Discrepancy(
                 kind, outcome or "no such order", held, order_id=holding.order_id, remark=book.url
             )
+
+
+def _not_delivered(
+    product_id: str, received: int, delivered: int | None, *, remark: str | None = None
+) -> Discrepancy:
+    ours, theirs = f"{received} received", f"{delivered} in recorded deliveries"
+    return Discrepancy(Kind.STOCK_RECEIVED, ours, theirs, product_id=product_id, remark=remark)
 
 
 def _pieces(items: dict[str, int]) -> str:

@@ -104,10 +104,7 @@ def storm(
 
 
 def _stock_up(shop: Shop, orders: int) -> None:
-    shop.world.sql(
-        "UPDATE product SET received = received + :n, on_hand = on_hand + :n WHERE id = 'PROD-001'",
-        n=2 * orders,
-    )
+    shop.world.receive("PROD-001", 2 * orders)
 
 
 def _kill_and_kill(

@@ -44,6 +44,8 @@ _ASIDE = {
     "the commit of deleting traces",
     "the commit of erasing customers",
     "deleting customers' files",
+    # Goods arrive without an order.
+    "the commit of receiving goods",
 }
 """Effects that are not on any order's way."""
 

@@ -61,7 +61,7 @@ def trouble(saga: World, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("PAYMENT_BREAKER_SECONDS", "0.5")
     monkeypatch.setenv("POLL_SECONDS", "0.2")
     settings.cache_clear()
-    saga.sql("UPDATE product SET received = 1000, on_hand = 1000 WHERE id = 'PROD-002'")
+    saga.receive("PROD-002", 1000)
     yield saga
     saga.misbehave(faults=[], forget_keys=False)
 

@@ -105,7 +105,7 @@ async def shipping(
     for name, value in {**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "10"}.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
-    saga.sql("UPDATE product SET received = 10000, on_hand = 10000 WHERE id = 'PROD-002'")
+    saga.receive("PROD-002", 10000)
     yield saga
     await close_carriers()
     easypost_server.behave()

@@ -125,7 +125,7 @@ async def test_no_lie_ships_without_a_charge_or_moves_more_than_the_charge(
     saga: World, ledger: Ledger, unique: str, kind: str
 ) -> None:
     """An order that cannot be clear comes to a person. `first answer lost`: so that it is looked up."""
-    saga.sql("UPDATE product SET received = 10000, on_hand = 10000 WHERE id = 'PROD-002'")
+    saga.receive("PROD-002", 10000)
     card = {"declined": "0000", "first answer lost": "0341"}.get(kind, "1234")
     orders = {
         f"{unique}-{number}": an_order(

@@ -10,12 +10,12 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
-import psycopg
 import pytest
 
 from deployments.local.postgres import EmbeddedPostgres
 from flows.process_pending_orders import process_pending_orders
 from shop.inventory.catalogue import load_sample_catalogue
+from shop.inventory.deliveries import read_delivery
 from shop.inventory.service.connections import close_inventories
 from shop.inventory.service.contract import State
 from shop.inventory.service.wire import PROBLEM_JSON, Problem
@@ -56,9 +56,9 @@ def service(postgres: EmbeddedPostgres, template_database: str) -> Iterator[Inve
     name = f"lying_stock_{next(_numbers)}"
     postgres.create_database(name, template=template_database)
     load_sample_catalogue(postgres.url(name))
-    with psycopg.connect(postgres.url(name).replace("+psycopg", "")) as connection:
-        connection.execute("UPDATE product SET received = 10000, on_hand = 10000 WHERE id = %s", [PRODUCT])
     with inventory_server(postgres.url(name)) as server:
+        delivery = read_delivery({"product_id": PRODUCT, "pieces": 10_000})
+        server.do(server.inventory.receive([delivery], started_by="a test"))
         yield server
     postgres.drop_database(name)
 

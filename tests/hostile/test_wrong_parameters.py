@@ -31,6 +31,7 @@ NUMBERS: dict[tuple[str, str], list[float]] = {
     ("process-pending-orders", "batch_size"): [-1, 0, 5_001, 10**30, 0.5],
     ("reconcile-payments", "since_hours"): [-1, 0, 24 * 3660 + 1, 1e300],
     ("show-dashboard", "hours"): [-3, 0, 24 * 366 + 1, 1e300],
+    ("receive-goods", "pieces"): [-1, 0, 1_000_000_001, 10**30, 1.5],
     ("optimize-confirmation", "demonstrations"): [-1, 0, 13, 10**30, 1.5],
     ("optimize-confirmation", "calls"): [-1, 0, 19, 5_001, 10**30, 20.5],
 }
@@ -39,6 +40,7 @@ GIVEN = {
     "cancel-order": {"order_id": "A", "reason": "r", "requested_by": "b", "confirmed": False},
     "resolve-order": {"order_id": "A", "resolution": "hold", "resolved_by": "b"},
     "accept-discrepancies": {"order_id": "A", "accepted_by": "b", "reason": "r"},
+    "receive-goods": {"product_id": "P", "pieces": 1, "reference": "r", "received_by": "b"},
     "show-order": {"order_id": "A"},
 }
 """What has to be filled in."""

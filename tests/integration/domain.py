@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from saga import claims
 from saga.database import transaction
+from shop.inventory.catalogue import ADD
 from shop.orders.intake import submit_one
 from shop.orders.order import EXAMPLE, OrderInstance
 from shop.orders.store import ORDERS
@@ -27,6 +28,7 @@ TABLES = (
     "shipment",
     "reservation",
     "product",
+    "delivery",
     "order_step",
     "customer_order",
     "lease",
@@ -130,9 +132,8 @@ class Shop:
 
     async def add_stock(self, **pieces: int) -> None:
         for product, n in pieces.items():
-            await self.rows(
-                "INSERT INTO product (id, name, received, on_hand) VALUES (:id, :id, :n, :n)", id=product, n=n
-            )
+            async with transaction() as tx:
+                await tx.execute(ADD, {"id": product, "name": product, "pieces": n})
 
     async def stock(self, product: str) -> tuple[int, int]:
         """(on hand, reserved)."""

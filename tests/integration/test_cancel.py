@@ -388,7 +388,7 @@ async def test_cancelling_and_shipping_at_once(
     monkeypatch.setenv("BATCH_SIZE", "7")
     settings.cache_clear()
     saga.misbehave(forget_keys=forget_keys, latency_ms=3)
-    saga.sql("UPDATE product SET received = 1000, on_hand = 1000 WHERE id = 'PROD-001'")
+    saga.receive("PROD-001", 900)
     orders = [an_order(f"RACE-{unique}-{i}") for i in range(40)]
     ids = [order["id"] for order in orders]
     intake.submit(orders[:35])
@@ -429,7 +429,7 @@ async def test_cancelling_and_shipping_at_once(
 async def test_the_request_and_the_pivot_at_the_same_moment(saga: World, unique: str) -> None:
     """The two transactions on the same row, many times: the one that comes second sees the first."""
     rounds = 40
-    saga.sql("UPDATE product SET received = 1000, on_hand = 1000 WHERE id = 'PROD-001'")
+    saga.receive("PROD-001", 900)
     orders = [an_order(f"MOMENT-{unique}-{i}") for i in range(rounds)]
     intake.submit(orders)
     kinds: Counter[str] = Counter()

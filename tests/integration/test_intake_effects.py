@@ -148,7 +148,7 @@ async def test_the_total_may_be_a_unit_less_and_then_that_is_charged(saga: World
 async def test_ids_that_would_pass_for_card_numbers_are_sold_and_shipped(
     saga: World, unique: str, number: str
 ) -> None:
-    saga.sql("INSERT INTO product (id, name, received, on_hand) VALUES (:id, 'Pen', 5, 5)", id=number)
+    saga.receive(number, 5, name="Pen")
     order = an_order(
         f"{number} {unique}x", product=number, customer_id=number, checkout_id=number, price="14.30"
     )

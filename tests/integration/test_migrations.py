@@ -171,6 +171,21 @@ def test_notices_by_mail_and_webhook_become_those_of_alert_urls(empty_url: str) 
             assert connection.execute(ways).scalars().all() == ["event", "mail", "webhook"]
 
 
+def test_what_was_in_stock_before_deliveries_were_recorded_is_an_opening_delivery(empty_url: str) -> None:
+    with connected(empty_url) as engine:
+        with engine.begin() as connection:
+            command.upgrade(config(connection), "0020")
+            connection.execute(
+                text(
+                    "INSERT INTO product (id, name, received, on_hand) "
+                    "VALUES ('P', 'P', 30, 12), ('EMPTY', 'E', 0, 0)"
+                )
+            )
+        upgrade(empty_url)
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT items FROM delivery")).scalars().all() == [{"P": 30}]
+
+
 async def test_each_database_gets_an_installation_id_of_its_own_and_keeps_it(
     database_url: str, empty_url: str
 ) -> None:

@@ -18,6 +18,8 @@ import httpx
 from sqlalchemy import create_engine, text
 
 from deployments.local.environment import environment
+from shop.inventory.deliveries import read_delivery
+from shop.inventory.receiving import receive
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
 from shop.orders.order import EXAMPLE
@@ -54,6 +56,12 @@ class World:
         """(on hand, reserved)."""
         on_hand, reserved = self.sql("SELECT on_hand, reserved FROM product WHERE id = :id", id=product_id)[0]
         return on_hand, reserved
+
+    def receive(self, product_id: str, pieces: int, *, name: str | None = None) -> None:
+        """Goods arrive; with a name, of a new product."""
+        delivery = read_delivery({"product_id": product_id, "pieces": pieces, "name": name})
+        with environment({"DATABASE_URL": self.database_url}):
+            run_sync(lambda: receive([delivery], started_by="a test"))
 
     def ledger(self, order_id: str) -> list[dict[str, Any]]:
         """The gateway's own payments for the order."""

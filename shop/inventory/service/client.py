@@ -8,7 +8,7 @@ the exceptions of `Inventory`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from math import isfinite
 from typing import Any, TypeVar
@@ -17,7 +17,10 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from saga.errors import StepError
+from shop.inventory.deliveries import DeliveryNote, DeliveryReceipt
 from shop.inventory.errors import (
+    DeliveriesNotRecorded,
+    DeliveryConflict,
     InventoryMisconfigured,
     InventoryMismatch,
     InventoryRefused,
@@ -26,12 +29,14 @@ from shop.inventory.errors import (
     OutOfStock,
     ReservationLost,
     Shortage,
+    UnknownProducts,
 )
 from shop.inventory.ledger import Holding, ProductStock
 from shop.inventory.service.contract import Reservation, State
 from shop.inventory.service.wire import (
     HOLDINGS,
     PROBLEM_JSON,
+    RECEIPTS,
     RESERVATION,
     SHIPPED,
     STOCK,
@@ -120,6 +125,33 @@ class ServiceInventory:
     async def put_back(self, order_id: str) -> Reservation:
         found = await self._post("/put-back", order_id, "put-back")
         _expect(found.state in {State.RELEASED, State.RETURNED}, f"a reservation that is still {found.state}")
+        return found
+
+    async def receive(self, deliveries: Sequence[DeliveryNote], *, started_by: str) -> list[DeliveryReceipt]:
+        """Records the deliveries at the service and adds their pieces to its stock, all or none. Raises
+        `DeliveryConflict`, `UnknownProducts` and `DeliveriesNotRecorded`."""
+        body = {
+            "deliveries": [each.model_dump(mode="json", exclude_none=True) for each in deliveries],
+            "started_by": started_by,
+        }
+
+        def send() -> Awaitable[list[DeliveryReceipt]]:
+            return self._exchange("POST", "/v1/deliveries", RECEIPTS, body=body)
+
+        try:
+            found = await self._with_retries(send, only_if_unsent=True)
+        except _UnknownProduct as unknown:
+            asked = {item.product_id for each in deliveries for item in each.items}
+            raise UnknownProducts([s.product_id for s in unknown.short] or sorted(asked)) from None
+        except _DeliveryConflict as conflict:
+            raise DeliveryConflict(conflict.received) from None
+        except InventoryMisconfigured:
+            await self.stock()  # raises the same if the address or the token is wrong
+            raise DeliveriesNotRecorded(self.url) from None
+        _expect(
+            [each.reference for each in found] == [each.reference for each in deliveries],
+            "receipts of other deliveries",
+        )
         return found
 
     async def stock(self) -> list[ProductStock]:
@@ -221,6 +253,14 @@ class _OrderUnknown(InventoryRefused):
     """The service has no reservation of this order."""
 
 
+class _DeliveryConflict(InventoryRefused):
+    """The service has received other goods under a reference."""
+
+    def __init__(self, received: Mapping[str, Mapping[str, int]]) -> None:
+        self.received = {one_line(reference): goods for reference, goods in received.items()}
+        super().__init__("the inventory service has received other goods under this reference")
+
+
 class _UnknownProduct(InventoryRefused):
     """The service has no such product."""
 
@@ -255,6 +295,8 @@ def _refusal(response: httpx.Response, content: bytes) -> StepError:
             return OutOfStock(_shortages(problem))
         case 409, Problem.LOST:
             return ReservationLost(f"the inventory service: {_reason(problem)}")
+        case 409, Problem.DELIVERY_CONFLICT:
+            return _DeliveryConflict(problem.received if problem else {})
         case 404, Problem.UNKNOWN_PRODUCT:
             return _UnknownProduct(_shortages(problem) if problem else ())
         case 404, Problem.NO_RESERVATION:

@@ -7,7 +7,7 @@ service runs one request for an order at a time.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import text
 from saga.connections import answered_within
 from saga.database import Tx, new_async_engine
 from shop.inventory import reservations
+from shop.inventory.deliveries import DeliveryNote, DeliveryReceipt, store
 from shop.inventory.errors import InventoryRefused, ReservationLost
 from shop.inventory.ledger import HELD, SHIPPED_FOR, STOCK, Holding, ProductStock, read_holdings, read_stock
 from shop.inventory.port import reservation_id
@@ -122,6 +123,14 @@ class DatabaseInventory:
             if held:
                 await reservations.give_back(tx, held, state=State.EXPIRED)
         return list(held)
+
+    async def receive(
+        self, deliveries: Sequence[DeliveryNote], *, started_by: str | None
+    ) -> list[DeliveryReceipt]:
+        """Records the deliveries and adds their pieces to the stock, all or none. Raises `DeliveryConflict`
+        and `UnknownProducts`."""
+        async with self._writing() as tx:
+            return await store(tx, deliveries, started_by=started_by)
 
     async def stock(self) -> list[ProductStock]:
         """Returns every product and the sums of its movements, in one snapshot."""

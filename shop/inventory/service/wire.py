@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
+from shop.inventory.deliveries import MOST_LINES, DeliveryNote, DeliveryReceipt
 from shop.inventory.ledger import Holding, ProductStock
 from shop.inventory.service import contract
 from shop.inventory.service.contract import LONGEST_MARK, Reservation
@@ -21,6 +22,7 @@ RESERVATION = TypeAdapter(Reservation)
 STOCK = TypeAdapter(list[ProductStock])
 HOLDINGS = TypeAdapter(list[Holding])
 SHIPPED = TypeAdapter(dict[str, contract.Pieces])
+RECEIPTS = TypeAdapter(list[DeliveryReceipt])
 
 
 class Problem(StrEnum):
@@ -29,7 +31,10 @@ class Problem(StrEnum):
     OUT_OF_STOCK = "urn:inventory:out-of-stock"
     """409; `shortages` has every item that is short."""
     UNKNOWN_PRODUCT = "urn:inventory:unknown-product"
-    """404; a service may answer this instead, with or without `shortages`."""
+    """404; a service may answer this instead, with or without `shortages`. For a delivery: `shortages` has
+    every product that is not known."""
+    DELIVERY_CONFLICT = "urn:inventory:delivery-conflict"
+    """409: a delivery's reference was received before with other goods."""
     LOST = "urn:inventory:reservation-lost"
     """409: nothing is held, or the order has ended."""
     NO_RESERVATION = "urn:inventory:no-reservation"
@@ -90,6 +95,15 @@ class Reserve(AboutOrder):
     seconds: Seconds
 
 
+class Receive(BaseModel):
+    """A request to record deliveries, all or none, and to add their pieces to the stock."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    deliveries: list[DeliveryNote] = Field(min_length=1, max_length=MOST_LINES)
+    started_by: str | None = Field(default=None, max_length=500)
+
+
 class ShortItem(BaseModel):
     """An item that cannot be reserved."""
 
@@ -106,3 +120,5 @@ class ProblemDetails(BaseModel):
     status: int = 0
     detail: str = ""
     shortages: list[ShortItem] = []
+    received: dict[str, dict[str, contract.Pieces]] = {}
+    """Pieces per product that were received before, by reference of the delivery."""

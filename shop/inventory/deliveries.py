@@ -1,0 +1,237 @@
+"""Deliveries: records them, and adds their pieces to the stock, in the caller's transaction.
+
+A delivery's reference, such as the number of the delivery note, makes repeating it safe.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+from unicodedata import is_normalized
+from uuid import uuid4
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from sqlalchemy import text
+
+from saga.database import Tx, as_json
+from shop.inventory.errors import DeliveryConflict, InvalidDelivery, UnknownProducts
+from shop.inventory.reservations import lock_products
+from shop.orders.order import Pieces, Text
+from shop.text.card_numbers import has_card_number
+from shop.text.sanitize import one_line
+
+MOST_LINES = 5_000
+"""Limits the lines of one delivery, and the deliveries of one call."""
+_LONGEST_NAME = 200
+"""Limits a product's id, as orders do, and a reference, in characters."""
+_INSERT = text(
+    "INSERT INTO delivery (reference, items, received_by, started_by, note) "
+    "SELECT reference, items, received_by, :started_by, note FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
+    "AS d(reference text, items jsonb, received_by text, note text) ORDER BY reference "
+    "ON CONFLICT (reference) DO NOTHING RETURNING reference"
+)
+_KNOWN = text("SELECT reference, items FROM delivery WHERE reference = ANY(CAST(:references AS text[]))")
+_CREATE = text(
+    "INSERT INTO product (id, name, received, on_hand) SELECT id, name, 0, 0 "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS p(id text, name text) ORDER BY id "
+    "ON CONFLICT (id) DO NOTHING"
+)
+_ADD = text(
+    "UPDATE product p SET received = p.received + d.pieces, on_hand = p.on_hand + d.pieces "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS d(id text, pieces bigint) WHERE p.id = d.id"
+)
+_STOCK = text("SELECT id, on_hand, reserved FROM product WHERE id = ANY(CAST(:ids AS text[]))")
+
+
+def _name(value: str) -> str:
+    value = value.strip()
+    if not 1 <= len(value) <= _LONGEST_NAME:
+        raise ValueError(f"{len(value)} characters: give text of 1 to {_LONGEST_NAME} characters")
+    if not value.isprintable() or not is_normalized("NFC", value):
+        raise ValueError("give text without invisible characters, in Unicode's composed form (NFC)")
+    return value
+
+
+def _words(value: object) -> object:
+    return (one_line(value, 10_000) or None) if isinstance(value, str) else value
+
+
+def _no_card(value: str) -> str:
+    if has_card_number(value):
+        raise ValueError("it contains what looks like a card number, which is never stored")
+    return value
+
+
+ProductId = Annotated[Text, AfterValidator(_name)]
+Reference = Annotated[Text, AfterValidator(_name)]
+DeliveredPieces = Annotated[Pieces, Field(ge=1, le=1_000_000_000)]
+Words = Annotated[
+    Annotated[str, Field(max_length=300), AfterValidator(_no_card)] | None, BeforeValidator(_words)
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class DeliveredItem(_Part):
+    """One line of a delivery."""
+
+    product_id: ProductId = Field(description="The catalogue's id of the product", examples=["PROD-001"])
+    pieces: DeliveredPieces = Field(description="How many pieces", examples=[20])
+    name: Words = Field(default=None, description="Creates the product with this name, if it is new")
+
+
+class DeliveryNote(_Part):
+    """One delivery, as whoever received it records it."""
+
+    reference: Reference = Field(
+        default_factory=lambda: f"delivery-{uuid4().hex}",
+        description="Number of the delivery note: the same delivery again changes nothing. Generated if left "
+        "out; then sending it again receives the goods twice",
+        examples=["DN-4711"],
+    )
+    items: list[DeliveredItem] = Field(min_length=1, max_length=MOST_LINES)
+    received_by: Words = Field(default=None, description="Who received the goods", examples=["ann"])
+    note: Words = Field(default=None, description="Stored with the delivery; no card data")
+
+    @property
+    def pieces(self) -> dict[str, int]:
+        """Pieces per product; lines with the same product are added."""
+        pieces: Counter[str] = Counter()
+        for item in self.items:
+            pieces[item.product_id] += item.pieces
+        return dict(pieces)
+
+
+class ReceivedItem(BaseModel):
+    """One product of a delivery, with its stock afterwards."""
+
+    model_config = ConfigDict(frozen=True)
+
+    product_id: str
+    pieces: int
+    on_hand: int
+    reserved: int
+
+
+class DeliveryReceipt(BaseModel):
+    """What became of one delivery."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reference: str
+    status: Literal["received", "known"] = Field(description="`known`: it was received before")
+    items: list[ReceivedItem]
+
+
+def read_delivery(raw: object) -> DeliveryNote:
+    """Reads a delivery: `reference`, `items`, `received_by`, `note`; or, for a single product, `product_id`,
+    `pieces` and `name` instead of `items`. Raises `InvalidDelivery` with every problem."""
+    if isinstance(raw, Mapping):
+        raw = {name: value for name, value in raw.items() if name != "reference" or value not in {None, ""}}
+    if isinstance(raw, Mapping) and "items" not in raw:
+        item = {name: raw[name] for name in DeliveredItem.model_fields if name in raw}
+        raw = {**{name: value for name, value in raw.items() if name not in item}, "items": [item]}
+        prefix = 2
+    else:
+        prefix = 0
+    try:
+        return DeliveryNote.model_validate(raw)
+    except ValidationError as error:
+        raise InvalidDelivery(
+            [(_place(each["loc"], prefix), _what(each)) for each in error.errors()]
+        ) from None
+
+
+def _place(place: tuple[str | int, ...], prefix: int) -> tuple[str | int, ...]:
+    return place[prefix:] if prefix and place[:1] == ("items",) else place
+
+
+def _what(problem: Any) -> str:
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+async def store(
+    tx: Tx, deliveries: Sequence[DeliveryNote], *, started_by: str | None
+) -> list[DeliveryReceipt]:
+    """Records all the deliveries and adds their pieces to the stock, or raises. One that was received before,
+    with the same pieces, adds nothing. Raises `DeliveryConflict` and `UnknownProducts`."""
+    by_reference = _distinct(deliveries)
+    rows = [
+        {
+            "reference": each.reference,
+            "items": each.pieces,
+            "received_by": each.received_by,
+            "note": each.note,
+        }
+        for each in by_reference.values()
+    ]
+    inserted = await tx.execute(_INSERT, {"rows": as_json(rows), "started_by": started_by})
+    new = set(inserted.scalars())
+    await _require_same(tx, [each for each in by_reference.values() if each.reference not in new])
+    await _add(tx, [each for each in by_reference.values() if each.reference in new])
+    asked = {"ids": sorted({item.product_id for each in deliveries for item in each.items})}
+    stock = {row.id: row for row in await tx.execute(_STOCK, asked)}
+    return [
+        DeliveryReceipt(
+            reference=each.reference,
+            status="received" if each.reference in new else "known",
+            items=[
+                ReceivedItem(
+                    product_id=product,
+                    pieces=pieces,
+                    on_hand=stock[product].on_hand,
+                    reserved=stock[product].reserved,
+                )
+                for product, pieces in each.pieces.items()
+                if product in stock
+            ],
+        )
+        for each in by_reference.values()
+    ]
+
+
+def merged(deliveries: Iterable[DeliveryNote]) -> list[DeliveryNote]:
+    """Makes one delivery of those with the same reference, as a file has one line per product."""
+    merged: dict[str, DeliveryNote] = {}
+    for each in deliveries:
+        before = merged.get(each.reference)
+        items = each.items if before is None else [*before.items, *each.items]
+        merged[each.reference] = (before or each).model_copy(update={"items": items})
+    return list(merged.values())
+
+
+def _distinct(deliveries: Sequence[DeliveryNote]) -> dict[str, DeliveryNote]:
+    by_reference: dict[str, DeliveryNote] = {}
+    for each in deliveries:
+        if by_reference.setdefault(each.reference, each).pieces != each.pieces:
+            raise DeliveryConflict({each.reference: by_reference[each.reference].pieces})
+    return by_reference
+
+
+async def _require_same(tx: Tx, deliveries: Sequence[DeliveryNote]) -> None:
+    if not deliveries:
+        return
+    rows = await tx.execute(_KNOWN, {"references": [each.reference for each in deliveries]})
+    stored = {row.reference: row.items for row in rows}
+    if different := {
+        each.reference: stored[each.reference] for each in deliveries if stored[each.reference] != each.pieces
+    }:
+        raise DeliveryConflict(different)
+
+
+async def _add(tx: Tx, deliveries: Sequence[DeliveryNote]) -> None:
+    pieces: Counter[str] = Counter()
+    for each in deliveries:
+        pieces.update(each.pieces)
+    if not pieces:
+        return
+    names = {item.product_id: item.name for each in deliveries for item in each.items if item.name}
+    if names:
+        await tx.execute(_CREATE, {"rows": as_json([{"id": i, "name": name} for i, name in names.items()])})
+    known = await lock_products(tx, pieces)
+    if unknown := sorted(pieces.keys() - known.keys()):
+        raise UnknownProducts(unknown)
+    await tx.execute(_ADD, {"rows": as_json([{"id": i, "pieces": n} for i, n in pieces.items()])})
