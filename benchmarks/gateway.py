@@ -33,6 +33,7 @@ class MemoryGateway:
         card_last4: str | None,
         token: str | None,
         key: str,
+        try_number: int = 1,
         installation: str | None = None,
     ) -> Payment:
         del card_last4, token, key
@@ -53,6 +54,7 @@ class MemoryGateway:
             None,
             (),
             installation,
+            try_number,
         )
         return self._payments[made]
 

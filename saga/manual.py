@@ -1,5 +1,5 @@
-"""Journal writes by people and schedules: settling by hand, expiry, repair and redaction, while no worker
-holds the instance.
+"""Journal writes by people and schedules: settling by hand, expiry, repair, redaction and starting over,
+while no worker holds the instance.
 
 The caller has locked the instance, and knows that no worker writes about it. All functions take a connection
 in the caller's transaction; with an asynchronous one, use `await tx.run_sync(function, ...)`.
@@ -40,6 +40,17 @@ _EXPIRE = sql(
     "undo_ended_at = now(), undo_result = r.result "
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, result jsonb) "
     "WHERE s.step = :step AND s.{key} = r.id"
+)
+_TAKE_JOURNAL = sql("DELETE FROM {journal} s WHERE s.{key} = :id RETURNING to_jsonb(s)")
+# Also a new fence: no worker of an earlier try may write about the instance.
+_START_OVER = sql(
+    "UPDATE {instances} SET content = content || CAST(:changes AS jsonb), "
+    "fence = fence + 1, lease_id = NULL, status = 'received', outcome = NULL, failing_step = NULL, "
+    "failure = NULL, reasons = '[]', undone = '[]', "
+    "submitted_at = now(), started_at = NULL, finished_at = NULL, not_before = NULL, flow_run_id = NULL, "
+    "takeovers = 0, lone_deaths = 0, taken_over_from = NULL, waits_for = NULL, waits_since = NULL, "
+    "cancel_requested_at = NULL, cancel_reason = NULL, cancel_requested_by = NULL "
+    "WHERE id = :id AND outcome IS NOT NULL"
 )
 _READ = sql(
     "SELECT {key} AS id, step, notes, result, error, undo_result, undo_error FROM {journal} "
@@ -94,6 +105,22 @@ def expire(
     connection.execute(_REVOKE(store), {"ids": list(results)})
     rows = [{"id": instance_id, "result": dict(result)} for instance_id, result in results.items()]
     connection.execute(_EXPIRE(store), {"step": step, "rows": as_json(rows)})
+
+
+def start_over(
+    connection: Connection, store: SagaStore[Any], instance_id: str, changes: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Makes an instance that has ended begin again, as if it had been submitted now. Deletes its journal, and
+    returns the deleted rows in the sequence of beginning. `changes` replace fields of its content; the
+    owner's columns stay.
+
+    The caller makes sure that no compensation is due. Raises ValueError if the instance has not ended.
+    """
+    changed = connection.execute(_START_OVER(store), {"id": instance_id, "changes": as_json(dict(changes))})
+    if changed.rowcount != 1:
+        raise ValueError(f"instance {instance_id} has not ended, so it cannot start over")
+    entries = connection.execute(_TAKE_JOURNAL(store), {"id": instance_id}).scalars()
+    return sorted(entries, key=lambda entry: int(entry["number"]))
 
 
 def read_entries(

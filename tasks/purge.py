@@ -18,7 +18,13 @@ from saga.clock import database_time
 from shop.retention.customers import erase_customers, which_are_erased
 from shop.retention.traces import purge_traces
 
-_RUNS_OF_ONE_ORDER = ["process-order", "cancel-order", "resolve-order", "accept-discrepancies"]
+_RUNS_OF_ONE_ORDER = [
+    "process-order",
+    "cancel-order",
+    "retry-order",
+    "resolve-order",
+    "accept-discrepancies",
+]
 """Flows whose parameters contain an order, or what people wrote about one."""
 _MOST_UNREADABLE = 50
 """Limits the skipped runs, which the Prefect server cannot show."""

@@ -22,6 +22,7 @@ _COMMANDS = (
     ("check", _LOCAL, "Show what the shop is connected to, and what is misconfigured."),
     ("sandbox", _LOCAL, "Serve the sandbox payment gateway."),
     ("submit", _ORDERS, "Take orders from a file to their outcomes."),
+    ("retry", _ORDERS, "Try an order again that was rejected, out of stock or compensated."),
     ("show", _ORDERS, "Draw the history of one order."),
     ("label", _ORDERS, "Write the labels of orders as files, or for a label printer."),
     ("review", _ORDERS, "List and resolve the orders under manual review."),

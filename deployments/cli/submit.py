@@ -200,6 +200,8 @@ def _show_ended(console: Console, ended: list[Receipt]) -> None:
         console.print(
             Text(f"known: {receipt.order_id} ended as {receipt.outcome} and is not retried{why}", "yellow")
         )
+        if receipt.how_to_retry is not None:
+            console.print(Text(f"  to retry it: {receipt.how_to_retry}", "yellow"))
 
 
 def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], options: _Options) -> int:

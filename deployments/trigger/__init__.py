@@ -1,6 +1,6 @@
 """Triggers orders from Python; from a shell: `order-saga submit`, or `python -m deployments.trigger`.
 
-from deployments.trigger import submit_orders, run_order
+from deployments.trigger import submit_orders, run_order, retry_order
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from deployments.running import use_running_world
+from deployments.who import user
 from saga import wakeup
 from saga.clock import database_time_sync
 from shop.orders import intake, report
@@ -22,6 +23,7 @@ from shop.orders.intake_content import HAS_REMOVED, Content, take_in
 from shop.orders.order import Order
 from shop.orders.outcomes import OrderOutcome, Receipt
 from shop.orders.store import ORDERS
+from shop.review.retry import NewMeans, RetryReceipt, retry_sync
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -44,8 +46,9 @@ def submit_orders(orders: Iterable[AnyOrder]) -> list[Receipt]:
     reasons (no usable id, or the id of an order with different content).
 
     Accepted orders reach an outcome whatever happens next. A known order that has ended keeps its outcome,
-    which its receipt has, and is not retried. Needs only the database, not the Prefect server. If this
-    raises, some of the orders may be stored and reach their outcomes; submitting all of them again is safe.
+    which its receipt has, and is not retried: `how_to_retry` says how. Needs only the database, not the
+    Prefect server. If this raises, some of the orders may be stored and reach their outcomes; submitting all
+    of them again is safe.
     """
     return intake.submit(orders)
 
@@ -81,6 +84,34 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
             for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
                 pass
     return known
+
+
+def retry_order(
+    order_id: str,
+    *,
+    token: str | None = None,
+    method: str | None = None,
+    card_last4: str | None = None,
+    requested_by: str | None = None,
+    reason: str | None = None,
+    started_by: str | None = None,
+) -> RetryReceipt:
+    """Tries an order again that was rejected, out of stock or compensated, and wakes the pending lane.
+    `token`, `method` and `card_last4` replace the order's means of payment, if one of them is given.
+
+    Returns at once; `run_order` with the order waits for the outcome. Asking again while the new try is under
+    way changes nothing. Raises the errors of `shop.review.errors`: `OrderUnknown`, `NotRetryable`,
+    `RetryInvalid`.
+    """
+    receipt = retry_sync(
+        order_id,
+        NewMeans(token, method, card_last4),
+        requested_by=requested_by,
+        reason=reason,
+        started_by=started_by or user("in Python"),
+    )
+    wake_pending_lane()
+    return receipt
 
 
 def start_own_run(content: Content) -> FlowRun:

@@ -20,6 +20,7 @@ from shop.notifications.kinds import Kind
 from shop.notifications.maildir import find_mail
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.page.documents import LABEL, MAIL
+from shop.orders.tries import MOST_TRIES
 from shop.runtime.extras import MissingExtra
 from shop.settings import settings
 from shop.shipping.labels.formats import LabelFormat
@@ -80,9 +81,15 @@ async def label(
 
 
 @router.get(MAIL, response_class=HTMLResponse, responses=_REFUSED)
-def mail(order_id: OrderId, kind: Kind) -> Response:
+def mail(
+    order_id: OrderId,
+    kind: Kind,
+    try_number: Annotated[
+        int, Query(alias="try", ge=1, le=MOST_TRIES, description="the order's try that the mail is about")
+    ] = 1,
+) -> Response:
     """Returns a mail as its reader sees it, if it went to the Maildir (no mail server is set)."""
-    path = find_mail(settings().mail_dir, order_id, kind)
+    path = find_mail(settings().mail_dir, order_id, kind, try_number)
     if path is None or not _is_there(path):
         raise _missing("mail", "this order has no such mail in VAR_DIR of this machine")
     parsed = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)

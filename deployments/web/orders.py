@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from deployments.web.bodies import read_json
 from deployments.web.keys import require_key
@@ -21,6 +21,9 @@ from shop.orders.names import MAX_ORDER_ID
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import Outcome, Receipt
 from shop.orders.status import OrderStatus, read_status
+from shop.orders.validation import PAYMENT_METHODS
+from shop.review.errors import NotRetryable, OrderUnknown, RetryInvalid
+from shop.review.retry import NewMeans, RetryReceipt, retry
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
 _DATABASE_SECONDS = 8
@@ -82,6 +85,9 @@ class Ended(BaseModel):
     status: str = Field(default="known", pattern="^known$")
     outcome: Outcome
     reasons: list[str] = Field(description="why it did not complete, one entry per problem; empty if it did")
+    how_to_retry: str | None = Field(
+        default=None, description="if it ended uncompleted and can be tried again: how"
+    )
     status_url: str = Field(description="address of its status, as in the header Location")
 
 
@@ -110,7 +116,7 @@ class Ended(BaseModel):
 )
 async def send_order(request: Request, response: Response) -> Accepted | Ended:
     """Accepts one order. Submitting it again is safe: its id identifies it. An order that has ended, such
-    as a rejected one, is not retried: the answer has its outcome."""
+    as a rejected one, is not retried: the answer has its outcome, and says how to retry it."""
     order = await read_json(request)
     _require_text_id(order)
     receipt = await retry_while_database_down(lambda: submit_one(order), seconds=_DATABASE_SECONDS)
@@ -122,8 +128,129 @@ async def send_order(request: Request, response: Response) -> Accepted | Ended:
         response.headers["Idempotent-Replayed"] = "true"
     if receipt.outcome is not None:
         response.status_code = HTTPStatus.OK
-        return Ended(order_id=order_id, outcome=receipt.outcome, reasons=receipt.reasons, status_url=url)
+        return Ended(
+            order_id=order_id,
+            outcome=receipt.outcome,
+            reasons=receipt.reasons,
+            how_to_retry=receipt.how_to_retry,
+            status_url=url,
+        )
     return Accepted(order_id=order_id, status_url=url)
+
+
+class Retry(BaseModel):
+    """What the next try uses, and who asked for it. Everything is optional. If one of `token`, `method` and
+    `card_last4` is given, they replace the order's means of payment."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    token: str | None = Field(
+        default=None,
+        max_length=255,
+        pattern=r"^[!-~]*[A-Za-z][!-~]*$",
+        description="the gateway's token of another card",
+    )
+    method: Annotated[str, WithJsonSchema({"enum": list(PAYMENT_METHODS)})] | None = Field(
+        default=None, description="of the payment; default: the order's"
+    )
+    card_last4: str | None = Field(
+        default=None, pattern=r"^[0-9]{4}$", description="the card's last four digits, never more"
+    )
+    requested_by: str | None = Field(
+        default=None, max_length=300, description="who asks for it; stored with the order"
+    )
+    reason: str | None = Field(default=None, max_length=300, description="why; stored with the order")
+
+
+_RETRY: dict[str, Any] = {
+    "status_code": HTTPStatus.ACCEPTED,
+    "responses": {
+        HTTPStatus.ACCEPTED: {
+            "description": "The next try begins, or is under way",
+            "headers": {"Location": _HEADERS["Location"]},
+        },
+        **answers(
+            *_KEY,
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.NOT_FOUND,
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.CONFLICT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+        ),
+    },
+    "openapi_extra": {
+        "requestBody": {"content": {"application/json": {"schema": Retry.model_json_schema()}}}
+    },
+}
+
+
+@router.post("/orders/{order_id:path}/retry", **_RETRY)
+async def retry_order(order_id: str, request: Request, response: Response) -> RetryReceipt:
+    """Tries an order again that was rejected, out of stock or compensated. The body is optional. Asking again
+    while the new try is under way changes nothing, and the answer says so. The id is one percent-encoded
+    segment of the path, whatever it contains."""
+    return await _retry(order_id, request, response)
+
+
+@router.post("/orders/retry", **_RETRY)
+async def retry_order_by_query(
+    order_id: Annotated[str, Query(alias="id")], request: Request, response: Response
+) -> RetryReceipt:
+    """Tries an order again, for ids that do not survive in a path, such as `..`."""
+    return await _retry(order_id, request, response)
+
+
+async def _retry(order_id: str, request: Request, response: Response) -> RetryReceipt:
+    given = await _read_retry(request)
+    try:
+        usable = usable_id(order_id)
+        receipt = await retry_while_database_down(
+            lambda: retry(
+                usable,
+                NewMeans(given.token, given.method, given.card_last4),
+                requested_by=given.requested_by,
+                reason=given.reason,
+                started_by="the web app",
+            ),
+            seconds=_DATABASE_SECONDS,
+        )
+    except (UnusableOrder, OrderUnknown):
+        raise _no_such_order() from None
+    except NotRetryable as error:
+        raise ProblemError(
+            HTTPStatus.CONFLICT, str(error), kind=NotRetryable.code, title="Not retryable"
+        ) from None
+    except RetryInvalid as error:
+        errors = [Wrong(detail=why, pointer=pointer(name)) for name, why in error.problems.items()]
+        raise _invalid_retry(errors) from None
+    request.app.state.pending.ring()
+    response.headers["Location"], response.headers["Cache-Control"] = status_url(usable), "no-store"
+    return receipt
+
+
+async def _read_retry(request: Request) -> Retry:
+    """Reads the optional body. Raises as `read_json` does, and 422 for fields that are not known."""
+    if request.headers.get("content-length", "") == "0" or not {
+        "content-length",
+        "transfer-encoding",
+    } & set(request.headers.keys()):
+        return Retry()
+    try:
+        return Retry.model_validate(await read_json(request))
+    except ValidationError as error:
+        problems = error.errors(include_input=False, include_url=False)
+        raise _invalid_retry(
+            [Wrong(detail=each["msg"], pointer=pointer(*each["loc"])) for each in problems]
+        ) from None
+
+
+def _invalid_retry(errors: list[Wrong]) -> ProblemError:
+    detail = "nothing was changed: the body is not what a retry needs"
+    return ProblemError(
+        HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind=RetryInvalid.code, title="Invalid retry", errors=errors
+    )
 
 
 _STATUS = answers(*_KEY, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -151,14 +278,14 @@ async def _status(order_id: str, response: Response) -> OrderStatus:
     else:
         known = await retry_while_database_down(lambda: read_status(usable), seconds=_DATABASE_SECONDS)
     if known is None:
-        raise ProblemError(
-            HTTPStatus.NOT_FOUND,
-            "there is no order with this id",
-            kind="no-such-order",
-            title="No such order",
-        )
+        raise _no_such_order()
     response.headers["Cache-Control"] = "no-store"
     return known
+
+
+def _no_such_order() -> ProblemError:
+    detail = "there is no order with this id"
+    return ProblemError(HTTPStatus.NOT_FOUND, detail, kind="no-such-order", title="No such order")
 
 
 def status_url(order_id: str) -> str:

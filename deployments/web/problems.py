@@ -154,9 +154,13 @@ def _broken() -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Returns all methods of this path in all routes."""
+    """Returns all methods of this path in all routes. A path that ends like a more specific one is described
+    by that: `/orders/{order_id}` matches `/orders/A/retry`, too."""
+    fitting = [
+        route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE
+    ]
     found: set[str] = set()
-    for route in request.app.state.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
+    for route in fitting:
+        if getattr(route, "path", None) == getattr(fitting[0], "path", None):
             found |= getattr(route, "methods", None) or set()
     return sorted(found)

@@ -42,8 +42,8 @@ STOCK = text(f"{MOVED} ORDER BY p.id")
 SHIPPED_FOR = text(
     "SELECT key AS product, sum(value::bigint)::bigint AS pieces FROM reservation, jsonb_each_text(items) "
     "WHERE state = 'shipped' AND at_service AND CASE WHEN CAST(:installation AS text) IS NULL THEN order_id "
-    "!~ '^[0-9a-f]{16}/' "
-    "ELSE starts_with(order_id, :installation || '/') END GROUP BY key"
+    "!~ '^[0-9a-f]{16}(\\.[0-9]{1,2})?/' "
+    "ELSE order_id ~ ('^' || :installation || '(\\.[0-9]{1,2})?/') END GROUP BY key"
 )
 HELD = text(
     "SELECT order_id, items, created_at, expires_at FROM reservation WHERE state = 'held' AND at_service "

@@ -55,12 +55,21 @@ class Webhook:
     body: bytes
 
 
-def webhook(order_id: str, kind: Kind, when: datetime, data: Mapping[str, Any], installation: str) -> Webhook:
-    """Returns the webhook: always the same id for the same installation, order and kind. `data` is what the
-    CRM may know, never card data. `installation` is empty for messages of an earlier version, which must keep
-    their ids."""
-    digest = hashlib.sha256(identity(order_id, kind, installation).encode()).hexdigest()[:32]
-    shop = {"installation": installation} if installation else {}
+def webhook(  # noqa: PLR0917
+    order_id: str,
+    kind: Kind,
+    when: datetime,
+    data: Mapping[str, Any],
+    installation: str,
+    try_number: int = 1,
+) -> Webhook:
+    """Returns the webhook: always the same id for the same installation, order, try and kind. `data` is what
+    the CRM may know, never card data. `installation` is empty for messages of an earlier version, which must
+    keep their ids."""
+    digest = hashlib.sha256(identity(order_id, kind, installation, try_number).encode()).hexdigest()[:32]
+    shop: dict[str, Any] = {"installation": installation} if installation else {}
+    if try_number > 1:
+        shop["try"] = try_number
     body = {
         "type": TYPES[kind],
         "timestamp": when.astimezone(UTC).isoformat(),

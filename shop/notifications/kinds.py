@@ -1,4 +1,4 @@
-"""Kinds of messages about orders. Each order gets at most one of each kind."""
+"""Kinds of messages about orders. Each try of an order gets at most one of each kind."""
 
 from __future__ import annotations
 
@@ -36,10 +36,12 @@ def split(outbox_kind: str) -> tuple[Kind, bool]:
     return Kind(outbox_kind.removeprefix(_CRM)), outbox_kind.startswith(_CRM)
 
 
-def identity(order_id: str, kind: Kind, installation: str) -> str:
+def identity(order_id: str, kind: Kind, installation: str, try_number: int = 1) -> str:
     """Returns the text from which a message's ids are derived. It contains the installation, as receivers
-    drop a second message with the same id, and those of two shops must differ."""
-    return "\n".join(filter(None, (installation, kind, order_id)))
+    drop a second message with the same id, and those of two shops must differ; and the number of a later try,
+    as those of two tries must differ, too. No order's id has a line break."""
+    number = str(try_number) if try_number > 1 else None
+    return "\n".join(filter(None, (installation, kind, order_id, number)))
 
 
 ALL_OF_AN_ORDER = 2 * len(Kind)

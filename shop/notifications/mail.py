@@ -1,8 +1,8 @@
 """Builds the mails to customers from the templates, as text and HTML, in the customer's language.
 
 Any text of an order may be hostile: it cannot add a header, a recipient, a tag, or lines that look like ours.
-The same installation, order and kind always have the same Message-ID, so that receivers recognise a resent
-mail.
+The same installation, order, try and kind always have the same Message-ID, so that receivers recognise a
+resent mail.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class MailContext:
     """When the mail became due, with a time zone."""
     installation: str = ""
     """The installation id; empty for mails of an earlier version, which must keep their Message-IDs."""
+    try_number: int = 1
+    """The order's try that the mail is about."""
 
 
 def mail(order: Order, kind: Kind, payload: Mapping[str, Any], context: MailContext) -> Mail:
@@ -171,9 +173,9 @@ def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], cont
     return _mail(order, Kind.OUT_OF_STOCK, "out_of_stock", values, context)
 
 
-def message_id(order_id: str, kind: Kind, settings: Settings, installation: str) -> str:
+def message_id(order_id: str, kind: Kind, settings: Settings, installation: str, try_number: int = 1) -> str:
     """Returns the Message-ID, unique for installation, order and kind."""
-    digest = hashlib.sha256(identity(order_id, kind, installation).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(identity(order_id, kind, installation, try_number).encode()).hexdigest()[:16]
     return f"<{kind}-{stem(order_id)}-{digest}@{settings.shop.email.rpartition('@')[2]}>"
 
 
@@ -229,7 +231,7 @@ def _mail(
         "To": str(to),
         "Subject": _header(subject),
         "Date": format_datetime(context.date),
-        "Message-ID": message_id(order.id, kind, s, context.installation),
+        "Message-ID": message_id(order.id, kind, s, context.installation, context.try_number),
         "Auto-Submitted": "auto-generated",
     }
     return Mail(s.shop.email, to.addr_spec, message(to, headers, text, html))

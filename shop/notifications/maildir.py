@@ -1,8 +1,8 @@
 """Maildir for mails without a mail server. Mail programs can open the folder, and each mail is a file that
 can be opened.
 
-A mail's file name is derived from its order and kind, so that writing it again changes nothing, even after a
-mail program has moved it to the read ones.
+A mail's file name is derived from its order, try and kind, so that writing it again changes nothing, even
+after a mail program has moved it to the read ones.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from pathlib import Path
 
 from shop.notifications.message import Mail
 from shop.orders.names import file_stems
+from shop.orders.tries import marked
 from shop.runtime.files import PRIVATE_FILE, has_exact_name, make_private
 
 _PARTS = ("tmp", "new", "cur")
 _counter = itertools.count()
 
 
-def mail_name(order_id: str, kind: str) -> str:
+def mail_name(order_id: str, kind: str, try_number: int = 1) -> str:
     """Returns the unique file name of the order's mail, without separators, leading dots and colons."""
-    return mail_names(order_id, kind)[0]
+    return mail_names(order_id, kind, try_number)[0]
 
 
-def mail_names(order_id: str, kind: str) -> list[str]:
+def mail_names(order_id: str, kind: str, try_number: int = 1) -> list[str]:
     """Returns the file name, and then those of earlier versions if they were different."""
-    return [f"{name}.{kind}.eml" for name in file_stems(order_id)]
+    return [f"{name}.{marked(kind, try_number)}.eml" for name in file_stems(order_id)]
 
 
-def find_mail(folder: Path, order_id: str, kind: str) -> Path | None:
+def find_mail(folder: Path, order_id: str, kind: str, try_number: int = 1) -> Path | None:
     """Returns the path of the order's mail. A mail program moves read mails, and appends flags to their
     names."""
-    name, *before = names = mail_names(order_id, kind)
+    name, *before = names = mail_names(order_id, kind, try_number)
     if (new := folder / "new" / name).exists():
         return new
     for old in before:

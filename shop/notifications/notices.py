@@ -15,9 +15,9 @@ from shop.notifications.kinds import Kind, crm_kind
 from shop.settings import settings
 
 _INTERACT = text(
-    "INSERT INTO customer_interaction (customer_id, order_id, kind, details) "
+    "INSERT INTO customer_interaction (customer_id, order_id, kind, details, try_number) "
     "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
-    "AS r(customer_id text, order_id text, kind text, details jsonb) ON CONFLICT DO NOTHING"
+    "AS r(customer_id text, order_id text, kind text, details jsonb, try_number int) ON CONFLICT DO NOTHING"
 )
 _CONTACTS = {kind: f"order_{kind}" for kind in Kind}
 
@@ -33,20 +33,23 @@ class Notice:
     """The mail's content, besides the order and its confirmation's text."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the CRM stores, without card data and addresses."""
+    try_number: int = 1
+    """The order's try that causes it."""
 
 
 async def add_notices(tx: Tx, notices: Sequence[Notice]) -> None:
-    """Adds the notices, once per order and kind: a second call changes nothing. They are sent after the
+    """Adds the notices, once per order, try and kind: a second call changes nothing. They are sent after the
     commit."""
     if not notices:
         return
-    messages = [outbox.Message(n.order_id, n.kind, n.payload) for n in notices]
+    messages = [outbox.Message(n.order_id, n.kind, n.payload, n.try_number) for n in notices]
     if settings().crm.webhook_url:
         messages += [
             outbox.Message(
                 n.order_id,
                 crm_kind(n.kind),
                 {"customer_id": n.customer_id, "contact": _CONTACTS[n.kind], **n.details},
+                n.try_number,
             )
             for n in notices
         ]
@@ -56,6 +59,7 @@ async def add_notices(tx: Tx, notices: Sequence[Notice]) -> None:
             "order_id": n.order_id,
             "kind": _CONTACTS[n.kind],
             "details": n.details,
+            "try_number": n.try_number,
         }
         for n in notices
     ]

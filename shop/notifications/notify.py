@@ -13,6 +13,7 @@ from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, add_notices
 from shop.orders.order import OrderInstance
+from shop.orders.tries import try_number
 from shop.shipping import fulfilment
 
 _PARCEL_FIELDS = ("tracking_number", "booked_at", "shipment_id")
@@ -38,7 +39,8 @@ async def notify(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Notificat
             "written_by": confirmation.get("generation_model"),
         }
         parcel = {field: shipment.get(field) for field in _PARCEL_FIELDS}
-        notices.append(Notice(order.id, order.payload.customer_id, Kind.CONFIRMATION, parcel, details))
+        customer, number = order.payload.customer_id, try_number(order)
+        notices.append(Notice(order.id, customer, Kind.CONFIRMATION, parcel, details, number))
     await add_notices(tx, notices)
     return {
         order.id: NotificationResult(email_to="customer" if order.payload.customer_email else "support")

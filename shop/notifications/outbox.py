@@ -2,15 +2,15 @@
 they are sent.
 
 Delivery is at least once: if the process dies, or gets no answer, after the receiver accepted the message, it
-is sent again. A mail's Message-ID and file name, and a webhook's id, are derived from order and kind, so that
-receivers can deduplicate them.
+is sent again. A mail's Message-ID and file name, and a webhook's id, are derived from order, try and kind, so
+that receivers can deduplicate them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import text
@@ -33,11 +33,14 @@ class Message:
     kind: str
     """A `Kind` for a mail, or its `crm_kind` for a webhook."""
     payload: dict[str, Any]
+    try_number: int = 1
+    """The order's try that causes it."""
 
 
 _PUT = text(
-    "INSERT INTO outbox (order_id, kind, payload) "
-    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, kind text, payload jsonb) "
+    "INSERT INTO outbox (order_id, kind, payload, try_number) SELECT * FROM "
+    "jsonb_to_recordset(CAST(:rows AS jsonb)) "
+    "AS r(order_id text, kind text, payload jsonb, try_number int) "
     "ON CONFLICT DO NOTHING"
 )
 _WITHDRAW = text(
@@ -58,7 +61,7 @@ _TAKE = text(
     )
     UPDATE outbox m SET attempts = m.attempts + 1, next_attempt_at = now() + make_interval(secs => :claim)
     FROM due WHERE m.id = due.id
-    RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, m.attempts,
+    RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, m.attempts, m.try_number,
         (SELECT content FROM customer_order o WHERE o.id = m.order_id) AS content,
         (SELECT result FROM order_step s WHERE s.order_id = m.order_id AND s.step = :step) AS confirmation
     """
@@ -67,8 +70,9 @@ _TAKING = failpoint("the commit of taking messages")
 
 
 async def put(tx: Tx, messages: Iterable[Message]) -> int:
-    """Adds messages, one of each kind per order: a second one is ignored. Returns how many are new."""
-    rows = [{"order_id": m.order_id, "kind": m.kind, "payload": m.payload} for m in messages]
+    """Adds messages, one of each kind per order and try: a second one is ignored. Returns how many are
+    new."""
+    rows = [asdict(message) for message in messages]
     return (await tx.execute(_PUT, {"rows": as_json(rows)})).rowcount if rows else 0
 
 

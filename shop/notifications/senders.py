@@ -80,7 +80,7 @@ async def _into_maildir(
     def write(row: Any) -> DeliveryResult:
         built = _build_mail(row, s, own)
         with _MAIL:
-            name, *before = mail_names(row["order_id"], row["kind"])
+            name, *before = mail_names(row["order_id"], row["kind"], row["try_number"])
             maildir.write(name, built, before=before)
         return SENT
 
@@ -133,6 +133,7 @@ async def _to_crm(
                 row["created_at"],
                 row["payload"],
                 _installation_mark(row, own),
+                row["try_number"],
             ),
         )
         for row in rows
@@ -171,5 +172,5 @@ def _build_mail(row: Any, s: Settings, own: Installation) -> Mail:
     order, kind = read_stored(row["content"]), Kind(row["kind"])
     if kind is Kind.CONFIRMATION:
         fetch_label(order, row["payload"], s)  # before the customer is notified of the parcel
-    context = MailContext(s, row["created_at"], _installation_mark(row, own))
+    context = MailContext(s, row["created_at"], _installation_mark(row, own), row["try_number"])
     return mail(order, kind, {**row["payload"], "confirmation": row["confirmation"]}, context)

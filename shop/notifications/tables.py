@@ -18,7 +18,7 @@ class OutboxMessage(SQLModel, table=True):
 
     __tablename__ = "outbox"
     __table_args__ = (
-        UniqueConstraint("order_id", "kind", name="outbox_once"),
+        UniqueConstraint("order_id", "kind", "try_number", name="outbox_once"),
         Index(
             "outbox_waiting",
             "next_attempt_at",
@@ -41,6 +41,8 @@ class OutboxMessage(SQLModel, table=True):
     """How the last attempt failed; never the recipient's own text, which may contain a customer's address."""
     refused_at: datetime | None = Field(sa_column=time_column())
     """When the recipient refused it permanently: it is not retried unless a person decides so."""
+    try_number: int = Field(sa_column=counter_column(start=1))
+    """The order's try that caused it."""
 
 
 class CustomerInteraction(SQLModel, table=True):
@@ -48,7 +50,7 @@ class CustomerInteraction(SQLModel, table=True):
 
     __tablename__ = "customer_interaction"
     __table_args__ = (
-        UniqueConstraint("order_id", "kind", name="customer_interaction_once"),
+        UniqueConstraint("order_id", "kind", "try_number", name="customer_interaction_once"),
         Index("customer_interaction_customer", "customer_id"),
     )
     id: int = Field(sa_column=generated_id())
@@ -57,3 +59,4 @@ class CustomerInteraction(SQLModel, table=True):
     kind: str = Field(sa_column=text_column(required=True))
     details: dict[str, Any] = Field(sa_column=json_column(required=True))
     at: datetime = Field(sa_column=creation_time())
+    try_number: int = Field(sa_column=counter_column(start=1))

@@ -21,6 +21,7 @@ from shop.notifications.outcome_notices import notice_of
 from shop.orders.errors import OrderRejected
 from shop.orders.order import Order, OrderInstance
 from shop.orders.outcomes import Outcome
+from shop.orders.tries import earlier_money
 from shop.payments.charge import given_by_hand, money_moved
 from shop.review import attention
 from shop.text.customer_words import hidden, without_customer
@@ -65,9 +66,14 @@ class OrderHooks(Hooks[Order]):
         outcome = Outcome(outcome)
         charged, refunded, at_risk = money_moved(instance)
         currency = currency_of(instance.content)
-        given_back = refunded + given_by_hand(instance)
+        earlier = earlier_money(instance.content)
         notice = notice_of(
-            instance, outcome, charged=charged, given_back=given_back, at_risk=at_risk, currency=currency
+            instance,
+            outcome,
+            charged=charged - earlier,
+            given_back=refunded + given_by_hand(instance) - earlier,
+            at_risk=at_risk,
+            currency=currency,
         )
         case = attention.case_of(instance, at_risk, currency) if outcome is Outcome.NEEDS_ATTENTION else None
         columns = {
@@ -118,7 +124,14 @@ def _found_nothing(compensation: Compensation) -> bool:
 def _counted(ending: Ending[Order]) -> Ended:
     order: SagaInstance[Order] = ending.instance
     code = order.failure.kind if order.failure else None
-    money = (
-        ending.columns[name] for name in ("currency", "amount_charged", "amount_refunded", "amount_at_risk")
+    columns, earlier = ending.columns, earlier_money(order.content)
+    return Ended(
+        order.id,
+        Outcome(ending.outcome),
+        order.failing_step,
+        code,
+        columns["currency"],
+        columns["amount_charged"] - earlier,
+        columns["amount_refunded"] - earlier,
+        columns["amount_at_risk"],
     )
-    return Ended(order.id, Outcome(ending.outcome), order.failing_step, code, *money)

@@ -15,6 +15,7 @@ from shop.orders.errors import OrderConflict, UnusableOrder
 from shop.orders.intake_content import FINGERPRINTS_BEGIN, Content, take_in
 from shop.orders.outcomes import Outcome, Receipt
 from shop.orders.store import ORDERS
+from shop.orders.tries import IS_CANCELLED, how_to_retry
 from shop.settings import settings
 
 # Numbered in the submitted sequence but inserted by id, so that two senders of the same orders cannot
@@ -35,9 +36,9 @@ _INSERT = text(
 )
 # Orders stored by older versions are compared by content as well.
 _KNOWN = text(
-    "SELECT id, fingerprint, outcome, reasons, "
+    f"SELECT id, fingerprint, outcome, reasons, {IS_CANCELLED} AS cancelled, "  # noqa: S608  (a constant)
     "CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
-    "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
+    "FROM customer_order o WHERE id = ANY(CAST(:ids AS text[]))"
 ).bindparams(todays=FINGERPRINTS_BEGIN)
 STORING = failpoint("the commit of intake")
 _BATCH_SIZE = 500
@@ -150,4 +151,10 @@ def _receipt(
         return Receipt(order_id=order_id, status="accepted")
     if stored is None or stored.outcome is None:
         return Receipt(order_id=order_id, status="known")
-    return Receipt(order_id=order_id, status="known", outcome=Outcome(stored.outcome), reasons=stored.reasons)
+    return Receipt(
+        order_id=order_id,
+        status="known",
+        outcome=Outcome(stored.outcome),
+        reasons=stored.reasons,
+        how_to_retry=how_to_retry(order_id, stored.outcome, cancelled=stored.cancelled),
+    )

@@ -71,4 +71,6 @@ class Receipt(BaseModel):
     reasons: list[str] = Field(default_factory=list)
     """Why it was refused; for a known order, why it did not complete."""
     outcome: Outcome | None = None
-    """The outcome of a known order, which does not change."""
+    """The outcome of a known order. Submitting it again does not change it."""
+    how_to_retry: str | None = None
+    """For a known order that ended uncompleted and can be tried again: how."""

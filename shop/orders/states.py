@@ -55,6 +55,10 @@ TRANSITIONS = (
     *(Transition(state, _WAITING, "postponed, or released by its worker") for state in _HELD),
     Transition(Outcome.COMPLETED, _WAITING, "a person sends it back"),
     Transition(Outcome.NEEDS_ATTENTION, _WAITING, "retried, or resolved by a person"),
+    *(
+        Transition(outcome, _WAITING, "tried again")
+        for outcome in (Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED)
+    ),
     Transition(_WAITING, Outcome.NEEDS_ATTENTION, "a person puts it on hold"),
     *(
         Transition(outcome, Outcome.NEEDS_ATTENTION, "its refund did not arrive")

@@ -10,13 +10,15 @@ from sqlalchemy import text
 
 from saga.database import transaction
 from shop.orders.outcomes import Outcome
+from shop.orders.tries import EARLIER_TRIES, IS_CANCELLED, TRY, EarlierTry, how_to_retry, read_tries
 from shop.payments.charge import STEP as PAYMENT
 from shop.values.money import exact
 
 # One statement, so one snapshot.
 _ORDER = text(
-    """
-    SELECT o.id AS order_id,
+    f"""
+    SELECT o.id AS order_id, coalesce(CAST(o.content -> :try ->> 'number' AS int), 1) AS try_number,
+        {EARLIER_TRIES} AS earlier_tries, {IS_CANCELLED} AS cancelled,
         CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'under_way'
             ELSE o.status END AS status,
         o.outcome, o.failing_step, o.reasons,
@@ -31,7 +33,7 @@ _ORDER = text(
             FROM order_step s WHERE s.order_id = o.id) AS steps,
         o.submitted_at, o.finished_at
     FROM customer_order o WHERE o.id = :id
-    """
+    """  # noqa: S608  (a constant)
 )
 
 
@@ -63,7 +65,7 @@ class OrderStatus(BaseModel):
         default_factory=list, description="why it did not complete, one entry per problem"
     )
     currency: str
-    amount_charged: Decimal
+    amount_charged: Decimal = Field(description="by all tries; so is `amount_refunded`")
     amount_refunded: Decimal
     amount_at_risk: Decimal = Field(description="charged and due to be refunded, but not refunded yet")
     payment_id: str | None = Field(
@@ -71,18 +73,29 @@ class OrderStatus(BaseModel):
     )
     tracking_number: str | None = None
     steps: list[StepStatus] = Field(default_factory=list)
-    submitted_at: datetime
+    submitted_at: datetime = Field(description="when the current try was submitted, or asked for")
     finished_at: datetime | None = None
+    try_number: int = Field(default=1, description="the number of the current try")
+    earlier_tries: list[EarlierTry] = Field(default_factory=list)
+    how_to_retry: str | None = Field(
+        default=None, description="if it ended uncompleted and can be tried again: how"
+    )
 
 
 async def read_status(order_id: str) -> OrderStatus | None:
     """Returns the order's status with times in UTC; None if there is no such order."""
     async with transaction() as tx:
-        row = (await tx.execute(_ORDER, {"id": order_id, "payment": PAYMENT})).mappings().one_or_none()
+        row = (
+            (await tx.execute(_ORDER, {"id": order_id, "payment": PAYMENT, "try": TRY}))
+            .mappings()
+            .one_or_none()
+        )
     if row is None:
         return None
     money = {
         name: exact(row[name], row["currency"])
         for name in ("amount_charged", "amount_refunded", "amount_at_risk")
     }
-    return OrderStatus(**{**row, **money})
+    fields = {**row, **money, "earlier_tries": read_tries(row["earlier_tries"])}
+    how = how_to_retry(order_id, row["outcome"], cancelled=fields.pop("cancelled"))
+    return OrderStatus(**fields, how_to_retry=how)

@@ -1,14 +1,16 @@
-"""The tables of orders: the engine's three with the shop's own columns, and the progress of the search for
-lost runs."""
+"""The tables of orders: the engine's three with the shop's own columns, the earlier tries of orders, and the
+progress of the search for lost runs."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import DDL, CheckConstraint, Column, Computed, Index, SmallInteger, Text, event, text
+from sqlalchemy import DDL, CheckConstraint, Column, Computed, Index, Integer, SmallInteger, Text, event, text
 from sqlmodel import Field, SQLModel
 
-from saga.columns import creation_time, text_column, time_column
+from saga.columns import creation_time, json_column, text_column, time_column
 from saga.tables import tables_of
 from shop.monitoring.buckets import bucket_sql
 from shop.orders.store import ORDERS
@@ -95,3 +97,33 @@ class LostRunSearch(SQLModel, table=True):
     id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
     since: datetime = Field(sa_column=creation_time())
     searched_until: datetime = Field(sa_column=creation_time())
+
+
+class OrderTry(SQLModel, table=True):
+    """A try of an order that ended uncompleted, and was followed by another. See `shop.orders.tries`."""
+
+    __tablename__ = "order_try"
+    __table_args__ = (Index("order_try_finished", "finished_at"),)
+    order_id: str = Field(sa_column=text_column(primary_key=True))
+    number: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    outcome: str = Field(sa_column=text_column(required=True))
+    failing_step: str | None = Field(sa_column=text_column())
+    failure: dict[str, Any] | None = Field(sa_column=json_column())
+    reasons: list[str] = Field(sa_column=json_column(default="[]"))
+    undone: list[dict[str, Any]] = Field(sa_column=json_column(default="[]"))
+    currency: str = Field(sa_column=text_column(required=True))
+    amount_charged: Decimal = Field(sa_column=money_column())
+    """By this try alone; so is `amount_refunded`."""
+    amount_refunded: Decimal = Field(sa_column=money_column())
+    begun_at: datetime = Field(sa_column=time_column(required=True))
+    """When it was submitted, or asked for."""
+    finished_at: datetime = Field(sa_column=time_column(required=True))
+    journal: list[dict[str, Any]] = Field(sa_column=json_column(default="[]"))
+    """The rows of `order_step`."""
+    retried_at: datetime = Field(sa_column=creation_time())
+    """When the next try was asked for."""
+    requested_by: str | None = Field(sa_column=text_column())
+    """Who asked for the next try, as typed; not verified."""
+    started_by: str | None = Field(sa_column=text_column())
+    """The user that the system knows."""
+    reason: str | None = Field(sa_column=text_column())

@@ -63,6 +63,7 @@ class GuardedGateway:
         card_last4: str | None,
         token: str | None,
         key: str,
+        try_number: int = 1,
         installation: str | None = None,
     ) -> Payment:
         return await self._call(
@@ -74,6 +75,7 @@ class GuardedGateway:
                 card_last4=card_last4,
                 token=token,
                 key=key,
+                try_number=try_number,
                 installation=installation,
             )
         )

@@ -4,11 +4,15 @@ An unclear result counts as done until proven otherwise (guarantee 5). Therefore
 journal for what was charged: it asks the gateway, by order id. The gateway's answers are verified, too: an
 answer about a different order, amount or currency counts neither as a charge nor as no charge, and refunds
 never exceed the order's amount. Both cases go to manual review.
+
+An order that is tried again has the payments of all its tries at the gateway. Before a later try charges,
+those of the earlier ones are cancelled, or refunded if they succeeded late. The results in the journal are
+about what moved since this try began; `money_moved` adds what the tries before charged and refunded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Literal, NoReturn
@@ -19,6 +23,7 @@ from saga.checkpoint import checkpoint
 from saga.failpoints import failpoint
 from shop.orders import names
 from shop.orders.order import OrderInstance
+from shop.orders.tries import earlier_money, earlier_payments, marked, try_number
 from shop.payments.errors import (
     NoDeliveryAddress,
     PaymentError,
@@ -76,6 +81,8 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
     if order.shipping_info is None:
         raise NoDeliveryAddress
     payment_id = instance.journal[STEP].notes.get("payment_id")
+    if payment_id is None and try_number(instance) > 1:
+        await _settle_earlier_tries(instance, gateway)
     if payment_id is None:
         payment = _checked(instance, await _find_or_create(instance, gateway))
         payment_id = payment.id
@@ -87,6 +94,19 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
     with _CONFIRMING:
         confirmed = await gateway.confirm(payment_id, key=names.key(order.id, f"confirm-{payment_id}"))
     return _charged(_checked(instance, confirmed, payment_id))
+
+
+async def _settle_earlier_tries(instance: OrderInstance, gateway: PaymentGateway) -> None:
+    """Cancels the payments of earlier tries, and refunds those that succeeded late, so that only this try can
+    charge. Journals the amount that they have charged and refunded in addition to what was known."""
+    if "late" in instance.journal[STEP].notes:
+        return
+    undone = _Undone(_currency(instance))
+    for payment in await payments_of(instance.id, gateway, *earlier_payments(instance.content)):
+        if payment.try_number < try_number(instance):
+            await _undo(instance, payment, gateway, undone, (0, 0))
+    late = max(undone.refunded - earlier_money(instance.content), Decimal(0))
+    await checkpoint(instance, STEP, late=str(late))
 
 
 def _checked(instance: OrderInstance, payment: Payment, payment_id: str | None = None) -> Payment:
@@ -135,6 +155,7 @@ async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> P
             p
             for p in await gateway.find(order.id)
             if p.status in {PaymentStatus.SUCCEEDED, PaymentStatus.CREATED}
+            and p.try_number == try_number(instance)
         ]
         usable.sort(key=lambda payment: payment.status is PaymentStatus.CREATED)
         if usable and (usable[0].amount, usable[0].currency) == (order.total_amount, order.currency):
@@ -150,7 +171,8 @@ async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> P
             method=info.method,
             card_last4=info.card_last4,
             token=info.token,
-            key=names.key(order.id, "create"),
+            key=names.key(order.id, marked("create", try_number(instance))),
+            try_number=try_number(instance),
         )
 
 
@@ -187,7 +209,8 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
     refusals, unclear = int(earlier.get("refusals", 0)), int(earlier.get("unclear_refunds", 0))
     undone = _Undone(_currency(instance))
     refused: PaymentError | None = None
-    payments = await payments_of(instance.id, journalled, gateway)
+    known = (journalled, *earlier_payments(instance.content))
+    payments = await payments_of(instance.id, gateway, *known)
     for payment in sorted(payments, key=lambda payment: payment.id != journalled):  # the journalled one first
         try:
             await _undo(instance, payment, gateway, undone, (refusals, unclear))
@@ -196,6 +219,7 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
                 raise
             refused = refused or error
             undone.payment_id = payment.id
+    undone.leave_out(earlier_money(instance.content))
     if refused is not None:
         raise RefundRefused(
             refused.error_code,
@@ -209,13 +233,12 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
     return undone.result()
 
 
-async def payments_of(order_id: str, journalled: str | None, gateway: PaymentGateway) -> list[Payment]:
-    """Returns the order's payments, including the journalled one, which the gateway's search may not find
-    yet."""
+async def payments_of(order_id: str, gateway: PaymentGateway, *known: str | None) -> list[Payment]:
+    """Returns the order's payments of all its tries, including the known ones, which the gateway's search may
+    not find yet, or no longer."""
     payments = await gateway.find(order_id)
-    if journalled is not None and journalled not in {payment.id for payment in payments}:
-        payments.append(await gateway.get(journalled))
-    return payments
+    found = {None, *(payment.id for payment in payments)}
+    return payments + [await gateway.get(each) for each in dict.fromkeys(known) if each and each not in found]
 
 
 @dataclass(slots=True)
@@ -230,6 +253,18 @@ class _Undone:
     refund_id: str | None = None
     when: datetime | None = None
     cancelled: bool = False
+    of_try: dict[int, Decimal] = field(default_factory=dict)
+    """By the try's number, what was refunded."""
+
+    def refund(self, payment: Payment, amount: Decimal) -> None:
+        """Counts a refund of the payment."""
+        self.refunded += amount
+        self.of_try[payment.try_number] = self.of_try.get(payment.try_number, Decimal(0)) + amount
+
+    def leave_out(self, earlier: Decimal) -> None:
+        """Leaves out what earlier tries have charged and refunded before this one began."""
+        earlier = min(earlier, self.charged, self.refunded)
+        self.charged, self.refunded = self.charged - earlier, self.refunded - earlier
 
     def result(self) -> RefundResult:
         return RefundResult(
@@ -238,7 +273,7 @@ class _Undone:
             else "cancelled"
             if self.cancelled
             else "no_payment_to_refund",
-            refund_id=self.refund_id,
+            refund_id=self.refund_id if self.charged else None,
             refunded_amount=self.refunded,
             amount_charged=self.charged,
             currency=self.currency,
@@ -265,7 +300,8 @@ async def _undo(
         with _CANCELLING:
             # The payment may have been charged meanwhile.
             payment = await gateway.cancel(payment.id, key=names.key(instance.id, f"cancel-{payment.id}"))
-    undone.cancelled = undone.cancelled or payment.status is PaymentStatus.CANCELLED
+    if payment.try_number == try_number(instance):
+        undone.cancelled = undone.cancelled or payment.status is PaymentStatus.CANCELLED
     undone.payment_id = undone.payment_id or payment.id
     if payment.status is not PaymentStatus.SUCCEEDED:
         if instance.result(STEP).get("payment_id") == payment.id:
@@ -281,7 +317,7 @@ async def _undo(
         )
     undone.payment_id, undone.currency = payment.id, payment.currency
     undone.charged += payment.amount
-    undone.refunded += payment.amount_refunded
+    undone.refund(payment, payment.amount_refunded)
     for earlier in payment.refunds:
         undone.refund_id, undone.when = earlier.id, earlier.created_at
     left = payment.amount - payment.amount_refunded
@@ -298,7 +334,7 @@ async def _undo(
             error.unclear_refunds = unclear + 1
         raise
     undone.refund_id, undone.when = made.id, made.created_at
-    undone.refunded += left
+    undone.refund(payment, left)
 
 
 def _is_fully_refunded(payment: Payment) -> bool:
@@ -319,7 +355,7 @@ def _needs_review(
 def _check_refund(instance: OrderInstance, payment: Payment, undone: _Undone, unclear: int) -> None:
     """Raises `PaymentGatewayError`, not retryable, if the rest of the payment must not be refunded before a
     manual review."""
-    if undone.refunded + payment.kept > _due(instance):
+    if undone.of_try.get(payment.try_number, Decimal(0)) + payment.kept > _due(instance):
         why = ("refund_over_charge", "the gateway reports more to refund than the order's amount")
     elif unclear >= MOST_UNCLEAR_REFUNDS:
         why = (
@@ -347,17 +383,24 @@ async def _refund_rest(payment: Payment, left: Decimal, gateway: PaymentGateway,
 
 
 def money_moved(instance: OrderInstance) -> tuple[Decimal, Decimal, Decimal]:
-    """Returns (charged, refunded, at risk) according to the journal. At risk: possibly charged and not known
-    to be refunded."""
+    """Returns (charged, refunded, at risk) according to the journal, by all tries. At risk: possibly charged
+    and not known to be refunded."""
+    earlier = earlier_money(instance.content)
+    charged, refunded, at_risk = _moved_in_this_try(instance)
+    return earlier + charged, earlier + refunded, at_risk
+
+
+def _moved_in_this_try(instance: OrderInstance) -> tuple[Decimal, Decimal, Decimal]:
     entry = instance.journal.get(STEP)
     if entry is None:
         return Decimal(0), Decimal(0), Decimal(0)
+    late = Decimal(entry.notes.get("late", 0))
     undone, done, error = entry.undo_result or {}, entry.result or {}, entry.undo_error or {}
     if not undone and not error and entry.undo_status is None:
-        return Decimal(done.get("amount_charged", 0)), Decimal(0), Decimal(0)
+        return late + Decimal(done.get("amount_charged", 0)), late, Decimal(0)
     found = undone or error
     refunded = Decimal(found.get("refunded_amount", 0))
-    charged = max(Decimal(done.get("amount_charged", 0)), Decimal(found.get("amount_charged", 0)))
+    charged = max(late + Decimal(done.get("amount_charged", 0)), Decimal(found.get("amount_charged", 0)))
     if not entry.undo_due or entry.undo_status != "failed":
         return charged, refunded, Decimal(0)
     at_risk = error.get("amount_at_risk") or done.get("amount_charged") or instance.payload.total_amount

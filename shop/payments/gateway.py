@@ -58,6 +58,8 @@ class Payment:
     refunds: tuple[Refund, ...] = ()
     installation: str | None = None
     """The id of the installation that created it; None if the payment has no such mark."""
+    try_number: int = 1
+    """The order's try that created it."""
 
     @property
     def charged(self) -> Decimal:
@@ -105,8 +107,10 @@ class PaymentGateway(Protocol):
         card_last4: str | None,
         token: str | None,
         key: str,
+        try_number: int = 1,
     ) -> Payment:
-        """Registers a payment; nothing is charged. `key` is the idempotency key."""
+        """Registers a payment; nothing is charged. `key` is the idempotency key. The gateway keeps
+        `try_number` with the payment."""
         ...
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
@@ -153,6 +157,7 @@ class GatewayClient(PaymentGateway, Protocol):
         card_last4: str | None,
         token: str | None,
         key: str,
+        try_number: int = 1,
         installation: str | None = None,
     ) -> Payment:
         """Like `PaymentGateway.create`, and marks the payment with the installation id."""

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import text
 
 from saga.database import transaction
+from shop.orders.tries import TRY
 from shop.payments.charge import STEP
 from shop.payments.gateway import GatewayClient, Payment, Refund
 from shop.runtime.installation import installation, installation_id
@@ -25,7 +26,9 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 """The greatest expected difference between the gateway's clock and the database's."""
 _JOURNALLED = text(
     "SELECT order_id, notes ->> 'payment_id' AS payment_id FROM order_step "
-    "WHERE step = :step AND order_id = ANY(CAST(:ids AS text[])) AND notes ? 'payment_id'"
+    "WHERE step = :step AND order_id = ANY(CAST(:ids AS text[])) AND notes ? 'payment_id' "
+    "UNION ALL SELECT id, jsonb_array_elements_text(content -> :try -> 'payments') FROM customer_order "
+    "WHERE id = ANY(CAST(:ids AS text[])) AND content ? :try"
 )
 _BEGAN_BEFORE = text(
     "SELECT s.begun_at, o.content ->> 'total_amount' AS total, "
@@ -54,6 +57,7 @@ class OwnPayments:
         card_last4: str | None,
         token: str | None,
         key: str,
+        try_number: int = 1,
     ) -> Payment:
         mine = await installation_id()
         return await self.inner.create(
@@ -64,6 +68,7 @@ class OwnPayments:
             card_last4=card_last4,
             token=token,
             key=f"{mine}-{key}",
+            try_number=try_number,
             installation=mine,
         )
 
@@ -131,7 +136,7 @@ async def _ours(payments: Sequence[Payment]) -> list[Payment]:
         # PostgreSQL cannot store a zero byte, so no order of ours has one in its id.
         ids = [order_id for order_id in others if "\0" not in order_id]
         async with transaction() as tx:
-            rows = await tx.execute(_JOURNALLED, {"step": STEP, "ids": ids})
+            rows = await tx.execute(_JOURNALLED, {"step": STEP, "ids": ids, "try": TRY})
             known = {(row.order_id, row.payment_id) for row in rows}
     return [
         payment

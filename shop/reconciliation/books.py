@@ -33,7 +33,8 @@ _MONEY = text(
         coalesce(sum(o.amount_at_risk) FILTER (WHERE outcome = 'needs_attention'), 0) AS at_risk,
         coalesce(sum(a.amount_by_hand), 0) AS by_hand, coalesce(sum(a.amount_written_off), 0) AS written_off
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id
-    WHERE outcome IN ('completed', 'compensated', 'needs_attention') GROUP BY o.currency ORDER BY o.currency
+    WHERE outcome IN ('completed', 'compensated', 'needs_attention') OR outcome IS NOT NULL AND amount_charged
+    > 0 GROUP BY o.currency ORDER BY o.currency
     """
 )
 # The decisions about money that did not go through the gateway, as they were recorded one by one.

@@ -32,6 +32,8 @@ class OurOrder:
     at_risk: Decimal
     settled: Decimal = _NOTHING
     """What a person refunded outside the gateway, or wrote off. The gateway rightly keeps it."""
+    earlier: Decimal = _NOTHING
+    """The part of `charged` and `refunded` that belongs to earlier tries, which have refunded all."""
 
 
 def discrepancies_of(
@@ -87,16 +89,17 @@ def _completed(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepan
         )
     else:
         (payment,) = standing
+        ours_charged, ours_refunded = ours.charged - ours.earlier, ours.refunded - ours.earlier
         if differences := [
             abs(payment.amount - recorded)
-            for recorded in (ours.charged, ours.total or _NOTHING)
+            for recorded in (ours_charged, ours.total or _NOTHING)
             if recorded != payment.amount
         ]:
             yield describe(Kind.AMOUNT_DIFFERS, differences[0])
-        if payment.amount_refunded > ours.refunded:
-            yield describe(Kind.REFUND_UNKNOWN_TO_US, payment.amount_refunded - ours.refunded)
-        elif payment.amount_refunded < ours.refunded:
-            yield describe(Kind.REFUND_UNKNOWN_TO_GATEWAY, ours.refunded - payment.amount_refunded)
+        if payment.amount_refunded > ours_refunded:
+            yield describe(Kind.REFUND_UNKNOWN_TO_US, payment.amount_refunded - ours_refunded)
+        elif payment.amount_refunded < ours_refunded:
+            yield describe(Kind.REFUND_UNKNOWN_TO_GATEWAY, ours_refunded - payment.amount_refunded)
 
 
 def _uncompleted(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepancy]:

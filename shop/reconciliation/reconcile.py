@@ -12,6 +12,7 @@ from sqlalchemy import text
 from saga.clock import database_time
 from saga.database import transaction
 from shop.orders.outcomes import Outcome
+from shop.orders.tries import TRY
 from shop.payments.errors import BAD_ANSWER, PaymentError, PaymentGatewayError
 from shop.payments.gateway import PaymentGateway
 from shop.reconciliation.compare import OurOrder, discrepancies_of
@@ -31,7 +32,9 @@ _OURS = text(
         CASE WHEN o.outcome = 'completed' THEN CAST(o.content ->> 'total_amount' AS numeric) END AS total,
         coalesce(CAST(s.undo_result ->> 'refunded_by_hand' AS numeric), 0)
             + coalesce(CAST(s.undo_result ->> 'written_off' AS numeric), 0) AS settled,
-        s.notes ->> 'payment_id' AS payment_id
+        CASE WHEN o.content ? :try THEN coalesce(CAST(s.notes ->> 'late' AS numeric), 0)
+            + CAST(o.content -> :try ->> 'charged' AS numeric) ELSE 0 END AS earlier,
+        s.notes ->> 'payment_id' AS payment_id, o.content -> :try -> 'payments' AS earlier_payments
     FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment'
     WHERE o.id = :id
     """
@@ -107,15 +110,15 @@ async def compare_order(
 async def _compare(order_id: str, gateway: PaymentGateway, settled_before: datetime) -> list[Discrepancy]:
     # Our side first: an ended order does not change any more, so the gateway's answer afterwards is final.
     async with transaction() as tx:
-        row = (await tx.execute(_OURS, {"id": order_id})).mappings().one_or_none()
-    ours, known = None, None
+        row = (await tx.execute(_OURS, {"id": order_id, "try": TRY})).mappings().one_or_none()
+    ours, known = None, []
     if row is not None:
         fields = dict(row)
-        known = fields.pop("payment_id")
+        known = [fields.pop("payment_id"), *(fields.pop("earlier_payments") or ())]
         ours = OurOrder(**{**fields, "outcome": Outcome(row["outcome"]) if row["outcome"] else None})
-    # The known payment is requested by its id: not every gateway's search goes far back.
+    # The known payments are requested by their ids: not every gateway's search goes far back.
     return discrepancies_of(
-        order_id, ours, await known_payments(gateway, [known]).find(order_id), settled_before=settled_before
+        order_id, ours, await known_payments(gateway, known).find(order_id), settled_before=settled_before
     )
 
 

@@ -27,6 +27,7 @@ from shop.orders.corrections import add_failure, correct
 from shop.orders.order import OrderInstance
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
+from shop.orders.tries import earlier_money, try_number
 from shop.payments.charge import STEP, money_moved, refund
 from shop.payments.errors import RefundRefused
 from shop.payments.gateway import PaymentGateway, PaymentStatus
@@ -83,13 +84,13 @@ async def refund_is_gone(order_id: str, gateway: PaymentGateway) -> bool:
             order = await _begin(tx, order_id)
         if order is None:
             return False
-        payment = next(payment for payment in charges if payment.kept > 0)
+        payment, earlier = next(p for p in charges if p.kept > 0), earlier_money(order.content)
         gone = RefundRefused(
             "refund_gone",
             "the gateway no longer has the refund: the customer's bank may have returned it",
             payment_id=payment.id,
-            charged=sum((each.amount for each in charges), Decimal(0)),
-            refunded=sum((each.amount_refunded for each in charges), Decimal(0)),
+            charged=sum((each.amount for each in charges), Decimal(0)) - earlier,
+            refunded=sum((each.amount_refunded for each in charges), Decimal(0)) - earlier,
             currency=payment.currency,
             refusals=1,  # gives a refund that a person requests a new key
         )
@@ -170,8 +171,19 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
             await attention.put(
                 tx, [attention.case_of(order, at_risk, str(details.get("currency", "USD")))], hold=hold
             )
-        if refunded > 0 and not hold:
-            money = {"amount": str(refunded), "currency": str(details.get("currency", "USD"))}
+        given_back = refunded - earlier_money(order.content)
+        if given_back > 0 and not hold:
+            money = {"amount": str(given_back), "currency": str(details.get("currency", "USD"))}
             await add_notices(
-                tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)]
+                tx,
+                [
+                    Notice(
+                        order.id,
+                        str(order.content.get("customer_id")),
+                        Kind.REFUND,
+                        money,
+                        money,
+                        try_number(order),
+                    )
+                ],
             )

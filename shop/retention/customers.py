@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -28,6 +29,7 @@ from shop.notifications.maildir import mail_names
 from shop.orders import erasure as order_erasure
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
+from shop.orders.tries import number_of
 from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
 from shop.review import erasure as review_erasure
 from shop.runtime.files import has_exact_name
@@ -86,7 +88,7 @@ def erase_customers(days: float | None = None) -> int:
                 rows = connection.execute(_NEXT, values).mappings().all()
                 if not rows:
                     return erased
-                _delete_files([row["id"] for row in rows], s, mails)
+                _delete_files(rows, s, mails)
                 _erase(connection, rows)
                 with _ERASING:
                     running.commit()
@@ -122,6 +124,7 @@ def _erase(connection: Connection, rows: Sequence[Any]) -> None:
         for row in rows
     ]
     order_erasure.erase(connection, orders, ERASED)
+    order_erasure.erase_tries(connection, ids, scrubbed, ERASED)
     message_erasure.erase(connection, ids, ERASED)
     review_erasure.erase(connection, ids, ERASED)
 
@@ -152,17 +155,17 @@ def _delete_leftovers(s: Settings) -> None:
                 Path(entry.path).unlink(missing_ok=True)
 
 
-def _delete_files(order_ids: Sequence[str], s: Settings, mails: dict[str, list[Path]]) -> None:
+def _delete_files(rows: Sequence[Any], s: Settings, mails: dict[str, list[Path]]) -> None:
     with _FILES:
-        for order_id in order_ids:
-            for path in _files(order_id, s, mails):
+        for row in rows:
+            for path in _files(row["id"], s, mails, number_of(row["content"])):
                 path.unlink(missing_ok=True)
 
 
-def _files(order_id: str, s: Settings, mails: dict[str, list[Path]]) -> Iterator[Path]:
+def _files(order_id: str, s: Settings, mails: dict[str, list[Path]], tries: int = 1) -> Iterator[Path]:
     label, *before = label_paths(s.label_dir, order_id)
     yield label
     yield from (path for path in before if has_exact_name(path))
-    for kind in Kind:
-        for name in mail_names(order_id, kind):
+    for kind, number in product(Kind, range(1, tries + 1)):
+        for name in mail_names(order_id, kind, number):
             yield from mails.get(name, ())

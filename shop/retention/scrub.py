@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from shop.orders.order import read_stored
+from shop.orders.tries import TRY
 
 ERASED = "erased"
 """Replaces a required text."""
@@ -37,8 +38,10 @@ def scrubbed(value: Any, depth: int = 0) -> Any:
 def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> dict[str, Any]:
     """Returns the content of an anonymous `Order`. `paid`: the order was valid, and keeps its items and
     amounts. Others keep only the id, as their content may be anything."""
+    # The earlier tries, for the comparison with the gateway.
+    tries = {TRY: content[TRY]} if TRY in content else {}
     if not paid:
-        return {"id": order_id, "customer_id": ERASED, "items": [], "total_amount": "0.00"}
+        return {"id": order_id, "customer_id": ERASED, "items": [], "total_amount": "0.00", **tries}
     order = read_stored(content)
     kept = order.model_dump(
         mode="json", include={"currency", "total_amount", "tax_amount", "shipping_amount", "discount_amount"}
@@ -47,7 +50,7 @@ def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> d
         {"product_id": item.product_id, "quantity": item.quantity, "price": str(item.price)}
         for item in order.items
     ]
-    return {**kept, "id": order_id, "customer_id": ERASED, "items": items}
+    return {**kept, "id": order_id, "customer_id": ERASED, "items": items, **tries}
 
 
 def _is_kept(key: str, value: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from saga.errors import StepError
 
 
@@ -68,6 +70,29 @@ class NothingToAccept(ReviewError):
             f"order {order_id!r} has no open discrepancy: "
             "give exactly the id that the artifact reconciliation shows"
         )
+
+
+class NotRetryable(ReviewError):
+    """The order cannot be tried again, or not now."""
+
+    code = "not_retryable"
+
+    def __init__(self, order_id: str, why: str, instead: str) -> None:
+        super().__init__(f"order {order_id!r} cannot be tried again: {why}. {instead}")
+
+
+class RetryInvalid(ReviewError):
+    """What was given for the next try is invalid. Nothing was stored."""
+
+    code = "retry_invalid"
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        """`problems`: by the name of what was given. They never repeat it."""
+        self.problems = dict(problems)
+        super().__init__("; ".join(self.reasons()))
+
+    def reasons(self) -> list[str]:
+        return [f"{name}: {problem}" for name, problem in self.problems.items()]
 
 
 class OrderBusy(ReviewError):

@@ -14,6 +14,7 @@ from saga.database import transaction
 from saga.definition import Kind, Saga
 from shop.inventory.stock import held_pieces
 from shop.orders.outcomes import Outcome
+from shop.orders.tries import number_of
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
 from shop.payments.errors import PaymentError
@@ -27,7 +28,7 @@ _ORDER = text(
     """
     SELECT o.outcome, o.failure IS NOT NULL AS failed, o.cancel_requested_at IS NOT NULL AS asked,
         o.currency AS known_currency,
-        o.content ->> 'currency' AS currency, o.content ->> 'total_amount' AS total,
+        o.content ->> 'currency' AS currency, o.content, o.content ->> 'total_amount' AS total,
         EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until > now()) AS in_hand,
         (SELECT items FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) AS shipped
     FROM customer_order o WHERE o.id = :id
@@ -130,6 +131,7 @@ class _Charge:
     fee: Decimal
     ended: bool
     """False: its worker may still be working on it."""
+    of_try: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +148,17 @@ async def _with_money(seen: _Seen, gateway: PaymentGateway) -> CancelPreview:
     preview, begun = seen.preview, seen.begun
     assert begun is not None
     try:
-        payments = await payments_of(preview.order_id, begun.payment_id, gateway)
+        payments = await payments_of(preview.order_id, gateway, begun.payment_id)
     except PaymentError:
         return preview.model_copy(
             update={"refund": begun.amount, "refund_is_certain": False, "fee_lost": begun.fee}
         )
-    mine = [payment for payment in payments if payment.currency == preview.currency]
+    # What an earlier try charged and refunded is no part of it.
+    mine = [
+        payment
+        for payment in payments
+        if payment.currency == preview.currency and (payment.try_number == begun.of_try or payment.kept > 0)
+    ]
     may_be_charged = not begun.ended or any(payment.status is PaymentStatus.CREATED for payment in payments)
     kept = sum((payment.kept for payment in mine), Decimal(0))
     return preview.model_copy(
@@ -215,10 +222,14 @@ def _stage(order: Any, steps: Any, saga: Saga) -> str:
 def _charge(order: Any, payment: Any) -> _Charge | None:
     if payment is None or not payment["undo_due"]:
         return None
-    journalled = payment["notes"].get("payment_id")
+    journalled, of_try = payment["notes"].get("payment_id"), number_of(order["content"])
     if payment["status"] == "done":
         result = payment["result"]
         return _Charge(
-            journalled, Decimal(result["amount_charged"]), Decimal(result.get("gateway_fee", 0)), ended=True
+            journalled,
+            Decimal(result["amount_charged"]),
+            Decimal(result.get("gateway_fee", 0)),
+            ended=True,
+            of_try=of_try,
         )
-    return _Charge(journalled, Decimal(order["total"] or 0), Decimal(0), ended=False)
+    return _Charge(journalled, Decimal(order["total"] or 0), Decimal(0), ended=False, of_try=of_try)

@@ -18,6 +18,7 @@ from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
 from shop.orders.store import ORDERS
+from shop.orders.tries import earlier_money, earlier_payments
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
 from shop.payments.errors import PaymentError
@@ -43,14 +44,14 @@ _LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     """
     SELECT o.id, o.outcome, o.lease_id IS NULL AND o.not_before > now() AS postponed,
-        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
+        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk, o.content,
         a.order_id IS NOT NULL AS was_here, a.resolved_at, a.resolution, a.next_retry_at
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
     """
 )
 _AT_RISK = text(
-    "SELECT o.currency, o.amount_at_risk, s.notes ->> 'payment_id' AS payment_id FROM customer_order o "
-    "JOIN attention a ON a.order_id = o.id AND a.resolved_at IS NULL "
+    "SELECT o.currency, o.amount_at_risk, o.content, s.notes ->> 'payment_id' AS payment_id "
+    "FROM customer_order o JOIN attention a ON a.order_id = o.id AND a.resolved_at IS NULL "
     "LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step WHERE o.id = :id AND o.amount_at_risk > 0"
 )
 _RESOLVED = text(
@@ -170,7 +171,9 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
     if row is None:  # `_resolve` raises the error
         return
     try:
-        payments = await payments_of(decided.order_id, row.payment_id, gateway)
+        payments = await payments_of(
+            decided.order_id, gateway, row.payment_id, *earlier_payments(row.content)
+        )
     except PaymentError as error:
         if not error.retryable:  # the gateway no longer has the payment: trust the person
             return
@@ -309,11 +312,12 @@ def _write_off(connection: Connection, decided: Decision, row: RowMapping) -> No
 
 
 def _settled_money(decided: Decision, row: RowMapping, how: str) -> dict[str, Any]:
-    """Returns the refund's new journal entry. What was at risk had been charged."""
-    amount, refunded = row["amount_at_risk"], row["amount_refunded"]
+    """Returns the refund's new journal entry, about this try. What was at risk had been charged."""
+    earlier = earlier_money(row["content"])
+    amount, refunded = row["amount_at_risk"], row["amount_refunded"] - earlier
     return {
         "compensation_status": how,
-        "amount_charged": str(max(row["amount_charged"], refunded + amount)),
+        "amount_charged": str(max(row["amount_charged"] - earlier, refunded + amount)),
         "refunded_amount": str(refunded),
         how: str(amount),
         "currency": row["currency"],

@@ -38,6 +38,7 @@ NUMBERS: dict[tuple[str, str], list[float]] = {
 """Wrong values of each number in the form of each deployment."""
 GIVEN = {
     "cancel-order": {"order_id": "A", "reason": "r", "requested_by": "b", "confirmed": False},
+    "retry-order": {"order_id": "A", "reason": "r", "requested_by": "b"},
     "resolve-order": {"order_id": "A", "resolution": "hold", "resolved_by": "b"},
     "accept-discrepancies": {"order_id": "A", "accepted_by": "b", "reason": "r"},
     "receive-goods": {"product_id": "P", "pieces": 1, "reference": "r", "received_by": "b"},

@@ -75,6 +75,7 @@ async def test_the_forms_explain_every_field_and_refuse_what_is_missing(worker: 
         for name, required in (
             ("resolve-order", {"order_id", "resolution", "resolved_by"}),
             ("cancel-order", {"order_id", "reason", "requested_by", "confirmed"}),
+            ("retry-order", {"order_id", "reason", "requested_by"}),
         ):
             schema = (await client.read_deployment_by_name(f"{name}/{name}")).parameter_openapi_schema
             assert set(schema["required"]) == required

@@ -442,3 +442,58 @@ class TestServersThatAreAway:
             "orders": True,
             "stripe_webhooks": False,
         }
+
+
+class TestRetrying:
+    async def declined(self, web: httpx.Client, order_id: str) -> None:
+        web.post("/orders", json=an_order(order_id, card="0002")).raise_for_status()
+        await process_pending_orders(consumer_seconds=0)
+
+    async def test_an_order_is_paid_with_another_card(
+        self, web: httpx.Client, saga: World, unique: str
+    ) -> None:
+        order_id = f"AGAIN/{unique} ?#%"
+        await self.declined(web, order_id)
+        known = web.post("/orders", json=an_order(order_id, card="0002")).json()
+        assert (known["outcome"], bool(known["how_to_retry"])) == ("compensated", True)
+        url = f"/orders/{quote(order_id, safe='')}"
+        given = {"token": "tok_another", "requested_by": "ann", "reason": "a new card"}
+        answers = [web.post(f"{url}/retry", json=given) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [202, 202]
+        assert [answer.json()["status"] for answer in answers] == ["accepted", "under_way"]
+        assert answers[0].json() == {"order_id": order_id, "status": "accepted", "try_number": 2}
+        assert answers[0].headers["location"] == url
+        await process_pending_orders(consumer_seconds=0)
+        status = web.get(url).json()
+        assert (status["outcome"], status["try_number"], status["how_to_retry"]) == ("completed", 2, None)
+        (earlier,) = status["earlier_tries"]
+        assert (earlier["number"], earlier["outcome"], earlier["requested_by"]) == (1, "compensated", "ann")
+        assert "tok_another" not in json.dumps(status)
+        charged, refunded = saga.money(order_id)
+        assert (str(charged), refunded) == ("999.99", 0)
+
+    @pytest.mark.parametrize("order_id", ["..", "retry", "A/retry"])
+    async def test_whatever_the_id_is(self, web: httpx.Client, saga: World, order_id: str) -> None:
+        await self.declined(web, order_id)
+        path = f"/orders/{quote(order_id, safe='')}/retry"
+        answer = web.post("/orders/retry", params={"id": order_id}) if order_id == ".." else web.post(path)
+        assert (answer.status_code, answer.json()["order_id"]) == (202, order_id)
+        await process_pending_orders(consumer_seconds=0)
+        assert [each["try_number"] for each in saga.ledger(order_id)][-2:] == [1, 2]
+
+    async def test_what_is_refused(self, web: httpx.Client, saga: World, unique: str) -> None:
+        problem(web.post(f"/orders/NOBODY-{unique}/retry"), 404)
+        problem(web.post("/orders/retry", params={"id": " "}), 404)
+        done, failed = f"DONE-{unique}", f"FAILED-{unique}"
+        web.post("/orders", json=an_order(done)).raise_for_status()
+        await self.declined(web, failed)
+        assert problem(web.post(f"/orders/{done}/retry"), 409)["type"].endswith("not_retryable")
+        bad = {"token": "a", "card_last4": "4242424242424242", "method": "cash", "colour": "red"}
+        told = problem(web.post(f"/orders/{failed}/retry", json=bad), 422)
+        assert {each["pointer"] for each in told["errors"]} >= {"#/card_last4", "#/colour"}
+        told = problem(web.post(f"/orders/{failed}/retry", json={"token": "4242424242424242"}), 422)
+        assert "4242" not in json.dumps(told)
+        problem(web.post(f"/orders/{failed}/retry", content="[]", headers=JSON), 422)
+        problem(web.post(f"/orders/{failed}/retry", content="x"), 415)
+        problem(web.post(f"/orders/{failed}/retry", headers={"Authorization": ""}), 401)
+        assert web.get(f"/orders/{failed}").json()["try_number"] == 1

@@ -4,9 +4,10 @@
 - **Idempotent by order id.** Every operation may be repeated, and finds the result of the first call. A
   caller that does not know the result of a request repeats it, or looks it up.
 - **Several shops.** An inventory may serve more than one shop. Therefore an order's id here is its
-  `own_order_id`: the shop's installation id, a slash, and the shop's own id of the order. To the inventory it
-  is an opaque name. Names without an installation id belong to orders that an earlier version of a shop
-  began.
+  `own_order_id`: the shop's installation id, a slash, and the shop's own id of the order; for a later try of
+  the order, the installation id is followed by a dot and the try's number, because an order that has ended
+  cannot reserve again. To the inventory it is an opaque name. Names without an installation id belong to
+  orders that an earlier version of a shop began.
 - **All or none.** An order has all its pieces, or none.
 - **Final.** `release` and `put_back` end the order, even if nothing was reserved. A late request of a dead
   worker then reserves and ships nothing (`ReservationLost`).
@@ -25,11 +26,13 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-_OWN = re.compile(r"([0-9a-f]{16})/(.*)", re.DOTALL)
+from shop.orders.tries import marked
+
+_OWN = re.compile(r"([0-9a-f]{16})(?:\.[0-9]{1,2})?/(.*)", re.DOTALL)
 Pieces = Annotated[int, Field(ge=-(10**15), le=10**15)]
 """Pieces in an answer, limited to what our database and JSON can represent."""
-LONGEST_MARK = 17
-"""The characters that an installation id and its slash add to an order's id."""
+LONGEST_MARK = 20
+"""The characters that an installation id, the number of a try and a slash add to an order's id."""
 
 
 class State(StrEnum):
@@ -58,9 +61,9 @@ class Reservation:
     expires_at: datetime
 
 
-def own_order_id(installation: str, order_id: str) -> str:
-    """Returns the name of a shop's order at an inventory that may serve several shops."""
-    return f"{installation}/{order_id}"
+def own_order_id(installation: str, order_id: str, try_number: int = 1) -> str:
+    """Returns the name of a shop's order, in this try, at an inventory that may serve several shops."""
+    return f"{marked(installation, try_number)}/{order_id}"
 
 
 def split_own_order_id(own: str) -> tuple[str | None, str]:

@@ -31,6 +31,7 @@ from shop.inventory.port import STEP, ReleaseResult, ReservationResult, release_
 from shop.inventory.service.connections import inventory_at
 from shop.inventory.service.contract import Inventory, Reservation, State, own_order_id
 from shop.orders.order import OrderInstance
+from shop.orders.tries import try_number
 from shop.runtime.installation import installation_id
 from shop.settings import settings
 from shop.shipping.carriers import STEP as SHIPPING
@@ -208,7 +209,7 @@ def _name(order: OrderInstance) -> str:
     """Returns the order's name at its service."""
     entry = order.journal.get(STEP)
     installation = entry.notes.get(_INSTALLATION) if entry else None
-    return own_order_id(installation, order.id) if installation else order.id
+    return own_order_id(installation, order.id, try_number(order)) if installation else order.id
 
 
 def _noted_pieces(order: OrderInstance, step: str, note: str) -> dict[str, int]:

@@ -4,8 +4,8 @@ the same in every process.
 A counter must never decrease, or Prometheus takes its whole value as new. Rows of the journal do change: a
 step that is retried is no longer failed, an order that is reopened has no outcome. So each reading counts
 what ended in the last minutes, and adds what exceeds the count of the reading before; what ended earlier
-stays in the total. The cost of a reading depends on those minutes, not on the age of the shop. One process
-reads at a time, at most once per `EVERY_SECONDS`.
+stays in the total. Each try of an order counts as an outcome. The cost of a reading depends on those minutes,
+not on the age of the shop. One process reads at a time, at most once per `EVERY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from shop.monitoring.error_codes import REFUSALS
 from shop.monitoring.postponed import EXTERNAL, POSTPONED, STEP_IS_POSTPONED, UNDO_IS_POSTPONED
 
 _UNDO_BUCKET, _SENT_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at"), bucket_sql("created_at", "sent_at")
+_TRY_BUCKET = bucket_sql("begun_at", "finished_at")
 EVERY_SECONDS = 2
 _RECOUNTED_SECONDS = 180
 """Limits the delay of a row in seconds: it has the time when the step ended, and is written with the next
@@ -56,6 +57,8 @@ _RAW = f"""
         WHERE sent_at >= CAST(:since AS timestamptz) AND attempts > 1
     UNION ALL SELECT 'order', '', outcome, '', cell, finished_at, 1 FROM customer_order
         WHERE finished_at >= CAST(:since AS timestamptz) AND outcome <> 'needs_attention'
+    UNION ALL SELECT 'order', '', outcome, '', {_TRY_BUCKET}, finished_at, 1 FROM order_try
+        WHERE finished_at >= CAST(:since AS timestamptz)
     UNION ALL SELECT 'order', '', 'needs_attention', '', 0, since, 1 FROM attention
         WHERE since >= CAST(:since AS timestamptz)
 """  # noqa: S608  (constants)

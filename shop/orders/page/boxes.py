@@ -8,6 +8,7 @@ from saga.definition import Saga
 from shop.orders.page.diagram import step_words, undo_words
 from shop.orders.page.formatting import duration, for_terminal
 from shop.orders.page.story import OrderStory, StepState, StepView, UndoState, step_views, undos_in_order
+from shop.orders.tries import EarlierTry
 from shop.values.money import show
 
 _WIDTH = 30
@@ -34,7 +35,9 @@ def order_boxes(story: OrderStory, saga: Saga) -> str:
     """Returns lines of text, each with a line break. Compensations are numbered as they ran."""
     steps = step_views(story, saga)
     places = {undo.name: place for place, undo in enumerate(undos_in_order(steps), 1)}
-    lines = [f"order {for_terminal(story.order_id)}"]
+    lines = [f"order {for_terminal(story.order_id)}", *(_try_line(each, story) for each in story.tries)]
+    if story.tries:
+        lines.append(f"try {len(story.tries) + 1}")
     for number, step in enumerate(steps):
         left = box(
             [f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in step_words(step))],
@@ -43,6 +46,14 @@ def order_boxes(story: OrderStory, saga: Saga) -> str:
         lines += _beside(left, _undo_box(step, places))
     lines += box(_ending(story), gate=True, more=False)
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _try_line(each: EarlierTry, story: OrderStory) -> str:
+    at = f" at {each.failing_step}" if each.failing_step else ""
+    amount = show(each.amount_charged, story.currency)
+    money = f", {amount} charged and refunded" if each.amount_charged else ""
+    why = f": {for_terminal('; '.join(each.reasons))}" if each.reasons else ""
+    return f"try {each.number} {each.outcome}{at}, {each.finished_at:%Y-%m-%d %H:%M:%S} UTC{money}{why}"
 
 
 def _undo_box(step: StepView, places: dict[str, int]) -> list[str]:

@@ -12,9 +12,10 @@ def label_url(web_url: str, order_id: str) -> str:
     return _url(web_url, LABEL, id=order_id)
 
 
-def mail_url(web_url: str, order_id: str, kind: str) -> str:
-    """Returns the link to the mail of this kind."""
-    return _url(web_url, MAIL, id=order_id, kind=kind)
+def mail_url(web_url: str, order_id: str, kind: str, try_number: int = 1) -> str:
+    """Returns the link to the mail of this kind, about this try of the order."""
+    query = {"try": str(try_number)} if try_number > 1 else {}
+    return _url(web_url, MAIL, id=order_id, kind=kind, **query)
 
 
 def _url(web_url: str, path: str, **query: str) -> str:

@@ -13,6 +13,7 @@ from shop.orders.page.diagram import order_diagram, undo_words
 from shop.orders.page.documents import label_url, mail_url
 from shop.orders.page.formatting import duration, for_markdown, markdown_table
 from shop.orders.page.story import MailRow, OrderStory, StepView, step_views
+from shop.orders.tries import EarlierTry
 from shop.settings import Settings
 from shop.shipping.carriers import EMBEDDED
 from shop.shipping.labels.files import label_path
@@ -45,6 +46,7 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
         _steps(story, saga),
         "## Money",
         markdown_table(("charged", "refunded", "at risk"), [_money(story)]),
+        *_earlier_tries(story),
         *_manual_actions(story),
         "## Label and mails",
         *(f"- {line}" for line in _documents(story, s)),
@@ -97,6 +99,27 @@ def _money(story: OrderStory) -> tuple[str, ...]:
     )
 
 
+def _earlier_tries(story: OrderStory) -> Iterator[str]:
+    if story.tries:
+        yield "## Earlier tries"
+        yield f"This is try {len(story.tries) + 1}. The amounts above are those of all tries."
+        head = ("try", "outcome", "failed at", "why", "charged", "refunded", "ended (UTC)", "retried by")
+        yield markdown_table(head, [_try_row(each, story.currency) for each in story.tries])
+
+
+def _try_row(each: EarlierTry, currency: str) -> tuple[str, ...]:
+    return (
+        str(each.number),
+        each.outcome,
+        each.failing_step or "",
+        "; ".join(each.reasons),
+        show(each.amount_charged, currency),
+        show(each.amount_refunded, currency),
+        f"{each.finished_at:%Y-%m-%d %H:%M:%S}",
+        each.requested_by or "",
+    )
+
+
 def _manual_actions(story: OrderStory) -> Iterator[str]:
     if story.review:
         yield "## Manual actions"
@@ -114,7 +137,8 @@ def _documents(story: OrderStory, s: Settings) -> Iterator[str]:
     if story.tracking_number:
         yield f"label of parcel {for_markdown(story.tracking_number)}: {_where_is_label(story, s)}"
     for mail in story.mails:
-        yield f"mail *{for_markdown(mail.kind)}*: {_where_is(mail, story.order_id, s)}"
+        of_try = f" of try {mail.try_number}" if story.tries else ""
+        yield f"mail *{for_markdown(mail.kind)}*{of_try}: {_where_is(mail, story.order_id, s)}"
     if not story.tracking_number and not story.mails:
         yield "none"
 
@@ -134,9 +158,10 @@ def _where_is(mail: MailRow, order_id: str, s: Settings) -> str:
         return "not sent yet" + (f": {for_markdown(mail.error)}" if mail.error else "")
     if s.smtp.url:
         return "sent through the mail server"
-    if (path := find_mail(s.mail_dir, order_id, mail.kind)) is None:
+    if (path := find_mail(s.mail_dir, order_id, mail.kind, mail.try_number)) is None:
         return "sent"
-    return f"[read it]({mail_url(s.web.url, order_id, mail.kind)})" if s.web.url else f"`{path}`"
+    url = mail_url(s.web.url, order_id, mail.kind, mail.try_number) if s.web.url else None
+    return f"[read it]({url})" if url else f"`{path}`"
 
 
 def _when(story: OrderStory) -> str:

@@ -16,6 +16,8 @@ from saga.database import sync_engine, transaction
 from saga.definition import Saga, Step
 from saga.errors import SagaCancelled, SagaReturned
 from shop.notifications.kinds import Kind as MailKind
+from shop.orders.outcomes import Outcome
+from shop.orders.tries import EARLIER_TRIES, EarlierTry, read_tries
 from shop.settings import settings
 from shop.shipping.carriers import STEP as SHIPPING
 
@@ -23,8 +25,8 @@ _CANCELLED = {SagaCancelled.code, SagaReturned.code}
 # One statement, so one snapshot. It reads no customer data: of an invalid order's problems only the place and
 # what was expected.
 _STORY = text(
-    """
-    SELECT o.id AS order_id, o.status, o.outcome, o.failing_step, o.currency,
+    f"""
+    SELECT o.id AS order_id, {EARLIER_TRIES} AS tries, o.status, o.outcome, o.failing_step, o.currency,
         coalesce(
             o.failure ->> 'code',
             (SELECT s.error ->> 'code' FROM order_step s WHERE s.order_id = o.id AND s.step = o.failing_step)
@@ -42,7 +44,8 @@ _STORY = text(
         (SELECT s.result ->> 'booked_at' FROM order_step s
             WHERE s.order_id = o.id AND s.step = :shipping) AS booked_at,
         (SELECT coalesce(jsonb_agg(jsonb_build_object(
-                'kind', m.kind, 'sent', m.sent_at IS NOT NULL, 'error', m.error) ORDER BY m.id), '[]')
+                'kind', m.kind, 'sent', m.sent_at IS NOT NULL, 'error', m.error, 'try_number', m.try_number)
+                ORDER BY m.id), '[]')
             FROM outbox m WHERE m.order_id = o.id AND m.kind = ANY(CAST(:kinds AS text[]))) AS mails,
         (SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'step', s.step, 'status', s.status, 'attempts', s.attempts,
@@ -59,7 +62,7 @@ _STORY = text(
                 'amount', d.amount::text) ORDER BY d.id), '[]')
             FROM desk_entry d WHERE d.order_id = o.id) AS review
     FROM customer_order o WHERE o.id = :id
-    """
+    """  # noqa: S608  (a constant)
 )
 
 
@@ -88,6 +91,7 @@ class MailRow:
     kind: str
     sent: bool
     error: str | None = None
+    try_number: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,9 @@ class OrderStory:
     """The carrier of the parcel; None: the embedded one, by an earlier version."""
     mails: Sequence[MailRow] = ()
     review: Sequence[ReviewEntry] = ()
+    tries: Sequence[EarlierTry] = ()
+    """The earlier tries, without the reasons of invalid ones. Steps, outcome and reasons are those of the
+    current one."""
 
     @property
     def end(self) -> str:
@@ -251,6 +258,10 @@ def _read(connection: Connection, order_id: str) -> OrderStory | None:
     fields["mails"] = tuple(MailRow(**each) for each in row["mails"])
     fields["review"] = tuple(
         ReviewEntry(**{**each, "amount": Decimal(each["amount"])}) for each in row["review"]
+    )
+    fields["tries"] = tuple(
+        each.model_copy(update={"reasons": []}) if each.outcome is Outcome.REJECTED else each
+        for each in read_tries(row["tries"])
     )
     return OrderStory(**fields)
 

@@ -58,6 +58,7 @@ def to_payment(record: PaymentRecord) -> Payment:
         charged_at=record.charged_at,
         refunds=tuple(to_refund(refund) for refund in record.refunds) if record.refunds else (),
         installation=record.installation,
+        try_number=record.try_number,
     )
 
 

@@ -62,6 +62,7 @@ class NewPayment(BaseModel):
     card_last4: str | None = None
     token: str | None = None
     installation: str | None = None
+    try_number: int = 1
 
 
 class Changes(RootModel[dict[str, Any]]):

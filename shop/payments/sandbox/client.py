@@ -74,6 +74,7 @@ class SandboxGateway:
         card_last4: str | None,
         token: str | None,
         key: str,
+        try_number: int = 1,
         installation: str | None = None,
     ) -> Payment:
         units = minor_units(amount, currency)
@@ -85,10 +86,13 @@ class SandboxGateway:
             "card_last4": card_last4,
             "token": token,
             "installation": installation,
+            "try_number": try_number,
         }
         payment = consistent(await self._post("/v1/payments", _PAYMENT, key, body))
-        created = (payment.order_id, payment.amount, payment.currency, payment.installation)
-        expect(created == (order_id, units, currency, installation), "another payment than was created")
+        made = payment
+        created = (made.order_id, made.amount, made.currency, made.installation, made.try_number)
+        expected = (order_id, units, currency, installation, try_number)
+        expect(created == expected, "another payment than was created")
         return to_payment(payment)
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:

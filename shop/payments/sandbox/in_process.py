@@ -42,6 +42,7 @@ class InProcessGateway:
         card_last4: str | None,
         token: str | None,
         key: str,
+        try_number: int = 1,
         installation: str | None = None,
     ) -> Payment:
         units = minor_units(amount, currency)
@@ -55,6 +56,7 @@ class InProcessGateway:
                     card_last4=card_last4,
                     token=token,
                     key=key,
+                    try_number=try_number,
                     installation=installation,
                 ),
                 Move.CREATE,

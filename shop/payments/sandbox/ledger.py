@@ -31,6 +31,7 @@ from shop.payments.sandbox.behaviour import GOOD_CARD, TEST_CARDS, Behaviour, Ca
 from shop.payments.sandbox.faults import FaultRule, Faults, Move
 from shop.payments.sandbox.records import (
     MAX_AMOUNT,
+    MAX_TRY,
     AnswerLost,
     CurrencyTotals,
     Page,
@@ -63,6 +64,7 @@ CREATE TABLE IF NOT EXISTS payments (
     charged_at INTEGER,
     refunded INTEGER NOT NULL CHECK (refunded BETWEEN 0 AND amount),
     installation TEXT,
+    try_number INTEGER NOT NULL DEFAULT 1,
     CHECK ((charged_at IS NOT NULL) = (status = 'succeeded')),
     CHECK (refunded = 0 OR charged_at IS NOT NULL)
 );
@@ -111,6 +113,7 @@ class _Row(NamedTuple):
     charged_at: int | None
     refunded: int
     installation: str | None
+    try_number: int
 
     @property
     def card(self) -> Card:
@@ -147,9 +150,11 @@ class Ledger:
         # flush to the disk each time, which protects against a crash of the machine.
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_TABLES)
-        # An earlier version of the ledger lacks the column.
-        if "installation" not in {row[1] for row in self._db.execute("PRAGMA table_info(payments)")}:
-            self._db.execute("ALTER TABLE payments ADD COLUMN installation TEXT")
+        # An earlier version of the ledger lacks these columns.
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(payments)")}
+        for name, kind in (("installation", "TEXT"), ("try_number", "INTEGER NOT NULL DEFAULT 1")):
+            if name not in columns:
+                self._db.execute(f"ALTER TABLE payments ADD COLUMN {name} {kind}")
         # Part of every id, so that an id from a deleted ledger never matches a payment in a new one.
         self._db.execute(
             "INSERT INTO ledger SELECT ? WHERE NOT EXISTS (SELECT * FROM ledger)", (secrets.token_hex(6),)
@@ -218,6 +223,7 @@ class Ledger:
         card_last4: str | None,
         token: str | None,
         key: str | None,
+        try_number: int = 1,
         installation: str | None = None,
     ) -> PaymentRecord:
         """Registers a payment; nothing is charged. The token is validated, never stored."""
@@ -241,6 +247,7 @@ class Ledger:
             installation is None or _INSTALLATION.fullmatch(installation) is not None,
             "installation is a name such as 3f9a",
         )
+        _require(1 <= try_number <= MAX_TRY, f"try_number is a number from 1 to {MAX_TRY}")
 
         def work() -> _Row:
             row = _Row(
@@ -257,15 +264,15 @@ class Ledger:
                 None,
                 0,
                 installation,
+                try_number,
             )
             number = self._run(
-                "INSERT INTO payments VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row[1:]
+                "INSERT INTO payments VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row[1:]
             ).lastrowid
             return _Row(number or 0, *row[1:])
 
-        return self._once(
-            key, ("create", order_id, amount, currency, method, card_last4, token, installation), work
-        )
+        request = ("create", order_id, amount, currency, method, card_last4, token, installation)
+        return self._once(key, request if try_number == 1 else (*request, try_number), work)
 
     def confirm(self, payment_id: str, *, key: str | None) -> PaymentRecord:
         """Charges the payment. Returns it unchanged if it has already succeeded; refuses it if it is declined
@@ -455,6 +462,7 @@ class Ledger:
             _moment(row.charged_at) if row.charged_at else None,
             refunds,
             row.installation,
+            row.try_number,
         )
 
     def _refunds(self, number: int, payment_id: str) -> tuple[RefundRecord, ...]:

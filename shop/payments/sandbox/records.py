@@ -15,6 +15,8 @@ MAX_AMOUNT = 10**12
 """Limits the amount of a payment, in smallest units, so that sums stay far below SQLite's 64 bits."""
 MAX_TOTAL = 10**18
 """Limits the total of all payments in a currency, in smallest units, to what SQLite can sum."""
+MAX_TRY = 10_000
+"""Limits the number of an order's try."""
 MAY_PASS = frozenset({"request_in_progress", "duplicate_request"})
 """Conflicts with an earlier request, which may have been executed: retryable, and a later lookup shows the
 result."""
@@ -50,6 +52,8 @@ class PaymentRecord:
     refunds: tuple[RefundRecord, ...] = ()
     installation: str | None = None
     """The installation that created it, of those that share the account. None: not given."""
+    try_number: Annotated[int, Field(ge=1, le=MAX_TRY)] = 1
+    """The try of the order that created it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,7 @@ class StripeGateway:
         card_last4: str | None,
         token: str | None,
         key: str,
+        try_number: int = 1,
         installation: str | None = None,
     ) -> Payment:
         """Registers a payment. Raises `PaymentRefused` without a PaymentMethod to charge, and
@@ -101,7 +102,8 @@ class StripeGateway:
             "payment_method_types": ["card"],
             "capture_method": "automatic",
             "metadata": {"order_id": order_id, "method": method}
-            | ({"installation": installation} if installation else {}),
+            | ({"installation": installation} if installation else {})
+            | ({"try": str(try_number)} if try_number > 1 else {}),
             "expand": EXPAND,
         }
 
@@ -114,8 +116,8 @@ class StripeGateway:
             )
 
         intent = await self._calls.insist(ask, key)
-        expected = (order_id, params["amount"], params["currency"], installation)
-        created = (intent.order_id, intent.amount, intent.currency, intent.installation)
+        expected = (order_id, params["amount"], params["currency"], installation, try_number)
+        created = (intent.order_id, intent.amount, intent.currency, intent.installation, intent.try_number)
         expect(created == expected, "another payment than was created")
         return to_payment(intent)
 

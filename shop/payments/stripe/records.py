@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +22,7 @@ Currency = Annotated[str, StringConstraints(pattern=r"^[a-z]{3}$")]
 Units = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
 Time = Annotated[int, Field(strict=True, ge=0, lt=10**11)]
 Metadata = dict[str, str]
+_TRY = re.compile(r"[0-9]{1,4}")
 _FAILED_REFUNDS = frozenset({"failed", "canceled"})
 """States of refunds that refunded nothing."""
 
@@ -100,6 +102,12 @@ class Intent(_Record):
     def installation(self) -> str | None:
         """The installation that created it, or None if it is not marked."""
         return self.metadata.get("installation")
+
+    @property
+    def try_number(self) -> int:
+        """The try of the order that created it. Payments of first tries are not marked."""
+        given = self.metadata.get("try", "")
+        return max(1, int(given)) if _TRY.fullmatch(given) else 1
 
     def belongs_to(self, order_id: str, installation: str | None) -> bool:
         """Returns whether that installation created it for that order. None: an earlier version of this
@@ -217,6 +225,7 @@ def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) ->
         charged_at=_time(charge.created) if charge else None,
         refunds=tuple(to_refund(refund, intent.id) for refund in given),
         installation=intent.installation,
+        try_number=intent.try_number,
     )
 
 

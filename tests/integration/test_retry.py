@@ -1,0 +1,403 @@
+"""The same order again after it ended uncompleted. The witness is the gateway's own ledger, and the stock."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import httpx
+import pytest
+
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.reopened import finish_reopened
+from flows.retry_order import retry_order
+from shop.notifications.kinds import Kind
+from shop.notifications.mail import message_id
+from shop.notifications.maildir import mail_name
+from shop.orders import intake
+from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.orders.report import read
+from shop.orders.status import read_status
+from shop.orders.tries import MOST_TRIES, TRY, number_of
+from shop.payments.gateways import gateway
+from shop.reconciliation.reconcile import compare_order
+from shop.review.cancel import ask_to_cancel
+from shop.review.errors import NotRetryable, OrderUnknown, RetryInvalid
+from shop.review.retry import NewMeans, RetryReceipt, retry
+from shop.settings import settings
+from tests.integration.world import World, an_order, text_of
+
+PRICE = Decimal("999.99")
+GOOD, DECLINED, REFUSES_REFUNDS = "1234", "0002", "0259"
+CARD = NewMeans(card_last4=GOOD)
+
+
+def ended(order_id: str) -> OrderOutcome:
+    return read([order_id])[order_id]
+
+
+async def again(order_id: str, means: NewMeans | None = None) -> OrderOutcome:
+    """Tries it again, to its outcome."""
+    assert (await retry(order_id, means)).status == "accepted"
+    return await finish_reopened(order_id)
+
+
+def kept(saga: World, order_id: str) -> Decimal:
+    charged, refunded = saga.money(order_id)
+    return charged - refunded
+
+
+async def assert_nothing_differs(saga: World, order_id: str) -> None:
+    """By the books, and by the reconciliation with the gateway."""
+    saga.assert_books_balance()
+    from datetime import UTC, datetime
+
+    late = datetime.max.replace(tzinfo=UTC)
+    assert await compare_order(order_id, gateway(), late, fix=False) == []
+
+
+def pay_late(saga: World, order_id: str, *, try_number: int = 1, confirmed: bool = True) -> str:
+    """A request of a dead worker arrives at the gateway now."""
+    body = {"order_id": order_id, "amount": 99999, "currency": "USD", "method": "credit_card"}
+    body |= {"card_last4": GOOD, "installation": saga.installation, "try_number": try_number}
+    answer = httpx.post(f"{saga.gateway_url}/v1/payments", json=body, timeout=10).raise_for_status()
+    payment_id = str(answer.json()["id"])
+    if confirmed:
+        url = f"{saga.gateway_url}/v1/payments/{payment_id}/confirm"
+        httpx.post(url, timeout=10).raise_for_status()
+    return payment_id
+
+
+# -- money
+
+
+async def test_another_card_pays_after_a_decline(saga: World, unique: str) -> None:
+    order_id = f"CARD-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    assert ended(order_id).outcome is Outcome.COMPENSATED
+    outcome = await again(order_id, CARD)
+    assert (outcome.outcome, outcome.amount_charged, outcome.amount_refunded) == (
+        Outcome.COMPLETED,
+        PRICE,
+        0,
+    )
+    assert saga.money(order_id) == (PRICE, 0)
+    assert [payment["try_number"] for payment in saga.ledger(order_id)] == [1, 2]
+    assert [payment["status"] for payment in saga.ledger(order_id)] == ["declined", "succeeded"]
+    assert saga.stock("PROD-001") == (99, 0)
+    assert saga.shipments(order_id) == 1
+    assert saga.told(order_id) == {"payment_failed"}
+    assert mail_name(order_id, Kind.CONFIRMATION, 2) in saga.mails()
+    await assert_nothing_differs(saga, order_id)
+
+
+async def test_declined_again_and_then_paid(saga: World, unique: str) -> None:
+    order_id = f"TWICE-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    assert (await again(order_id, NewMeans(card_last4="0000"))).outcome is Outcome.COMPENSATED
+    assert (await again(order_id, CARD)).outcome is Outcome.COMPLETED
+    assert saga.money(order_id) == (PRICE, 0)
+    status = await read_status(order_id)
+    assert status is not None
+    assert (status.try_number, [each.number for each in status.earlier_tries]) == (3, [1, 2])
+    assert {each.outcome for each in status.earlier_tries} == {Outcome.COMPENSATED}
+    mails = saga.mails()
+    ids = [
+        mails[mail_name(order_id, kind, number)]["Message-ID"]
+        for kind, number in ((Kind.PAYMENT_FAILED, 1), (Kind.PAYMENT_FAILED, 2), (Kind.CONFIRMATION, 3))
+    ]
+    assert len(set(ids)) == 3
+    assert ids[1] == message_id(order_id, Kind.PAYMENT_FAILED, settings(), saga.installation, 2)
+    await assert_nothing_differs(saga, order_id)
+
+
+async def test_the_money_of_a_try_that_was_refunded_counts_in_the_totals(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = f"SENT-{unique}"
+    await process_order(an_order(order_id, country="AQ"), return_state=True)
+    assert saga.money(order_id) == (PRICE, PRICE)
+    monkeypatch.setenv("CARRIER_REFUSES", "[]")
+    settings.cache_clear()
+    outcome = await again(order_id)
+    assert (outcome.outcome, outcome.amount_charged, outcome.amount_refunded) == (
+        Outcome.COMPLETED,
+        2 * PRICE,
+        PRICE,
+    )
+    assert saga.money(order_id) == (2 * PRICE, PRICE)
+    status = await read_status(order_id)
+    assert status is not None
+    assert [(each.amount_charged, each.amount_refunded) for each in status.earlier_tries] == [(PRICE, PRICE)]
+    assert saga.told(order_id) == {"refund"}, "one refund, one mail about it"
+    assert mail_name(order_id, Kind.REFUND, 2) not in saga.mails()
+    await assert_nothing_differs(saga, order_id)
+
+
+async def test_a_try_is_refunded_like_any_other(saga: World, unique: str) -> None:
+    """Charged and refunded twice, by two tries, and told twice."""
+    order_id = f"BACK-{unique}"
+    await process_order(an_order(order_id, country="AQ"), return_state=True)
+    outcome = await again(order_id)
+    assert outcome.outcome is Outcome.COMPENSATED
+    assert saga.money(order_id) == (2 * PRICE, 2 * PRICE)
+    assert (outcome.amount_charged, outcome.amount_refunded) == (2 * PRICE, 2 * PRICE)
+    for number in (1, 2):
+        mail = text_of(saga.mails()[mail_name(order_id, Kind.REFUND, number)])
+        assert "999.99 USD" in mail
+    await assert_nothing_differs(saga, order_id)
+
+
+async def test_a_retry_that_is_declined_says_so_and_refunds_nothing_twice(saga: World, unique: str) -> None:
+    order_id = f"THEN-{unique}"
+    await process_order(an_order(order_id, country="AQ"), return_state=True)
+    outcome = await again(order_id, NewMeans(card_last4=DECLINED))
+    assert outcome.outcome is Outcome.COMPENSATED
+    assert saga.money(order_id) == (PRICE, PRICE)
+    mails = saga.mails()
+    assert mail_name(order_id, Kind.PAYMENT_FAILED, 2) in mails
+    assert mail_name(order_id, Kind.REFUND, 2) not in mails
+    await assert_nothing_differs(saga, order_id)
+
+
+@pytest.mark.parametrize("card", [GOOD, DECLINED])
+async def test_a_late_success_of_an_earlier_try_is_refunded(saga: World, unique: str, card: str) -> None:
+    order_id = f"LATE-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    late = pay_late(saga, order_id)
+    outcome = await again(order_id, NewMeans(card_last4=card))
+    paid = card == GOOD
+    assert outcome.outcome is (Outcome.COMPLETED if paid else Outcome.COMPENSATED)
+    assert kept(saga, order_id) == (PRICE if paid else 0)
+    assert [len(payment["refunds"]) for payment in saga.ledger(order_id) if payment["id"] == late] == [1]
+    assert outcome.amount_refunded == PRICE
+    assert (mail_name(order_id, Kind.REFUND, 2) in saga.mails()) is not paid
+    await assert_nothing_differs(saga, order_id)
+
+
+async def test_what_an_earlier_try_left_is_cancelled_before_the_next_one_charges(
+    saga: World, unique: str
+) -> None:
+    order_id = f"LEFT-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    left = pay_late(saga, order_id, confirmed=False)
+    await again(order_id, CARD)
+    assert {p["id"]: p["status"] for p in saga.ledger(order_id)}[left] == "cancelled"
+    assert kept(saga, order_id) == PRICE
+    await assert_nothing_differs(saga, order_id)
+
+
+async def test_a_gateway_that_forgets_its_keys_and_loses_answers(saga: World, unique: str) -> None:
+    order_id = f"FORGET-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    rules = [
+        {"fault": "reset_after", "move": move, "order_id": order_id, "times": 1}
+        for move in ("create", "confirm", "refund")
+    ]
+    pay_late(saga, order_id)
+    saga.misbehave(forget_keys=True, faults=rules)
+    try:
+        assert (await again(order_id, CARD)).outcome is Outcome.COMPLETED
+    finally:
+        saga.misbehave(forget_keys=False, faults=[])
+    assert kept(saga, order_id) == PRICE
+    assert max(len(payment["refunds"]) for payment in saga.ledger(order_id)) == 1
+    await assert_nothing_differs(saga, order_id)
+
+
+async def test_a_refund_that_is_refused_in_a_later_try_needs_a_person(saga: World, unique: str) -> None:
+    order_id = f"STUCK-{unique}"
+    await process_order(an_order(order_id, country="AQ"), return_state=True)
+    outcome = await again(order_id, NewMeans(card_last4=REFUSES_REFUNDS))
+    assert outcome.outcome is Outcome.NEEDS_ATTENTION
+    assert saga.money(order_id) == (2 * PRICE, PRICE)
+    assert (outcome.amount_charged, outcome.amount_refunded, outcome.amount_at_risk) == (
+        2 * PRICE,
+        PRICE,
+        PRICE,
+    )
+    await assert_nothing_differs(saga, order_id)
+    with pytest.raises(NotRetryable):
+        await retry(order_id, CARD)
+
+
+# -- stock and catalogue
+
+
+async def test_out_of_stock_and_then_stock_arrives(saga: World, unique: str) -> None:
+    order_id = f"STOCK-{unique}"
+    saga.sql("UPDATE product SET on_hand = 0, received = 0 WHERE id = 'PROD-001'")
+    await process_order(an_order(order_id), return_state=True)
+    assert ended(order_id).outcome is Outcome.OUT_OF_STOCK
+    assert (await again(order_id)).outcome is Outcome.OUT_OF_STOCK
+    saga.sql("UPDATE product SET on_hand = 3, received = 3 WHERE id = 'PROD-001'")
+    assert (await again(order_id)).outcome is Outcome.COMPLETED
+    assert saga.stock("PROD-001") == (2, 0)
+    assert saga.money(order_id) == (PRICE, 0)
+    await assert_nothing_differs(saga, order_id)
+
+
+async def test_what_was_released_is_reserved_again_once(saga: World, unique: str) -> None:
+    order_id = f"SHELF-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    assert saga.stock("PROD-001") == (100, 0)
+    await again(order_id, NewMeans(card_last4=DECLINED))
+    assert saga.stock("PROD-001") == (100, 0)
+    await again(order_id, CARD)
+    assert saga.stock("PROD-001") == (99, 0)
+    saga.assert_books_balance()
+
+
+async def test_rejected_and_then_the_product_is_added(saga: World, unique: str) -> None:
+    order_id, product = f"NEW-{unique}", f"NEW-{unique}"
+    order = an_order(order_id, product=product)
+    await process_order(order, return_state=True)
+    (receipt,) = intake.submit([order])
+    assert (receipt.status, receipt.outcome) == ("known", Outcome.REJECTED)
+    assert receipt.how_to_retry is not None
+    assert order_id in receipt.how_to_retry
+    saga.sql("INSERT INTO product (id, name, received, on_hand) VALUES (:id, 'New', 1, 1)", id=product)
+    state = await retry_order(order_id, "it is in the catalogue now", "ann", return_state=True)
+    assert state.name == "Completed"
+    assert saga.money(order_id) == (PRICE, 0)
+    (row,) = saga.sql("SELECT * FROM order_try WHERE order_id = :id", id=order_id)
+    assert (row.number, row.outcome, row.requested_by) == (1, "rejected", "ann")
+    assert row.reasons == receipt.reasons
+    assert [entry["step"] for entry in row.journal] == ["validate_order"]
+    (receipt,) = intake.submit([order])
+    assert (receipt.status, receipt.outcome, receipt.how_to_retry) == ("known", Outcome.COMPLETED, None)
+
+
+async def test_a_card_number_in_the_order_is_replaced_by_a_token(saga: World, unique: str) -> None:
+    order_id = f"NUMBER-{unique}"
+    order = an_order(order_id, payment_info={"method": "credit_card", "card_number": "4242424242424242"})
+    await process_order(order, return_state=True)
+    assert ended(order_id).outcome is Outcome.REJECTED
+    assert (await again(order_id, NewMeans(token="tok_visa"))).outcome is Outcome.COMPLETED
+    assert saga.money(order_id) == (PRICE, 0)
+
+
+# -- once
+
+
+async def test_parallel_requests_make_one_new_try(saga: World, unique: str) -> None:
+    order_id = f"CROWD-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    receipts = await asyncio.gather(*(retry(order_id, CARD) for _ in range(8)))
+    assert sorted(each.status for each in receipts) == ["accepted"] + ["under_way"] * 7
+    assert {each.try_number for each in receipts} == {2}
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.money(order_id) == (PRICE, 0)
+    assert saga.sql("SELECT count(*) FROM order_try WHERE order_id = :id", id=order_id)[0][0] == 1
+
+
+async def test_sending_the_order_again_does_not_retry_it(saga: World, unique: str) -> None:
+    order_id = f"SAME-{unique}"
+    order = an_order(order_id, card=DECLINED)
+    await process_order(order, return_state=True)
+    await again(order_id, CARD)
+    for sent in (order, {**order, TRY: {"number": 7}}):
+        (receipt,) = intake.submit([sent])
+        assert (receipt.status, receipt.outcome) == ("known", Outcome.COMPLETED)
+    (receipt,) = intake.submit([an_order(order_id, card=GOOD)])
+    assert receipt.status == "refused", "an order with other content has another id"
+    assert saga.money(order_id) == (PRICE, 0)
+
+
+async def test_nobody_can_submit_a_number_of_a_try(saga: World, unique: str) -> None:
+    order_id = f"FORGED-{unique}"
+    forged = {**an_order(order_id), TRY: {"number": 9, "charged": "1000", "payments": ["pay_1"]}}
+    await process_order(forged, return_state=True)
+    assert number_of(saga.order(order_id).content) == 1
+    assert saga.money(order_id) == (PRICE, 0)
+    saga.assert_books_balance()
+
+
+# -- refusals
+
+
+async def refused(order_id: str) -> str:
+    with pytest.raises(NotRetryable) as caught:
+        await retry(order_id, CARD)
+    return str(caught.value)
+
+
+async def test_what_cannot_be_tried_again(saga: World, unique: str) -> None:
+    with pytest.raises(OrderUnknown):
+        await retry(f"NOBODY-{unique}")
+    waiting = f"WAITS-{unique}"
+    intake.submit([an_order(waiting)])
+    await refused(waiting)
+    await ask_to_cancel(waiting, reason="changed their mind", requested_by="ann")
+    await process_pending_orders(consumer_seconds=0)
+    assert ended(waiting).outcome is Outcome.COMPENSATED
+    await refused(waiting)
+    (receipt,) = intake.submit([an_order(waiting)])
+    assert receipt.how_to_retry is None
+    done = f"DONE-{unique}"
+    await process_order(an_order(done), return_state=True)
+    await refused(done)
+    await ask_to_cancel(done, reason="changed their mind", requested_by="ann")
+    await finish_reopened(done)
+    assert ended(done).outcome is Outcome.COMPENSATED
+    await refused(done)
+    assert [saga.money(order_id) for order_id in (waiting, done)] == [(0, 0), (PRICE, PRICE)]
+    assert saga.sql("SELECT count(*) FROM order_try")[0][0] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE customer_order SET erased_at = now() WHERE id = :id",
+        "UPDATE customer_order SET amount_charged = amount_charged + 1 WHERE id = :id",
+        "UPDATE order_step SET undo_due = true WHERE order_id = :id",
+        """INSERT INTO dispute (id, order_id, amount, currency, reason, status, opened_at, as_of)
+            VALUES (:id, :id, 1, 'USD', 'fraudulent', 'needs_response', now(), now())""",
+        """INSERT INTO attention (order_id, step, currency, last_error, error_code, amount_written_off,
+            resolved_at, resolution) VALUES (:id, 's', 'USD', 'e', 'e', 1, now(), 'written_off')""",
+        f"""UPDATE customer_order SET content = content
+            || jsonb_build_object('{TRY}', jsonb_build_object('number', {MOST_TRIES})) WHERE id = :id""",
+    ],
+)
+async def test_what_is_in_the_way(saga: World, unique: str, change: str) -> None:
+    order_id = f"WAY-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    saga.sql(change, id=order_id)
+    await refused(order_id)
+    assert ended(order_id).outcome is Outcome.COMPENSATED
+    assert saga.money(order_id) == (0, 0)
+
+
+async def test_card_data_is_never_stored(saga: World, unique: str) -> None:
+    order_id, number = f"SECRET-{unique}", "4242424242424242"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    with pytest.raises(RetryInvalid) as caught:
+        await retry(
+            order_id,
+            NewMeans(token=number, method="cash", card_last4="12345"),
+            requested_by=number,
+            reason="x" * 1000,
+        )
+    assert set(caught.value.problems) == {"token", "method", "card_last4", "requested_by", "reason"}
+    assert number not in str(caught.value)
+    assert number not in repr(NewMeans(token=number))
+    assert number_of(saga.order(order_id).content) == 1
+
+
+# -- messages
+
+
+async def test_a_mail_that_is_no_longer_true_is_not_sent(saga: World, unique: str) -> None:
+    order_id = f"UNSENT-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    saga.sql("UPDATE outbox SET sent_at = NULL WHERE order_id = :id", id=order_id)
+    await retry(order_id, CARD)
+    assert saga.sql("SELECT kind FROM outbox WHERE order_id = :id", id=order_id) == []
+
+
+async def test_a_receipt_has_the_number(saga: World, unique: str) -> None:
+    order_id = f"RECEIPT-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    assert await retry(order_id, CARD) == RetryReceipt(order_id=order_id, status="accepted", try_number=2)
+    assert await retry(order_id) == RetryReceipt(order_id=order_id, status="under_way", try_number=2)
