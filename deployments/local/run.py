@@ -133,7 +133,7 @@ def _run(console: Console, *, demo: bool) -> int:
 
 
 def _send_samples(stack: Stack, display: Display) -> list[Ended]:
-    from deployments.trigger import run_order
+    from deployments.trigger import retry_order, run_order
     from shop.inventory.catalogue import load_sample_catalogue
 
     samples = _samples()
@@ -145,7 +145,10 @@ def _send_samples(stack: Stack, display: Display) -> list[Ended]:
     def run_one(order: dict[str, Any]) -> OrderOutcome:
         return run_order(order, own_run=True, timeout=_ORDER_TIMEOUT)
 
-    return run_samples(samples, run_one, display.order, every=lambda: display.steps(_steps(names)))
+    def retry(order_id: str, means: dict[str, str]) -> None:
+        retry_order(order_id, **means, reason="a sample order")
+
+    return run_samples(samples, run_one, retry, display.order, every=lambda: display.steps(_steps(names)))
 
 
 def _steps(names: list[str]) -> dict[str, str]:

@@ -55,6 +55,8 @@ class Sample(BaseModel):
     orders: list[dict[str, Any]] = Field(min_length=1)
     """The orders as customers submit them: not all are valid."""
     expect: list[Expected]
+    retry: dict[str, str] | None = None
+    """Another means of payment, with which each order is tried again after it ended uncompleted."""
     concurrent: bool = False
     """Whether they are submitted at the same time, so that it is open which of them gets which outcome."""
 

@@ -14,9 +14,12 @@ from typing import Any
 from deployments.samples import Expected, Sample
 from saga.clock import database_time_sync
 from shop.orders.outcomes import OrderOutcome
+from shop.orders.tries import RETRYABLE
 
 RunOne = Callable[[dict[str, Any]], OrderOutcome]
 """Submits one order and waits for its outcome."""
+Retry = Callable[[str, dict[str, str]], object]
+"""Tries the order again, with another means of payment."""
 Report = Callable[[int, str], None]
 """Called with an order's place in the list of all and its state, in the thread that called `run_samples`."""
 
@@ -58,7 +61,11 @@ class _Sent:
 
 
 def run_samples(
-    samples: Sequence[Sample], run_one: RunOne, report: Report, every: Callable[[], None] = lambda: None
+    samples: Sequence[Sample],
+    run_one: RunOne,
+    retry: Retry,
+    report: Report,
+    every: Callable[[], None] = lambda: None,
 ) -> list[Ended]:
     """Returns the ends of all orders in the sequence of the samples. Calls `every` several times a second
     meanwhile.
@@ -71,7 +78,9 @@ def run_samples(
     slots = threading.Semaphore(_AT_ONCE)
     for sample, orders in zip(samples, sent, strict=True):
         threading.Thread(
-            target=_run_sample, args=(sample, orders, run_one, events, slots), daemon=True
+            target=_run_sample,
+            args=(sample, orders, _run(sample, run_one, retry), events, slots),
+            daemon=True,
         ).start()
     left = len(samples)
     while left:
@@ -85,6 +94,21 @@ def run_samples(
         else:
             report(*event)
     return [ended for sample, orders in zip(samples, sent, strict=True) for ended in _ended(sample, orders)]
+
+
+def _run(sample: Sample, run_one: RunOne, retry: Retry) -> RunOne:
+    """Returns what takes an order of the sample to its end."""
+    if (means := sample.retry) is None:
+        return run_one
+
+    def run_twice(order: dict[str, Any]) -> OrderOutcome:
+        outcome = run_one(order)
+        if outcome.outcome not in RETRYABLE:
+            return outcome
+        retry(outcome.order_id, means)
+        return run_one(order)
+
+    return run_twice
 
 
 def _run_sample(

@@ -20,17 +20,19 @@ from flows.process_pending_orders import process_pending_orders
 from saga import failpoints
 from shop.inventory.catalogue import load_sample_catalogue
 from shop.inventory.service.connections import close_inventories
-from shop.inventory.service.contract import State, own_order_id
+from shop.inventory.service.contract import State, own_order_id, split_own_order_id
 from shop.orders import intake, report
 from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.stock import check_stock
 from shop.review.cancel import ask_to_cancel_sync
 from shop.review.preview import preview_cancel_sync
+from shop.review.retry import NewMeans, retry
 from shop.runtime.installation import installation_id
 from shop.settings import settings
 from shop.shipping.carriers import close_carriers
 from tests.easypost_server import EasyPost
+from tests.integration.test_samples import retry_sample
 from tests.integration.world import World, an_order
 from tests.inventory_server import InventoryServer, inventory_server
 
@@ -144,6 +146,42 @@ async def test_orders_of_every_kind(stocked: World, service: InventoryServer, un
     stocked.assert_books_balance()
 
 
+@LANES
+async def test_a_second_try_reserves_again(
+    stocked: World, service: InventoryServer, unique: str, lane: Any
+) -> None:
+    """What was released under the order's name has ended there: the second try has a name of its own, which
+    no other order can have."""
+    declined, short = f"{unique}-declined", f"{unique}-short"
+    # Ids that look like the name of a second try.
+    namesake = f"{await installation_id()}.2/{declined}"
+    orders = [
+        an_order(declined, card="0000"),
+        an_order(short, product="OUT-OF-STOCK"),
+        an_order(namesake, card="0000"),
+    ]
+    await lane(orders)
+    assert stock(service) == (100, 0)
+    await retry(short)
+    await retry(declined, NewMeans(card_last4="1234"))
+    await process_pending_orders(consumer_seconds=0)
+    assert [ended(i).outcome for i in (declined, short)] == [Outcome.COMPLETED, Outcome.OUT_OF_STOCK]
+    assert stock(service) == (99, 0)
+    at = service.inventory
+    mine = await installation_id()
+    states = [service.do(at.get(own_order_id(mine, declined, number))).state for number in (1, 2)]
+    assert states == [State.RELEASED, State.SHIPPED]
+    assert split_own_order_id(own_order_id(mine, declined, 2)) == (mine, declined)
+    assert own_order_id(mine, namesake) != own_order_id(mine, declined, 2)
+    assert stocked.money(declined) == (PRICE, 0)
+    await retry(namesake, NewMeans(card_last4="1234"))
+    await process_pending_orders(consumer_seconds=0)
+    assert ended(namesake).outcome is Outcome.COMPLETED
+    assert stock(service) == (98, 0)
+    assert [each async for each in check_stock()] == []
+    stocked.assert_books_balance()
+
+
 @pytest.mark.parametrize("carrier", ["embedded", "easypost"])
 async def test_the_samples_end_as_make_run_expects(
     stocked: World,
@@ -166,6 +204,8 @@ async def test_the_samples_end_as_make_run_expects(
     }
     await pending(list(orders.values()))
     for sample in samples:
+        sent = [orders[f"{order['id']}-{unique}"] for order in sample.orders]
+        await retry_sample(sample, sent)
         ends = [ended(f"{order['id']}-{unique}") for order in sample.orders]
         for outcome, expected in zip(ends, sample.assign(ends), strict=True):
             assert expected.differences(outcome) == []

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import httpx
 import pytest
 
+from deployments.cli import order_saga
+from deployments.local.environment import environment
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.reopened import finish_reopened
 from flows.retry_order import retry_order
+from saga.database import sync_engine
+from shop.inventory.deliveries import read_delivery
+from shop.inventory.receiving import receive
+from shop.monitoring.exposition.totals import count_new, read_totals
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
 from shop.notifications.maildir import mail_name
 from shop.orders import intake
 from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.orders.page.page import order_page
+from shop.orders.page.story import read_story
 from shop.orders.report import read
 from shop.orders.status import read_status
 from shop.orders.tries import MOST_TRIES, TRY, number_of
 from shop.payments.gateways import gateway
 from shop.reconciliation.reconcile import compare_order
+from shop.retention.customers import erase_customers
 from shop.review.cancel import ask_to_cancel
 from shop.review.errors import NotRetryable, OrderUnknown, RetryInvalid
+from shop.review.preview import preview_cancel
+from shop.review.resolution import decision, resolve
 from shop.review.retry import NewMeans, RetryReceipt, retry
 from shop.settings import settings
 from tests.integration.world import World, an_order, text_of
@@ -43,6 +56,11 @@ async def again(order_id: str, means: NewMeans | None = None) -> OrderOutcome:
     return await finish_reopened(order_id)
 
 
+async def deliver(product: str, pieces: int) -> None:
+    goods = {"product_id": product, "pieces": pieces, "name": "New"}
+    await receive([read_delivery(goods)], started_by="test")
+
+
 def kept(saga: World, order_id: str) -> Decimal:
     charged, refunded = saga.money(order_id)
     return charged - refunded
@@ -51,8 +69,6 @@ def kept(saga: World, order_id: str) -> Decimal:
 async def assert_nothing_differs(saga: World, order_id: str) -> None:
     """By the books, and by the reconciliation with the gateway."""
     saga.assert_books_balance()
-    from datetime import UTC, datetime
-
     late = datetime.max.replace(tzinfo=UTC)
     assert await compare_order(order_id, gateway(), late, fix=False) == []
 
@@ -222,18 +238,44 @@ async def test_a_refund_that_is_refused_in_a_later_try_needs_a_person(saga: Worl
         await retry(order_id, CARD)
 
 
+async def test_what_a_person_refunded_by_hand_balances_in_a_later_try(saga: World, unique: str) -> None:
+    order_id = f"HAND-{unique}"
+    await process_order(an_order(order_id, country="AQ"), return_state=True)
+    await again(order_id, NewMeans(card_last4=REFUSES_REFUNDS))
+    await resolve(decision(order_id, "refunded_by_hand", resolved_by="ann", reference="transfer 4711"))
+    outcome = await finish_reopened(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.COMPENSATED, 0)
+    assert (outcome.amount_charged, outcome.amount_refunded) == (2 * PRICE, PRICE)
+    await assert_nothing_differs(saga, order_id)
+    assert "999.99 USD" in text_of(saga.mails()[mail_name(order_id, Kind.REFUND, 2)])
+    await refused(order_id)
+    assert saga.money(order_id) == (2 * PRICE, PRICE)
+
+
+async def test_a_second_try_that_is_cancelled_is_refunded_once(saga: World, unique: str) -> None:
+    order_id = f"RETURN-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    await again(order_id, CARD)
+    seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
+    assert (seen.refund, seen.refunded) == (PRICE, 0)
+    await ask_to_cancel(order_id, reason="changed their mind", requested_by="ann")
+    assert (await finish_reopened(order_id)).outcome is Outcome.COMPENSATED
+    assert saga.money(order_id) == (PRICE, PRICE)
+    assert saga.stock("PROD-001") == (100, 0)
+    await assert_nothing_differs(saga, order_id)
+
+
 # -- stock and catalogue
 
 
 async def test_out_of_stock_and_then_stock_arrives(saga: World, unique: str) -> None:
-    order_id = f"STOCK-{unique}"
-    saga.sql("UPDATE product SET on_hand = 0, received = 0 WHERE id = 'PROD-001'")
-    await process_order(an_order(order_id), return_state=True)
+    order_id, product = f"STOCK-{unique}", "OUT-OF-STOCK"
+    await process_order(an_order(order_id, product=product), return_state=True)
     assert ended(order_id).outcome is Outcome.OUT_OF_STOCK
     assert (await again(order_id)).outcome is Outcome.OUT_OF_STOCK
-    saga.sql("UPDATE product SET on_hand = 3, received = 3 WHERE id = 'PROD-001'")
+    await deliver(product, 3)
     assert (await again(order_id)).outcome is Outcome.COMPLETED
-    assert saga.stock("PROD-001") == (2, 0)
+    assert saga.stock(product) == (2, 0)
     assert saga.money(order_id) == (PRICE, 0)
     await assert_nothing_differs(saga, order_id)
 
@@ -257,9 +299,10 @@ async def test_rejected_and_then_the_product_is_added(saga: World, unique: str) 
     assert (receipt.status, receipt.outcome) == ("known", Outcome.REJECTED)
     assert receipt.how_to_retry is not None
     assert order_id in receipt.how_to_retry
-    saga.sql("INSERT INTO product (id, name, received, on_hand) VALUES (:id, 'New', 1, 1)", id=product)
+    await deliver(product, 1)
     state = await retry_order(order_id, "it is in the catalogue now", "ann", return_state=True)
     assert state.name == "Completed"
+    await assert_nothing_differs(saga, order_id)
     assert saga.money(order_id) == (PRICE, 0)
     (row,) = saga.sql("SELECT * FROM order_try WHERE order_id = :id", id=order_id)
     assert (row.number, row.outcome, row.requested_by) == (1, "rejected", "ann")
@@ -401,3 +444,93 @@ async def test_a_receipt_has_the_number(saga: World, unique: str) -> None:
     await process_order(an_order(order_id, card=DECLINED), return_state=True)
     assert await retry(order_id, CARD) == RetryReceipt(order_id=order_id, status="accepted", try_number=2)
     assert await retry(order_id) == RetryReceipt(order_id=order_id, status="under_way", try_number=2)
+
+
+# -- the command
+
+
+async def test_the_command(saga: World, unique: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        with environment({"PREFECT_API_URL": "http://127.0.0.1:1/api"}):
+            code = await asyncio.to_thread(order_saga, list(arguments))
+        return code, "".join(capsys.readouterr())
+
+    order_id = f"SHELL-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    code, said = await run("retry", order_id, "--token", "4242424242424242", "--card-last4", "1")
+    assert (code, "--token" in said, "--card-last4" in said) == (2, True, True)
+    assert "4242" not in said
+    given = ("--token", "tok_secret_1", "--by", "ann", "--reason", "a new card")
+    for _ in range(2):
+        code, said = await run("retry", order_id, *given)
+        assert (code, "tok_secret_1" in said) == (0, False)
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.money(order_id) == (PRICE, 0)
+    code, said = await run("show", "--ascii", order_id)
+    assert (code, "try 1" in said, "try 2" in said) == (0, True, True)
+    assert (await run("retry", order_id))[0] == (await run("retry", f"NOBODY-{unique}"))[0] == 1
+    (row,) = saga.sql("SELECT * FROM order_try WHERE order_id = :id", id=order_id)
+    assert (row.requested_by, row.reason, bool(row.started_by)) == ("ann", "a new card", True)
+
+
+# -- what is kept of it
+
+
+async def test_the_page_shows_the_earlier_tries(saga: World, unique: str) -> None:
+    order_id = f"PAGE-{unique}"
+    await process_order(an_order(order_id, country="AQ"), return_state=True)
+    await again(order_id, NewMeans(card_last4=DECLINED))
+    story = await read_story(order_id)
+    assert story is not None
+    (earlier,) = story.tries
+    assert (earlier.number, earlier.outcome, earlier.failing_step) == (
+        1,
+        Outcome.COMPENSATED,
+        "fulfill_order",
+    )
+    page = order_page(story, ORDER_SAGA, settings())
+    assert "## Earlier tries" in page
+    assert {(mail.kind, mail.try_number) for mail in story.mails} == {("refund", 1), ("payment_failed", 2)}
+
+
+async def test_each_try_counts_as_an_outcome(saga: World, unique: str) -> None:
+    def counted() -> dict[str, int]:
+        with sync_engine(settings().database_url).begin() as connection:
+            count_new(connection, every=0)
+            totals = read_totals(connection)
+        return {each.result: 0 for each in totals} | {
+            outcome: sum(each.total for each in totals if (each.kind, each.result) == ("order", outcome))
+            for outcome in map(str, Outcome)
+        }
+
+    order_id = f"COUNT-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    await again(order_id, NewMeans(card_last4=DECLINED))
+    await again(order_id, CARD)
+    now = counted()
+    assert (now["compensated"], now["completed"]) == (2, 1)
+    again_counted = counted()
+    assert (again_counted["compensated"], again_counted["completed"]) == (2, 1)
+
+
+async def test_an_erased_customer_is_in_no_earlier_try(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id, planted = f"ERASED-{unique}", "Plantagenet"
+    order = an_order(order_id, country="AQ", customer_name=f"Jane {planted}")
+    await process_order(order, return_state=True)
+    await retry(order_id, NewMeans(card_last4=GOOD), requested_by=f"Jane {planted}", reason=f"for {planted}")
+    await finish_reopened(order_id)
+    saga.sql("UPDATE order_try SET reasons = jsonb_build_array(CAST(:who AS text))", who=planted)
+    saga.sql("UPDATE customer_order SET finished_at = finished_at - interval '40 days'")
+    monkeypatch.setenv("RECONCILIATION_GRACE_SECONDS", "0")
+    settings.cache_clear()
+    assert await asyncio.to_thread(erase_customers, 30) == 1
+    kept_of_it = saga.sql("SELECT to_jsonb(t)::text FROM order_try t WHERE order_id = :id", id=order_id)
+    assert planted not in str(kept_of_it)
+    assert planted not in str(saga.order(order_id).content)
+    assert [name for name in saga.mails() if order_id in name] == []
+    assert number_of(saga.order(order_id).content) == 2
+    assert saga.money(order_id) == (2 * PRICE, 2 * PRICE)
+    await assert_nothing_differs(saga, order_id)

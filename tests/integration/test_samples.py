@@ -12,8 +12,10 @@ import pytest
 from deployments.samples import Sample, load_samples
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
+from shop.notifications.maildir import mail_name
 from shop.orders import intake, report
 from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.review.retry import NewMeans, retry
 from tests.integration.world import World
 
 SAMPLES = load_samples()
@@ -32,12 +34,21 @@ async def pending_lane(orders: list[dict[str, Any]], concurrent: bool) -> None:
     await process_pending_orders(consumer_seconds=0)
 
 
+async def retry_sample(sample: Sample, orders: list[dict[str, Any]]) -> None:
+    """Tries its orders again, if the sample says so."""
+    if sample.retry is not None:
+        for order in orders:
+            await retry(order["id"], NewMeans(**sample.retry))
+        await process_pending_orders(consumer_seconds=0)
+
+
 @pytest.mark.parametrize("lane", [own_runs, pending_lane])
 @pytest.mark.parametrize("sample", SAMPLES, ids=[sample.title for sample in SAMPLES])
 async def test_sample_ends_as_it_should(saga: World, unique: str, sample: Sample, lane: Any) -> None:
     orders = [{**copy.deepcopy(order), "id": f"{order['id']}-{unique}"} for order in sample.orders]
 
     await lane(orders, sample.concurrent)
+    await retry_sample(sample, orders)
 
     ends = report.read([order["id"] for order in orders])
     outcomes: list[OrderOutcome | None] = [ends.get(order["id"]) for order in orders]
@@ -50,12 +61,15 @@ async def test_sample_ends_as_it_should(saga: World, unique: str, sample: Sample
         assert saga.shipments(order["id"]) == int(completed)
         assert (order["id"] in saga.labels([order["id"]])) == completed
         due = {
-            "confirmation": completed,
+            "confirmation": completed and sample.retry is None,
             "refund": expected.refunded > 0,
-            "payment_failed": expected.failing_step == "process_payment" and not expected.charged,
+            "payment_failed": (expected.failing_step == "process_payment" and not expected.charged)
+            or sample.retry is not None,
             "out_of_stock": expected.outcome is Outcome.OUT_OF_STOCK,
         }
         assert saga.told(order["id"]) == {kind for kind, is_due in due.items() if is_due}
+        again = mail_name(order["id"], "confirmation", 2) in saga.mails()
+        assert again == (sample.retry is not None), "the mail of the second try"
     shipped: dict[str, int] = {}
     for order, outcome in {o["id"]: (o, e) for o, e in zip(orders, outcomes, strict=True)}.values():
         for item in order["items"] if outcome and outcome.outcome is Outcome.COMPLETED else []:

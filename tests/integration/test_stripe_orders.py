@@ -27,12 +27,14 @@ from shop.payments.events.event import PaymentEvent
 from shop.payments.gateways import close_gateway, gateway
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile
+from shop.review.retry import NewMeans, retry
 from shop.settings import settings
 from tests.integration.stripe_world import StripeWorld, paid_by
-from tests.integration.test_samples import own_runs, pending_lane
+from tests.integration.test_samples import own_runs, pending_lane, retry_sample
 from tests.integration.world import an_order
 from tests.waiting import until
 
+PRICE = Decimal("999.99")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SAMPLES = at_stripe(load_samples())
 
@@ -54,6 +56,7 @@ async def test_sample_ends_as_it_should(
     orders = [{**copy.deepcopy(order), "id": f"{order['id']}-{unique}"} for order in sample.orders]
 
     await lane(orders, sample.concurrent)
+    await retry_sample(sample, orders)
 
     ends = report.read([order["id"] for order in orders])
     outcomes: list[OrderOutcome | None] = [ends.get(order["id"]) for order in orders]
@@ -71,6 +74,34 @@ async def test_sample_ends_as_it_should(
 
 def test_no_sample_is_forgotten() -> None:
     assert len(SAMPLES) == len(load_samples()) - 1
+
+
+async def test_a_second_try_pays_with_another_card_and_refunds_the_late_one(
+    stripe_saga: StripeWorld, unique: str
+) -> None:
+    """Stripe keeps a declined payment open, and the number of the try with each payment."""
+    order_id = f"AGAIN-{unique}"
+    await process_order(paid_by("pm_card_chargeCustomerFail", an_order(order_id)), return_state=True)
+    assert ended(order_id).outcome is Outcome.COMPENSATED
+    late = await gateway().create(
+        order_id=order_id,
+        amount=PRICE,
+        currency="USD",
+        method="credit_card",
+        card_last4=None,
+        token="pm_card_visa",
+        key=f"late-{unique}",
+    )
+    await gateway().confirm(late.id, key=f"confirm-late-{unique}")
+    await retry(order_id, NewMeans(token="pm_card_visa"))
+    await consumer()
+    assert ended(order_id).outcome is Outcome.COMPLETED
+    assert stripe_saga.money(order_id) == (2 * PRICE, PRICE)
+    payments = {payment.id: payment for payment in await gateway().find(order_id)}
+    assert payments[late.id].kept == 0
+    assert sorted(payment.try_number for payment in payments.values()) == [1, 1, 2]
+    assert [p.try_number for p in payments.values() if p.kept > 0] == [2]
+    stripe_saga.assert_books_balance()
 
 
 async def test_without_a_token_an_order_is_compensated_and_says_why(
