@@ -16,6 +16,8 @@ or the database does not answer."""
 _LOCAL = Group("On this machine", sort_key=1)
 _ORDERS = Group("Orders", sort_key=2)
 _SERVERS = Group("On your own servers", sort_key=3)
+_MODULES = {"list": "list_orders"}
+"""Modules whose names differ from their commands': a module `list` would hide Python's."""
 _COMMANDS = (
     ("run", _LOCAL, "Run everything on this machine, with sample orders, until Ctrl-C."),
     ("demo", _LOCAL, "Run everything, and stop when the sample orders have ended."),
@@ -23,6 +25,7 @@ _COMMANDS = (
     ("sandbox", _LOCAL, "Serve the sandbox payment gateway."),
     ("submit", _ORDERS, "Take orders from a file to their outcomes."),
     ("retry", _ORDERS, "Try an order again that was rejected, out of stock or compensated."),
+    ("list", _ORDERS, "List and search orders."),
     ("show", _ORDERS, "Draw the history of one order."),
     ("label", _ORDERS, "Write the labels of orders as files, or for a label printer."),
     ("review", _ORDERS, "List and resolve the orders under manual review."),
@@ -50,7 +53,7 @@ def make_app(chosen: Sequence[str] = ()) -> App:
     )
     app.register_install_completion_command(help="Install completion for bash, zsh or fish.")
     for name, group, text in _COMMANDS:
-        module = name.replace("-", "_")
+        module = _MODULES.get(name, name.replace("-", "_"))
         app.command(
             f"deployments.cli.{module}:{module}",
             name=name,

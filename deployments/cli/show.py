@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from deployments import terminal
-from shop.orders.page.boxes import order_boxes
+from shop.orders.page.boxes import order_boxes, order_facts
 from shop.orders.page.diagram import order_diagram
 from shop.orders.page.formatting import for_terminal
 from shop.orders.page.story import read_story_sync
@@ -13,24 +13,35 @@ from shop.settings import settings
 from shop.text.sanitize import tame
 
 
-def show(order: str | None = None, /, *, ascii: bool = False) -> int:  # noqa: A002  (the option's name)
-    """Draw the saga, or the history of one order.
+def show(
+    order: str | None = None,
+    /,
+    *,
+    ascii: bool = False,  # noqa: A002  (the option's name)
+    mermaid: bool = False,
+) -> int:
+    """Draw the saga, or the history of one order: steps, compensations, reasons, money, decisions of people.
+
+    On a terminal it draws boxes, elsewhere Mermaid.
 
     Exit codes: 0; 1, there is no such order; 2, the settings are wrong, or the database does not answer.
 
     Args:
         order: The order's id, such as ORDER-1001. Without one, the saga itself is drawn.
-        ascii: Draw boxes for the terminal, instead of Mermaid.
+        ascii: Draw boxes, also in a file.
+        mermaid: Draw Mermaid, also on a terminal.
     """
     settings()
+    boxes = ascii or (sys.stdout.isatty() and not mermaid)
     from deployments.diagrams.documents import DIAGRAMS
     from flows.order_saga import ORDER_SAGA
 
     if order is None:
-        sys.stdout.write(DIAGRAMS["workflow-text" if ascii else "workflow"]())
+        sys.stdout.write(DIAGRAMS["workflow-text" if boxes else "workflow"]())
         return 0
     if (story := read_story_sync(order)) is None:
         terminal.write(f"There is no order {for_terminal(order)}. Ids are case-sensitive.", sys.stderr)
         return 1
-    sys.stdout.write(tame(order_boxes(story, ORDER_SAGA) if ascii else order_diagram(story, ORDER_SAGA)))
+    drawn = order_boxes(story, ORDER_SAGA) + order_facts(story) if boxes else order_diagram(story, ORDER_SAGA)
+    sys.stdout.write(tame(drawn))
     return 0

@@ -27,7 +27,7 @@ from sqlalchemy import text
 
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
-from deployments.web import documents, metrics, orders, stock, stripe_webhook
+from deployments.web import documents, metrics, order_list, orders, stock, stripe_webhook
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from deployments.web.starter import Starter
 from saga.database import close_engine, is_database_error, transaction
@@ -69,7 +69,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     answer_problems(made)
-    routers = (orders.router, stock.router, stripe_webhook.router, metrics.router, documents.router)
+    routers = [each.router for each in (order_list, orders, stock, stripe_webhook, metrics, documents)]
     for router in routers:
         made.include_router(router)
 

@@ -26,7 +26,7 @@ from shop.review.errors import NotRetryable, OrderUnknown, RetryInvalid
 from shop.review.retry import NewMeans, RetryReceipt, retry
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
-_DATABASE_SECONDS = 8
+DATABASE_SECONDS = 8
 """Limits the wait for the database, in seconds: then the answer is 503."""
 _KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
 _NO_CONTROL = (
@@ -34,7 +34,7 @@ _NO_CONTROL = (
     r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
 )
 """Excludes invisible characters of the Basic Multilingual Plane: JSON Schema patterns support no others."""
-_ID_SCHEMA: dict[str, Any] = {
+ID_SCHEMA: dict[str, Any] = {
     "type": "string",
     "maxLength": MAX_ORDER_ID,
     "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$",
@@ -44,7 +44,7 @@ _ID_SCHEMA: dict[str, Any] = {
 _ORDER_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["id"],
-    "properties": {"id": _ID_SCHEMA},
+    "properties": {"id": ID_SCHEMA},
     "examples": [EXAMPLE],
 }
 _BODY = {
@@ -119,7 +119,7 @@ async def send_order(request: Request, response: Response) -> Accepted | Ended:
     as a rejected one, is not retried: the answer has its outcome, and says how to retry it."""
     order = await read_json(request)
     _require_text_id(order)
-    receipt = await retry_while_database_down(lambda: submit_one(order), seconds=_DATABASE_SECONDS)
+    receipt = await retry_while_database_down(lambda: submit_one(order), seconds=DATABASE_SECONDS)
     order_id = _taken(receipt, order)
     request.app.state.pending.ring()
     url = status_url(order_id)
@@ -214,7 +214,7 @@ async def _retry(order_id: str, request: Request, response: Response) -> RetryRe
                 reason=given.reason,
                 started_by="the web app",
             ),
-            seconds=_DATABASE_SECONDS,
+            seconds=DATABASE_SECONDS,
         )
     except (UnusableOrder, OrderUnknown):
         raise _no_such_order() from None
@@ -253,30 +253,23 @@ def _invalid_retry(errors: list[Wrong]) -> ProblemError:
     )
 
 
-_STATUS = answers(*_KEY, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
+STATUS_PROBLEMS = answers(*_KEY, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-@router.get("/orders/{order_id:path}", responses=_STATUS)
+@router.get("/orders/{order_id:path}", responses=STATUS_PROBLEMS)
 async def order_status(order_id: str, response: Response) -> OrderStatus:
     """Returns an order's status. The id is one percent-encoded segment of the path, whatever it contains."""
-    return await _status(order_id, response)
+    return await answer_status(order_id, response)
 
 
-@router.get("/orders", responses=_STATUS)
-async def order_status_by_query(
-    order_id: Annotated[str, Query(alias="id")], response: Response
-) -> OrderStatus:
-    """Returns an order's status, for ids that do not survive in a path, such as `..`."""
-    return await _status(order_id, response)
-
-
-async def _status(order_id: str, response: Response) -> OrderStatus:
+async def answer_status(order_id: str, response: Response) -> OrderStatus:
+    """Returns the order's status. Raises 404."""
     try:
         usable = usable_id(order_id)
     except UnusableOrder:  # no order can have it
         known = None
     else:
-        known = await retry_while_database_down(lambda: read_status(usable), seconds=_DATABASE_SECONDS)
+        known = await retry_while_database_down(lambda: read_status(usable), seconds=DATABASE_SECONDS)
     if known is None:
         raise _no_such_order()
     response.headers["Cache-Control"] = "no-store"

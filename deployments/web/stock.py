@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from deployments.web.bodies import read_json
 from deployments.web.keys import require_key
+from deployments.web.orders import ID_SCHEMA
 from deployments.web.problems import ProblemError, Wrong, answers, pointer
 from saga.connections import answered_within
 from saga.errors import StepError
@@ -28,6 +29,9 @@ def _schema() -> dict[str, Any]:
         for model in (DeliveryNote, DeliveredItem)
     )
     note.pop("$defs", None)
+    # Pydantic does not describe the rules of ids.
+    note["properties"]["reference"] |= {"pattern": ID_SCHEMA["pattern"], "maxLength": ID_SCHEMA["maxLength"]}
+    item["properties"]["product_id"] |= {"pattern": ID_SCHEMA["pattern"], "maxLength": ID_SCHEMA["maxLength"]}
     note["properties"]["items"]["items"] = item
     shared = {name: value for name, value in note["properties"].items() if name != "items"}
     single = {**item, "title": "DeliveryOfOneProduct", "properties": {**shared, **item["properties"]}}
@@ -82,8 +86,9 @@ def _problem(error: StepError) -> ProblemError:
             return ProblemError(status, "nothing was received", kind=kind, title=title, errors=wrong)
         case UnknownProducts():
             wrong = [Wrong(detail=f"{product!r} is not in the catalogue") for product in error.product_ids]
-            status, title = HTTPStatus.UNPROCESSABLE_ENTITY, "Unknown product"
-            return ProblemError(status, str(error), kind=kind, title=title, errors=wrong)
+            return ProblemError(
+                HTTPStatus.CONFLICT, str(error), kind=kind, title="Unknown product", errors=wrong
+            )
         case DeliveryConflict():
             return ProblemError(HTTPStatus.CONFLICT, str(error), kind=kind, title="Delivery conflict")
         case InventoryUnavailable():

@@ -8,23 +8,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
-from unicodedata import is_normalized
 from uuid import uuid4
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 from sqlalchemy import text
 
 from saga.database import Tx, as_json
 from shop.inventory.errors import DeliveryConflict, InvalidDelivery, UnknownProducts
 from shop.inventory.reservations import lock_products
+from shop.orders.errors import UnusableOrder
+from shop.orders.intake_content import usable_id
 from shop.orders.order import Pieces, Text
 from shop.text.card_numbers import has_card_number
 from shop.text.sanitize import one_line
 
 MOST_LINES = 5_000
 """Limits the lines of one delivery, and the deliveries of one call."""
-_LONGEST_NAME = 200
-"""Limits a product's id, as orders do, and a reference, in characters."""
 _INSERT = text(
     "INSERT INTO delivery (reference, items, received_by, started_by, note) "
     "SELECT reference, items, received_by, :started_by, note FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
@@ -45,12 +52,12 @@ _STOCK = text("SELECT id, on_hand, reserved FROM product WHERE id = ANY(CAST(:id
 
 
 def _name(value: str) -> str:
-    value = value.strip()
-    if not 1 <= len(value) <= _LONGEST_NAME:
-        raise ValueError(f"{len(value)} characters: give text of 1 to {_LONGEST_NAME} characters")
-    if not value.isprintable() or not is_normalized("NFC", value):
-        raise ValueError("give text without invisible characters, in Unicode's composed form (NFC)")
-    return value
+    """Applies the rules of orders' ids: 1 to 200 characters, none of them invisible."""
+    try:
+        return usable_id(value)
+    except UnusableOrder as error:
+        (problem,) = error.problems
+        raise ValueError(f"got {problem.given}, expected {problem.expected}") from None
 
 
 def _words(value: object) -> object:
@@ -65,7 +72,12 @@ def _no_card(value: str) -> str:
 
 ProductId = Annotated[Text, AfterValidator(_name)]
 Reference = Annotated[Text, AfterValidator(_name)]
-DeliveredPieces = Annotated[Pieces, Field(ge=1, le=1_000_000_000)]
+_MOST_PIECES = 1_000_000_000
+DeliveredPieces = Annotated[
+    Pieces,
+    Field(ge=1, le=_MOST_PIECES),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _MOST_PIECES}),
+]
 Words = Annotated[
     Annotated[str, Field(max_length=300), AfterValidator(_no_card)] | None, BeforeValidator(_words)
 ]
@@ -130,7 +142,7 @@ def read_delivery(raw: object) -> DeliveryNote:
     """Reads a delivery: `reference`, `items`, `received_by`, `note`; or, for a single product, `product_id`,
     `pieces` and `name` instead of `items`. Raises `InvalidDelivery` with every problem."""
     if isinstance(raw, Mapping):
-        raw = {name: value for name, value in raw.items() if name != "reference" or value not in {None, ""}}
+        raw = {k: v for k, v in raw.items() if k != "reference" or (v is not None and v != "")}
     if isinstance(raw, Mapping) and "items" not in raw:
         item = {name: raw[name] for name in DeliveredItem.model_fields if name in raw}
         raw = {**{name: value for name, value in raw.items() if name not in item}, "items": [item]}

@@ -27,7 +27,7 @@ _STEPS = text(
 _AMOUNTS = ("amount_charged", "amount_refunded", "amount_at_risk")
 _OUT_OF_STOCK = text(
     "SELECT count(*) FROM customer_order WHERE outcome = 'out_of_stock' AND erased_at IS NULL "
-    "AND finished_at > now() - interval '30 days' "
+    "AND submitted_at > now() - interval '30 days' "
     "AND EXISTS (SELECT 1 FROM jsonb_array_elements(content -> 'items') i "
     "WHERE i ->> 'product_id' = ANY(CAST(:ids AS text[])))"
 )

@@ -13,6 +13,7 @@ from sqlmodel import Field, SQLModel
 from saga.columns import creation_time, json_column, text_column, time_column
 from saga.tables import tables_of
 from shop.monitoring.buckets import bucket_sql
+from shop.orders.search import CUSTOMER_KEY, EMAIL_KEY
 from shop.orders.store import ORDERS
 from shop.runtime.columns import covering_index, money_column
 
@@ -44,6 +45,17 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
         Index(
             "customer_order_suspected", "number", postgresql_where=text("outcome IS NULL AND takeovers >= 2")
         ),
+        # Lists and searches (`shop.orders.search`). The first grows at its end only; the others have hashes,
+        # which bound an entry's size.
+        Index("customer_order_submitted", "submitted_at", "number"),
+        Index(
+            "customer_order_not_completed",
+            "outcome",
+            "submitted_at",
+            postgresql_where=text("outcome IS NOT NULL AND outcome <> 'completed'"),
+        ),
+        Index("customer_order_customer", text(CUSTOMER_KEY), "submitted_at"),
+        Index("customer_order_email", text(EMAIL_KEY), "submitted_at"),
         covering_index(
             "customer_order_finished",
             "finished_at",

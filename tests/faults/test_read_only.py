@@ -113,7 +113,7 @@ async def test_a_read_only_primary_undoes_no_order(
     monkeypatch: pytest.MonkeyPatch,
     cutting: bool,
 ) -> None:
-    monkeypatch.setattr("deployments.web.orders._DATABASE_SECONDS", 0.3)
+    monkeypatch.setattr("deployments.web.orders.DATABASE_SECONDS", 0.3)
     database = urlsplit(frail.database_url).path.lstrip("/")
     orders = mixed(f"{unique}-lane", 60, flaky=False)
     intake.submit(list(orders.values()))

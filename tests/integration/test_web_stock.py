@@ -44,7 +44,7 @@ def test_what_is_wrong_is_refused_with_its_places(web: httpx.Client, world: Worl
     web.post("/stock/deliveries", json=note()).raise_for_status()
     told = problem(web.post("/stock/deliveries", json=note(pieces=6)), 409)
     assert told["type"].endswith(":delivery-conflict")
-    told = problem(web.post("/stock/deliveries", json=note(reference="DN-2", product_id="NOBODY")), 422)
+    told = problem(web.post("/stock/deliveries", json=note(reference="DN-2", product_id="NOBODY")), 409)
     assert told["type"].endswith(":unknown-product")
     items = [{"product_id": "PROD-001", "pieces": 0}, {"pieces": 1}]
     told = problem(web.post("/stock/deliveries", json={"items": items, "color": "red"}), 422)

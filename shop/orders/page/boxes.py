@@ -56,6 +56,24 @@ def _try_line(each: EarlierTry, story: OrderStory) -> str:
     return f"try {each.number} {each.outcome}{at}, {each.finished_at:%Y-%m-%d %H:%M:%S} UTC{money}{why}"
 
 
+def order_facts(story: OrderStory) -> str:
+    """Returns what the boxes do not show, each line with a line break: reasons, times, mails, decisions of
+    people."""
+    lines = [f"reason: {for_terminal(reason, 300)}" for reason in story.reasons]
+    if story.submitted_at is not None:
+        lines.append(f"submitted {story.submitted_at:%Y-%m-%d %H:%M:%S} UTC")
+    if story.not_before is not None and story.outcome is None:
+        lines.append(f"continues at {story.not_before:%Y-%m-%d %H:%M:%S} UTC")
+    for mail in story.mails:
+        state = "sent" if mail.sent else f"not sent yet{f': {mail.error}' if mail.error else ''}"
+        lines.append(for_terminal(f"mail {mail.kind}: {state}", 300))
+    for entry in story.review:
+        amount = f", {show(entry.amount, story.currency)}" if entry.amount else ""
+        reference = f", {entry.reference}" if entry.reference else ""
+        lines.append(for_terminal(f"{entry.at} UTC: {entry.action} by {entry.by}{amount}{reference}", 300))
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _undo_box(step: StepView, places: dict[str, int]) -> list[str]:
     if step.undo is None:
         return []
