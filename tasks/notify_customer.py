@@ -24,7 +24,8 @@ def log_completion(orders: Sequence[OrderInstance]) -> None:
     if len(orders) == 1:
         number = orders[0].result("fulfill_order").get("tracking_number")
         about = {"order_id": orders[0].id}
-        log.info("order %s: shipped as %s, confirmation queued", orders[0].id, number, extra=about)
+        how = f"shipped as {number}" if number else "nothing to ship"
+        log.info("order %s: %s, confirmation queued", orders[0].id, how, extra=about)
         return
     for place in range(0, len(orders), _ORDERS_PER_LINE):
         ids = [order.id for order in orders[place : place + _ORDERS_PER_LINE]]

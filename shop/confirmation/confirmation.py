@@ -53,8 +53,10 @@ def finish(
     personal: bool,
     warnings: Sequence[str] = (),
     program_version: str | None = None,
+    tracked: bool = True,
 ) -> Confirmation:
-    """Makes the confirmation of these texts. Adds a warning for each missing element."""
+    """Makes the confirmation of these texts. Adds a warning for each missing element; `tracked`: the one
+    about tracking is among them."""
     found = {name: texts.get(name, "").strip() for name in ELEMENTS}
     return Confirmation(
         **found,
@@ -64,5 +66,5 @@ def finish(
         personalization_level="high" if personal else "standard",
         content_length=sum(map(len, found.values())),
         includes_tracking=bool(found["tracking_info"]),
-        validation_warnings=[*warnings, *missing(found)],
+        validation_warnings=[*warnings, *missing(found if tracked else {**found, "tracking_info": "-"})],
     )

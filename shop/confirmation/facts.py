@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from shop.notifications.language import Language
 from shop.orders.order import Order
+from shop.orders.payment_methods import METHODS
 from shop.settings import Settings
 from shop.shipping.settings import ShippingSettings
 from shop.text.sanitize import one_line
@@ -17,14 +18,14 @@ from shop.text.sanitize import one_line
 _SHOWN = 10
 """Limits the lines of the order that `{items}` names; the mail's table has all of them."""
 _METHOD_NAME = re.compile(r"[A-Za-z]+([_ -][A-Za-z]+){0,3}")
-_KNOWN_METHODS = frozenset({"credit_card", "debit_card", "paypal", "apple_pay", "google_pay"})
+_KNOWN_METHODS = frozenset(METHODS)
 
 
 def slot_values(order: Order, settings: Settings, language: Language) -> dict[str, str]:
     """Returns the text for each slot: one line each, without control characters."""
     return {
         "customer_name": order.addressee or language.say("nobody"),
-        "order_id": one_line(order.id),
+        "order_id": order.number,
         "items": _items(order, language),
         "total": language.money(order.total_amount, order.currency),
         "payment_method": _method(order, language),
@@ -73,7 +74,7 @@ def _address(order: Order) -> str:
     if to is None:
         return ""
     town = " ".join([part for part in (to.city, to.state, to.zip) if part])
-    parts = [to.name or order.customer_name, to.address, to.address2, town, to.country]
+    parts = [to.name or order.customer_name, to.company, to.address, to.address2, town, to.country]
     return ", ".join([line for part in parts if (line := one_line(part))])
 
 

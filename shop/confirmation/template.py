@@ -19,6 +19,18 @@ def write(values: Mapping[str, str], language: Language) -> dict[str, str]:
 
 def template_confirmation(order: Order, settings: Settings) -> Confirmation:
     """Makes the whole confirmation from the template."""
-    language = language_of(order.shipping_info.country if order.shipping_info else None, settings)
+    language = language_of(order, settings)
     texts = write(slot_values(order, settings, language), language)
-    return finish(texts, TEMPLATE, personal=bool(order.addressee))
+    return finish(
+        order_texts(order, texts, language),
+        TEMPLATE,
+        personal=bool(order.addressee),
+        tracked=order.needs_shipment,
+    )
+
+
+def order_texts(order: Order, texts: Mapping[str, str], language: Language) -> Mapping[str, str]:
+    """Returns the texts for this order: without a delivery and a tracking number if nothing is shipped."""
+    if order.needs_shipment:
+        return texts
+    return {**texts, "next_steps": language.say("confirmation.digital"), "tracking_info": ""}

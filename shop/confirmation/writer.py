@@ -27,10 +27,10 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
     A text that fails the checks is requested once more, with the reasons, within the same time limit. Never
     raises an error of the model: `validation_warnings` says why its text was not used.
     """
-    language = language_of(order.shipping_info.country if order.shipping_info else None, settings)
+    language = language_of(order, settings)
     values, personal = slot_values(order, settings, language), bool(order.addressee)
     if settings.language_model.model is None:
-        return finish(template.write(values, language), TEMPLATE, personal=personal)
+        return template.template_confirmation(order, settings)
     reasons: list[str] = []
     answer = None
     try:
@@ -42,18 +42,20 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
         )
     if answer is None:
         warnings = _warnings("language model not used", reasons)
-        return finish(template.write(values, language), TEMPLATE, personal=personal, warnings=warnings)
+        written = template.order_texts(order, template.write(values, language), language)
+        return finish(written, TEMPLATE, personal=personal, warnings=warnings, tracked=order.needs_shipment)
     warnings = [
         *([answer.warning] if answer.warning else []),
         *_warnings("language model asked again", reasons),
     ]
-    texts = fill(answer.texts, values)
+    texts = template.order_texts(order, fill(answer.texts, values), language)
     return finish(
         texts,
         settings.language_model.model,
         personal=personal,
         warnings=warnings,
         program_version=answer.program,
+        tracked=order.needs_shipment,
     )
 
 

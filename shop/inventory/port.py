@@ -18,6 +18,7 @@ from saga.database import Tx
 from saga.errors import StepError
 from saga.execution import ExternalAction
 from shop.inventory.errors import ReservationLost
+from shop.orders import amounts
 from shop.orders.names import stem
 from shop.orders.order import OrderInstance
 
@@ -119,7 +120,7 @@ def reservation_result(order: OrderInstance) -> ReservationResult:
                 for p, n in wanted.items()
             ],
             "total_items_reserved": sum(wanted.values()),
-            "total_reserved_value": order.payload.items_total,
+            "total_reserved_value": amounts.lines_total(order.payload),
             "reservation_timestamp": now,
         }
     )

@@ -104,6 +104,8 @@ def _adapter_of(order: OrderInstance) -> OrderStock:
 
 
 def _adapter_to_reserve_with(order: OrderInstance) -> OrderStock:
+    if not order.payload.needs_shipment:  # nothing to reserve: no service has to be asked
+        return _EMBEDDED
     return _SERVICE if service.address_to_reserve_at(order) is not None else _EMBEDDED
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from shop.notifications.settings import LANGUAGES
+from shop.orders.order import Order
 from shop.settings import Settings
 from shop.values.money import decimals, round_to
 
@@ -51,9 +52,18 @@ def language(code: str) -> Language:
     return Language(code, {**words(FALLBACK), **words(code)})
 
 
-def language_of(country: str | None, settings: Settings) -> Language:
-    """Returns the language for a customer in this country."""
-    return language(settings.mail.language_by_country.get((country or "").upper(), settings.mail.language))
+def language_of(order: Order, settings: Settings) -> Language:
+    """Returns the language for the order's customer: that of its locale, if there are texts for it; else that
+    of the country."""
+    if order.locale and (code := order.locale[:3].lower().rstrip("-_")) in _codes():
+        return language(code)
+    country = order.shipping_info.country.upper() if order.shipping_info else ""
+    return language(settings.mail.language_by_country.get(country, settings.mail.language))
+
+
+@lru_cache
+def _codes() -> frozenset[str]:
+    return frozenset(file.stem for file in LANGUAGES.glob("*.toml"))
 
 
 @lru_cache

@@ -7,11 +7,13 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import NamedTuple
 
 from shop.notifications.language import Language
-from shop.orders.order import Item, Order
+from shop.orders import amounts
+from shop.orders.order import Order
+from shop.orders.parts import Item
+from shop.orders.payment_methods import PART_METHODS
 from shop.text.sanitize import one_line
 
 WIDTH = 72
@@ -38,19 +40,23 @@ class ExtraRow(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Table:
     """The items with quantity, price and sum, then additions and deductions,
-    and the total with its currency."""
+    and the total with its currency; then what it contains, and how it is paid."""
 
     items: list[ItemRow]
     extras: list[ExtraRow]
+    """Together with the items they add up to the total."""
     total: str
     head: _Row
     total_name: str
+    notes: list[ExtraRow]
+    """What is not added: the tax that the prices contain, part payments, and the rest that is due."""
 
     @property
     def text(self) -> str:
         """The table as text, at most `WIDTH` columns wide unless the amounts need more."""
         items = [self.head, *[(row.quantity, row.name, row.price, row.sum) for row in self.items]]
         last = [*[("", row.name, "", row.sum) for row in self.extras], ("", self.total_name, "", self.total)]
+        last += [("", row.name, "", row.sum) for row in self.notes]
         numbers = [max(len(row[column]) for row in (*items, *last)) for column in (0, 2, 3)]
         widths = (numbers[0], max(20, WIDTH - sum(numbers) - 6), numbers[1], numbers[2])
         line = "-" * (sum(widths) + 6)
@@ -63,18 +69,23 @@ class Table:
 def order_table(order: Order, language: Language) -> Table:
     """Returns the table of this order."""
     head = (language.say("quantity"), language.say("item"), language.say("price"), language.say("sum"))
-    items, extras = (
+    return Table(
         [_item(item, order.currency, language) for item in order.items],
         list(_extras(order, language)),
-    )
-    return Table(
-        items, extras, language.money(order.total_amount, order.currency), head, language.say("total")
+        language.money(order.total_amount, order.currency),
+        head,
+        language.say("total"),
+        list(_notes(order, language)),
     )
 
 
 def item_name(item: Item) -> str:
-    """Returns the item's name, as the customer saw it, in one line."""
-    return one_line(item.name) or one_line(item.product_id)
+    """Returns the item's name, as the customer saw it, with what was chosen for it, in one line."""
+    name = one_line(item.name) or one_line(item.product_id)
+    if item.variant is None and not item.properties:
+        return name
+    chosen = [one_line(item.variant), *(f"{key}: {value}" for key, value in item.properties.items())]
+    return one_line(f"{name} ({', '.join(filter(None, chosen))})", 300)
 
 
 def wrapped(text: str, width: int = WIDTH) -> str:
@@ -96,22 +107,25 @@ def _filled(line: str, width: int) -> str:
 
 
 def _item(item: Item, currency: str, language: Language) -> ItemRow:
-    price, total = (
-        language.number(item.price, currency),
-        language.number(item.price * item.quantity, currency),
-    )
+    price = language.number(amounts.piece_price(item, currency), currency)
+    total = language.number(amounts.line_total(item, currency), currency)
     return ItemRow(item_name(item), str(item.quantity), price, total)
 
 
 def _extras(order: Order, language: Language) -> Iterator[ExtraRow]:
-    named: tuple[tuple[str, Decimal], ...] = (
-        ("tax", order.tax_amount),
-        ("shipping", order.shipping_amount),
-        ("discount", -order.discount_amount),
-    )
-    for name, amount in named:
-        if amount:
-            yield ExtraRow(language.say(name), language.number(amount, order.currency))
+    for extra in amounts.extras(order):
+        name = one_line(extra.name, 80) or language.say(extra.kind)
+        yield ExtraRow(name, language.number(extra.amount, order.currency))
+
+
+def _notes(order: Order, language: Language) -> Iterator[ExtraRow]:
+    if order.prices_include_tax and (contained := amounts.tax(order)):
+        yield ExtraRow(language.say("included_tax"), language.number(contained, order.currency))
+    for part in order.part_payments:
+        known = part.method if part.method in PART_METHODS else "other"
+        yield ExtraRow(language.say(f"part_payment.{known}"), language.number(-part.amount, order.currency))
+    if order.part_payments:
+        yield ExtraRow(language.say("due"), language.money(order.amount_due, order.currency))
 
 
 def _lines(row: _Row, widths: tuple[int, int, int, int]) -> Iterator[str]:

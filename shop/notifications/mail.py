@@ -64,7 +64,7 @@ def mail(order: Order, kind: Kind, payload: Mapping[str, Any], context: MailCont
     match kind:
         case Kind.CONFIRMATION:
             return confirmation_mail(
-                order, payload["confirmation"] or {}, str(payload["tracking_number"]), context
+                order, payload["confirmation"] or {}, payload["tracking_number"], context
             )
         case Kind.REFUND:
             return refund_mail(
@@ -79,10 +79,10 @@ def mail(order: Order, kind: Kind, payload: Mapping[str, Any], context: MailCont
 
 
 def confirmation_mail(
-    order: Order, texts: Mapping[str, Any], tracking_number: str, context: MailContext
+    order: Order, texts: Mapping[str, Any], tracking_number: str | None, context: MailContext
 ) -> Mail:
     """Builds the confirmation with the order's table, the tracking number, and a tracking link
-    (`TRACKING_URL`)."""
+    (`TRACKING_URL`); without them, if nothing is shipped (None)."""
     language, number, s = _language(order, context), one_line(tracking_number), context.settings
     table = order_table(order, language)
     greeting, summary, next_steps, tracking = [paragraphs(str(texts.get(name) or "")) for name in ELEMENTS]
@@ -93,9 +93,11 @@ def confirmation_mail(
         "total": table.total,
         "tracking_number": number,
         "link": s.shipping.tracking_url.replace("{tracking_number}", quote(number, safe=""))
-        if s.shipping.tracking_url
+        if s.shipping.tracking_url and number
         else None,
     }
+    if not number:
+        values["preview"] = language.say("confirmation.preview_digital", total=table.total)
     return _mail(order, Kind.CONFIRMATION, "confirmation", values, context, preview={"total": table.total})
 
 
@@ -106,7 +108,7 @@ def refund_mail(
     refunded amount, without any other amount."""
     language = _language(order, context)
     amount = language.money(refunded, currency)
-    news = language.say(_REFUND_NEWS.get(why or "", "refund.sorry"), order_id=one_line(order.id))
+    news = language.say(_REFUND_NEWS.get(why or "", "refund.sorry"), order_id=order.number)
     values = {
         "before": [_hello(order, language), news],
         "important": language.say("refund.money", amount=amount),
@@ -125,7 +127,7 @@ def payment_failed_mail(order: Order, context: MailContext, *, why: str | None =
     """Builds the mail about a failed payment: nothing was charged, and what to do. It does not give the
     bank's reason."""
     language = _language(order, context)
-    news = language.say(_PAYMENT_NEWS.get(why or "", "payment_failed.failed"), order_id=one_line(order.id))
+    news = language.say(_PAYMENT_NEWS.get(why or "", "payment_failed.failed"), order_id=order.number)
     to_do = language.say(
         "payment_failed.to_do" if why == PaymentDeclined.code else "payment_failed.to_do_again"
     )
@@ -141,7 +143,7 @@ def incomplete_mail(order: Order, context: MailContext, *, why: str) -> Mail:
     """Builds the mail about an incomplete order: what is missing (`why` is the code of its failure), that
     nothing was charged, and what to do."""
     language, part = _language(order, context), "address" if why == NoDeliveryAddress.code else "payment"
-    news = language.say(f"incomplete.no_{part}", order_id=one_line(order.id))
+    news = language.say(f"incomplete.no_{part}", order_id=order.number)
     to_do = language.say(f"incomplete.to_do_{part}")
     values = {
         "before": [_hello(order, language), news],
@@ -155,7 +157,7 @@ def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], cont
     """Builds the mail about items out of stock, with the ordered
     and the available quantities at that time."""
     language, names = _language(order, context), {item.product_id: item_name(item) for item in order.items}
-    news = language.say("out_of_stock.sorry", order_id=one_line(order.id))
+    news = language.say("out_of_stock.sorry", order_id=order.number)
     short = [
         (
             names.get(s["product_id"], one_line(s["product_id"])),
@@ -180,7 +182,7 @@ def message_id(order_id: str, kind: Kind, settings: Settings, installation: str,
 
 
 def _language(order: Order, context: MailContext) -> Language:
-    return language_of(order.shipping_info.country if order.shipping_info else None, context.settings)
+    return language_of(order, context.settings)
 
 
 def _hello(order: Order, language: Language) -> str:
@@ -204,7 +206,7 @@ def _mail(
     s, language = context.settings, _language(order, context)
     if context.date.utcoffset() is None:
         raise ValueError("a mail's date needs a time zone")
-    order_id = one_line(order.id)
+    order_id = order.number
     text, html = render(
         template,
         {

@@ -27,7 +27,8 @@ class Notice:
     """A message about an order that has to be sent."""
 
     order_id: str
-    customer_id: str
+    customer_id: str | None
+    """None for a guest."""
     kind: Kind
     payload: dict[str, Any]
     """The mail's content, besides the order and its confirmation's text."""

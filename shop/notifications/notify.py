@@ -35,7 +35,7 @@ async def notify(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Notificat
     for order in orders:
         confirmation, shipment = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)
         details = {
-            "tracking_number": shipment["tracking_number"],
+            "tracking_number": shipment.get("tracking_number"),
             "written_by": confirmation.get("generation_model"),
         }
         parcel = {field: shipment.get(field) for field in _PARCEL_FIELDS}

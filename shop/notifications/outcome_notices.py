@@ -8,7 +8,7 @@ from typing import Any
 from shop.inventory.errors import OutOfStock
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice
-from shop.orders.order import OrderInstance
+from shop.orders.order import OrderInstance, customer_of
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import CANCELLED, try_number
 from shop.payments.charge import STEP as PAYMENT
@@ -34,7 +34,7 @@ def notice_of(
     None for an order that was rejected (its sender has the reasons), that was cancelled before it was paid,
     that was shipped, or that is under manual review: its customer is notified when the review is resolved.
     """
-    failure, customer, number = order.failure, str(order.content.get("customer_id")), try_number(order)
+    failure, customer, number = order.failure, customer_of(order.content), try_number(order)
 
     def notice(kind: Kind, payload: dict[str, Any], details: dict[str, Any]) -> Notice:
         return Notice(order.id, customer, kind, payload, details, number)

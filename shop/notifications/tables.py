@@ -54,7 +54,8 @@ class CustomerInteraction(SQLModel, table=True):
         Index("customer_interaction_customer", "customer_id"),
     )
     id: int = Field(sa_column=generated_id())
-    customer_id: str = Field(sa_column=text_column(required=True))
+    customer_id: str | None = Field(sa_column=text_column())
+    """None for a guest."""
     order_id: str = Field(sa_column=text_column(required=True))
     kind: str = Field(sa_column=text_column(required=True))
     details: dict[str, Any] = Field(sa_column=json_column(required=True))

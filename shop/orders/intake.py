@@ -12,7 +12,7 @@ from saga.database import TRANSACTION_SECONDS, Tx, sync_engine, transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
 from shop.orders.errors import OrderConflict, UnusableOrder
-from shop.orders.intake_content import FINGERPRINTS_BEGIN, Content, take_in
+from shop.orders.intake_content import Content, take_in
 from shop.orders.outcomes import Outcome, Receipt
 from shop.orders.store import ORDERS
 from shop.orders.tries import IS_CANCELLED, how_to_retry
@@ -37,9 +37,10 @@ _INSERT = text(
 # Orders stored by older versions are compared by content as well.
 _KNOWN = text(
     f"SELECT id, fingerprint, outcome, reasons, {IS_CANCELLED} AS cancelled, "  # noqa: S608  (a constant)
-    "CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
+    "CASE WHEN NOT fingerprint = ANY(CAST(:fingerprints AS text[])) THEN content END AS content "
     "FROM customer_order o WHERE id = ANY(CAST(:ids AS text[]))"
-).bindparams(todays=FINGERPRINTS_BEGIN)
+)
+_IDS = text("SELECT id FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
 STORING = failpoint("the commit of intake")
 _BATCH_SIZE = 500
 """Limits the orders in one transaction, so that a slow database stores them within the time limit."""
@@ -76,7 +77,7 @@ def _submit(contents: Sequence[Content | UnusableOrder], kept_for: float | None)
 async def known_ids(ids: Sequence[str]) -> set[str]:
     """Returns those of the ids under which an order is stored."""
     async with transaction() as tx:
-        return {row.id for row in await tx.execute(_KNOWN, {"ids": list(ids)})}
+        return {row.id for row in await tx.execute(_IDS, {"ids": list(ids)})}
 
 
 async def submit_one(order: object) -> Receipt:
@@ -125,9 +126,8 @@ def _store(
         inserted = connection.execute(_INSERT, sent).scalar()
         new = set(first if inserted is None else inserted)
         if len(new) < len(first):
-            known = {
-                row.id: row for row in connection.execute(_KNOWN, {"ids": [i for i in first if i not in new]})
-            }
+            asked = {"ids": [i for i in first if i not in new], "fingerprints": sent["fingerprints"]}
+            known = {row.id: row for row in connection.execute(_KNOWN, asked)}
         if new and wake:
             connection.execute(notification(ORDERS, WAITING))
     return [_receipt(content, first, new, known) for content in read]
@@ -147,14 +147,16 @@ def _receipt(
     )
     if not same:
         return Receipt(order_id=order_id, status="refused", reasons=OrderConflict(order_id).reasons())
+    ignored = list(content.ignored)
     if order_id in new and content is first[order_id]:
-        return Receipt(order_id=order_id, status="accepted")
+        return Receipt(order_id=order_id, status="accepted", ignored=ignored)
     if stored is None or stored.outcome is None:
-        return Receipt(order_id=order_id, status="known")
+        return Receipt(order_id=order_id, status="known", ignored=ignored)
     return Receipt(
         order_id=order_id,
         status="known",
         outcome=Outcome(stored.outcome),
         reasons=stored.reasons,
+        ignored=ignored,
         how_to_retry=how_to_retry(order_id, stored.outcome, cancelled=stored.cancelled),
     )

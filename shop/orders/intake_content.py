@@ -8,23 +8,24 @@ are not searched: an id may have sixteen digits.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ValidationError
 
+from shop.orders import fingerprints
 from shop.orders.errors import Problem, UnusableOrder
-from shop.orders.field_names import misnamed
+from shop.orders.field_names import is_empty, misnamed
 from shop.orders.names import MAX_ORDER_ID
-from shop.orders.order import Item, Order, PaymentInfo, ShippingInfo, read_stored
+from shop.orders.order import Order
+from shop.orders.parts import BillingInfo, Fee, Item, PartPayment, PaymentInfo, ShippingInfo, ShippingLine
 from shop.text import card_numbers
 from shop.text.sanitize import UNSEEN
 
@@ -58,10 +59,36 @@ _INTEGER_PART = re.compile(r"\s*[+-]?(\d+)(\.\d*)?\s*")
 _UNSEEN = re.compile(f"[{UNSEEN}]")
 _MARK = re.compile(r"\[(removed|misnamed): [^\[\]]{1,100}\]")
 
-_PARTS: Mapping[str, type[BaseModel]] = {"payment_info": PaymentInfo, "shipping_info": ShippingInfo}
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "payment_info": PaymentInfo,
+    "shipping_info": ShippingInfo,
+    "billing_info": BillingInfo,
+}
+_LISTS: Mapping[str, type[BaseModel]] = {
+    "items": Item,
+    "shipping_lines": ShippingLine,
+    "fees": Fee,
+    "part_payments": PartPayment,
+}
+_PAYMENTS = (PaymentInfo, PartPayment)
 _IDS = frozenset({"id", "customer_id", "product_id"})
-NUMBERS = frozenset({"quantity", "price", "total_amount", "tax_amount", "shipping_amount", "discount_amount"})
-_ABOUT_CARDS = frozenset({"method", "card_last4", "token"})
+NUMBERS = frozenset(
+    "quantity price line_total total_amount tax_amount shipping_amount discount_amount tip_amount amount "
+    "weight_grams".split()
+)
+_ONLY_SAID: Mapping[type[BaseModel], frozenset[str]] = {
+    Order: frozenset({"notes", "order_number", "locale"}),
+    Item: frozenset({"name", "sku", "variant"}),
+    ShippingLine: frozenset({"title"}),
+    Fee: frozenset({"name"}),
+}
+"""Texts that are cut where they are too long, and not a reason to refuse the order."""
+_FREE = frozenset({"metadata", "properties"})
+"""Objects with any content; long texts in them are cut, too."""
+_DOTS = "..."
+_MOST_IGNORED = 50
+"""Limits the places of unknown fields that a receipt lists."""
+_ABOUT_CARDS = frozenset({"method", "card_last4", "token", "reference", "provider"})
 # Names in lower case, without separators.
 _CODE_FIELD = re.compile(r".*(cvv|cvc|securitycode).*|csc")
 _CODE_RESULT = re.compile(r".*(result|check|response|status|match).*")
@@ -71,8 +98,6 @@ _CARD_FIELD = re.compile(
 )
 _CARD_FIELD_IN_PAYMENT = frozenset({"number", "card", "account", "accountnumber"})
 _PAYMENT_FIELD = re.compile(r".*(payment|card|billing).*")
-FINGERPRINTS_BEGIN = "2:"
-"""Prefix of fingerprints. Those of older versions, which covered defaults, have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +106,17 @@ class Content:
 
     order_id: str
     text: str
-    """JSON. For a well-formed order: all fields of `Order`, normalised, so that 9.9 and "9.90" are the
-    same."""
+    """JSON. For a well-formed order: all fields of `Order` that differ from their defaults, normalised, so
+    that 9.9 and "9.90" are the same."""
     fingerprint: str
-    """Equal for the same order. Covers what differs from its default, so that a new optional field changes
-    no fingerprint."""
+    """Equal for the same order; see `shop.orders.fingerprints`."""
+    ignored: tuple[str, ...] = field(default=(), compare=False)
+    """The places of fields with a value that an order does not have."""
 
     def is_same_as(self, fingerprint: str, content: Mapping[str, Any] | None) -> bool:
-        """Whether this order is the stored one. `content` is the stored order's, needed only for rows of
-        older versions."""
-        if fingerprint == self.fingerprint:
-            return True
-        if fingerprint.startswith(FINGERPRINTS_BEGIN):
-            return False
-        mine = json.loads(self.text)
-        return fingerprint == _legacy_fingerprint(mine) or (
-            content is not None and _comparable(content) == _comparable(mine)
-        )
+        """Whether this order is the stored one. `content` is the stored order's, needed only if the
+        fingerprints differ."""
+        return fingerprint == self.fingerprint or fingerprints.is_same(self.text, fingerprint, content)
 
 
 def take_in(raw: object) -> Content:
@@ -143,7 +162,7 @@ def _well_formed(raw: Mapping[Any, Any], order_id: str) -> Content | None:
     """Returns the content of a well-formed, harmless order; None if it needs the full check."""
     try:
         order = Order.model_validate(raw, extra="forbid")
-        text = order.model_dump_json()
+        text = fingerprints.dumped(order)
     except (ValidationError, ValueError, RecursionError):
         return None
     if len(text) > _MAX_TEXT or REMOVED in text or "\x7f" in text or order.id != order_id:
@@ -155,15 +174,16 @@ def _well_formed(raw: Mapping[Any, Any], order_id: str) -> Content | None:
             return None
     elif card_numbers.has_card_number(text):
         return None
-    if order.payment_info is not None and any(
-        _is_card(*each) for each in _texts_about_cards(order.payment_info)
-    ):
+    payments: list[PaymentInfo | PartPayment] = [*order.part_payments]
+    if order.payment_info is not None:
+        payments.append(order.payment_info)
+    if any(_is_card(*each) for payment in payments for each in _texts_about_cards(payment)):
         return None
-    return Content(order_id, text, _fingerprint(order))
+    return Content(order_id, text, fingerprints.of(text))
 
 
-def _texts_about_cards(payment: PaymentInfo) -> list[tuple[str, str]]:
-    return [(name, text) for name in _ABOUT_CARDS if (text := getattr(payment, name))]
+def _texts_about_cards(payment: PaymentInfo | PartPayment) -> list[tuple[str, str]]:
+    return [(name, text) for name in _ABOUT_CARDS if (text := getattr(payment, name, None))]
 
 
 def _cleaned(raw: Mapping[Any, Any], order_id: str) -> Content:
@@ -173,74 +193,29 @@ def _cleaned(raw: Mapping[Any, Any], order_id: str) -> Content:
         refused = {
             _clean_key(key): mark for key, mark in marks if isinstance(mark, str) and _MARK.fullmatch(mark)
         }
-    cleaned = {**_clean_part(raw, Order, "", refused), "id": order_id}
+    ignored: list[str] = []
+    cleaned = {**_clean_part(raw, Order, "", refused, ignored), "id": order_id}
     refused |= dict(itertools.islice(_other_currencies(raw), _MAX_ENTRIES))
     # Sorted as stored: a second intake keeps the same ones.
     refused = dict(sorted(refused.items())[:_MAX_ENTRIES])
     text = _dumped(cleaned)
+    unknown = _listed(place for place in ignored if place not in refused)
     if refused or REMOVED in text:
-        return _content(order_id, _dumped({**cleaned, HAS_REMOVED: refused}))
-    try:  # the full check may find it harmless
-        order = Order.model_validate(cleaned)
-    except ValidationError:
-        return _content(order_id, text)
-    return Content(order_id, order.model_dump_json(), _fingerprint(order))
+        text = _dumped({**cleaned, HAS_REMOVED: refused})
+    else:
+        with contextlib.suppress(ValidationError):  # the full check may find it harmless
+            text = fingerprints.dumped(Order.model_validate(cleaned))
+    return Content(order_id, text, fingerprints.of(text), unknown)
+
+
+def _listed(places: Iterable[str]) -> tuple[str, ...]:
+    found = list(places)
+    more = len(found) - _MOST_IGNORED
+    return (*found[:_MOST_IGNORED], *([f"and {more} more"] if more > 0 else []))
 
 
 def _dumped(content: Mapping[str, Any]) -> str:
     return json.dumps(content, sort_keys=True, ensure_ascii=False)
-
-
-# -- fingerprints
-# ------------------------------------------------------------------------------------------------------
-
-
-def _content(order_id: str, text: str) -> Content:
-    return Content(order_id, text, FINGERPRINTS_BEGIN + hashlib.sha256(text.encode()).hexdigest())
-
-
-def _fingerprint(order: Order) -> str:
-    return FINGERPRINTS_BEGIN + hashlib.sha256(_without_defaults(order)).hexdigest()
-
-
-def _without_defaults(order: Order) -> bytes:
-    return orjson.dumps(order.model_dump(mode="json", exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
-
-
-_LEGACY_FIELDS: dict[str, Any] = {
-    **dict.fromkeys(
-        ("id", "customer_id", "total_amount", "currency", "customer_name", "customer_email", "notes"), True
-    ),
-    **dict.fromkeys(("tax_amount", "shipping_amount", "discount_amount"), True),
-    "items": {"__all__": {"product_id": True, "quantity": True, "price": True, "name": True}},
-    "payment_info": {"method": True, "card_last4": True, "token": True},
-    "shipping_info": {
-        "name": True,
-        "address": True,
-        "city": True,
-        "state": True,
-        "zip": True,
-        "country": True,
-    },
-}
-"""The fields that fingerprints without prefix cover, with or without their defaults."""
-
-
-def _legacy_fingerprint(content: Mapping[str, Any]) -> str | None:
-    """Returns the fingerprint that older versions made of this content; None if it is not a valid order."""
-    try:
-        order = read_stored(content)
-    except ValidationError:
-        return None
-    return hashlib.sha256(order.model_dump_json(include=_LEGACY_FIELDS).encode()).hexdigest()
-
-
-def _comparable(content: Mapping[str, Any]) -> bytes:
-    """Returns equal bytes for the same order stored by an older version and submitted again."""
-    try:
-        return _without_defaults(read_stored(content))
-    except ValidationError:
-        return take_in(content).text.encode()
 
 
 # -- kept fields
@@ -248,11 +223,15 @@ def _comparable(content: Mapping[str, Any]) -> bytes:
 
 
 def _clean_part(
-    raw: Mapping[Any, Any], model: type[BaseModel], place: str, refused: dict[str, str]
+    raw: Mapping[Any, Any], model: type[BaseModel], place: str, refused: dict[str, str], ignored: list[str]
 ) -> dict[str, Any]:
-    """Returns the fields that the model has. Adds the places of those that must be refused to `refused`."""
+    """Returns the fields that the model has. Adds the places of those that must be refused to `refused`, and
+    of the other unknown ones to `ignored`."""
+    said = _ONLY_SAID.get(model, frozenset())
     known = {
-        name: _clean_field(raw[name], name, _at(place, name), refused)
+        name: _cut(raw[name])
+        if name in said
+        else _clean_field(raw[name], name, _at(place, name), refused, ignored)
         for name in model.model_fields
         if name in raw
     }
@@ -263,13 +242,14 @@ def _clean_part(
         )
     )
     if unknown:
-        refused |= dict(itertools.islice(_card_data(unknown, place, model is PaymentInfo, 1), _MAX_ENTRIES))
+        refused |= dict(itertools.islice(_card_data(unknown, place, model in _PAYMENTS, 1), _MAX_ENTRIES))
         meant = misnamed(model, {**{name: raw[name] for name in known}, **unknown})
         refused |= {
             _at(place, key): f"{MISNAMED}{name}]"
             for key, name in meant.items()
             if _at(place, key) not in refused
         }
+        ignored += [_at(place, key) for key, value in unknown.items() if not is_empty(value)]
     return known
 
 
@@ -296,30 +276,41 @@ def _other_currencies(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
                 yield f"{place}.{key}", OTHER_CURRENCY
 
 
-def _clean_field(value: Any, name: str, place: str, refused: dict[str, str]) -> Any:
+def _clean_field(value: Any, name: str, place: str, refused: dict[str, str], ignored: list[str]) -> Any:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     if name in _PARTS and isinstance(value, Mapping):
-        return _clean_part(value, _PARTS[name], place, refused)
-    if name == "items" and isinstance(value, list | tuple):
+        return _clean_part(value, _PARTS[name], place, refused, ignored)
+    if name in _LISTS and isinstance(value, list | tuple):
         given = (
-            item.model_dump(mode="json") if isinstance(item, BaseModel) else item
-            for item in value[:_MAX_ENTRIES]
+            each.model_dump(mode="json") if isinstance(each, BaseModel) else each
+            for each in value[:_MAX_ENTRIES]
         )
-        items = [
-            _clean_part(item, Item, f"{place}[{i}]", refused)
-            if isinstance(item, Mapping)
-            else _clean_loose(item, 2)
-            for i, item in enumerate(given)
+        parts = [
+            _clean_part(each, _LISTS[name], f"{place}[{i}]", refused, ignored)
+            if isinstance(each, Mapping)
+            else _clean_loose(each, 2)
+            for i, each in enumerate(given)
         ]
-        return items + ([TOO_MANY] if len(value) > _MAX_ENTRIES else [])
+        return parts + ([TOO_MANY] if len(value) > _MAX_ENTRIES else [])
+    if name in _FREE and isinstance(value, Mapping):
+        return _clean_loose(value, 1, cutting=True)
     if isinstance(value, Mapping | list | tuple):
         return _clean_loose(value, 1)
     return _clean_scalar(value, name)
 
 
-def _clean_loose(value: Any, depth: int) -> Any:
-    """Cleans a misplaced value, which is kept for display, of possible card data."""
+def _cut(value: Any) -> Any:
+    """Cleans a text that is only said. Masks card numbers before it is cut: a part of one could be left."""
+    if isinstance(value, str) and len(value) > _MAX_TEXT and not _CONTROL.search(value):
+        shorter = card_numbers.masked(value[: 3 * _MAX_TEXT])
+        return shorter[: _MAX_TEXT - len(_DOTS)].rstrip() + _DOTS
+    return _clean_loose(value, 1) if isinstance(value, Mapping | list | tuple) else _clean_scalar(value, "")
+
+
+def _clean_loose(value: Any, depth: int, *, cutting: bool = False) -> Any:
+    """Cleans a value of any shape of possible card data: a misplaced one, which is kept for display, or an
+    object with any content, of which long texts are cut (`cutting`)."""
     if isinstance(value, Mapping | list | tuple) and depth >= MAX_DEPTH:
         return TOO_DEEP
     if isinstance(value, Mapping):
@@ -333,14 +324,16 @@ def _clean_loose(value: Any, depth: int) -> Any:
         more = {_MORE: TOO_MANY} if cut or len(given) > _MAX_ENTRIES else {}
         # A key that was a card number counts as a card field's name.
         return {
-            k: _mark_of(key, each, True) or _mark_of(k, each, True) or _clean_loose(each, depth + 1)
+            k: _mark_of(key, each, True)
+            or _mark_of(k, each, True)
+            or _clean_loose(each, depth + 1, cutting=cutting)
             for key, k, each in entries
         } | more
     if isinstance(value, list | tuple):
-        return [_clean_loose(each, depth + 1) for each in value[:_MAX_ENTRIES]] + (
+        return [_clean_loose(each, depth + 1, cutting=cutting) for each in value[:_MAX_ENTRIES]] + (
             [TOO_MANY] if len(value) > _MAX_ENTRIES else []
         )
-    return _clean_scalar(value, "")
+    return _cut(value) if cutting else _clean_scalar(value, "")
 
 
 def _clean_key(key: object) -> str:

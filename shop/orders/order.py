@@ -1,173 +1,45 @@
 """The order as a customer submits it.
 
-The model checks the shape: names, types, exact decimals. `shop.orders.validation` checks the content and
-reports all problems at once.
+The model checks the shape: names, types, exact decimals (`shop.orders.parts`, `shop.orders.scalars`).
+`shop.orders.validation` checks the content and reports all problems at once; `shop.orders.amounts` says what
+the total is made of.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    WithJsonSchema,
-)
+from pydantic import BeforeValidator, Field
 
 from saga.instance import SagaInstance
+from shop.orders.parts import (
+    BillingInfo,
+    Fee,
+    Item,
+    Part,
+    PartPayment,
+    PaymentInfo,
+    ShippingInfo,
+    ShippingLine,
+)
+from shop.orders.scalars import (
+    Amount,
+    AmountOrZero,
+    Currency,
+    Flag,
+    Listed,
+    Metadata,
+    Moment,
+    OptionalText,
+    Text,
+    none_if_left_out,
+)
 from shop.text.sanitize import one_line
-from shop.values.money import to_minor
 
-_CENT = Decimal("0.01")
-_MAX_DIGITS, _MAX_DECIMALS = 18, 6
-_LARGEST = 10 ** (_MAX_DIGITS - _MAX_DECIMALS) - 1
-"""The largest number in an order. Larger parameters (over 64 bits) break the Prefect server's list of
-runs."""
-_EXACT = Context(prec=80)
-"""Python's default context would round numbers with more than 28 digits."""
-_USUAL_AMOUNT = re.compile(r"(0|[1-9][0-9]{0,11})\.[0-9]{2}")
-"""The usual spelling of amounts, which needs no further check."""
-
-
-def _amount(value: Any) -> Decimal:
-    """Returns the exact amount in one spelling: 9.9, 9.90 and 9.900 are the same order. A JSON float
-    counts as its shortest decimal spelling. Booleans are not amounts."""
-    if type(value) is str and _USUAL_AMOUNT.fullmatch(value):
-        return Decimal(value)
-    if isinstance(value, float):
-        value = repr(value)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, str | int | Decimal)
-        or (isinstance(value, str) and len(value) > 40)
-    ):
-        raise ValueError("an amount such as 9.99")
-    try:
-        amount = Decimal(value)
-    except (InvalidOperation, ValueError):  # ValueError: an integer of thousands of digits
-        raise ValueError("an amount such as 9.99") from None
-    _, digits, exponent = amount.as_tuple()
-    if not isinstance(exponent, int) or len(digits) > 60:
-        raise ValueError("a finite amount" if len(digits) <= 60 else "an amount such as 9.99")
-    if amount.adjusted() >= _MAX_DIGITS - _MAX_DECIMALS:
-        raise ValueError(f"an amount of at most {_MAX_DIGITS - _MAX_DECIMALS} digits before the point")
-    if not amount:
-        return Decimal("0.00")
-    if exponent == -2:
-        return amount
-    amount = amount.normalize(_EXACT)
-    exponent = amount.as_tuple().exponent
-    if not isinstance(exponent, int) or exponent < -_MAX_DECIMALS:
-        raise ValueError(f"an amount of at most {_MAX_DECIMALS} decimals")
-    return amount if exponent < -2 else amount.quantize(_CENT)
-
-
-Amount = Annotated[
-    Decimal,
-    PlainValidator(_amount),
-    PlainSerializer(str, return_type=str, when_used="json"),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST},
-                {"type": "string", "pattern": r"^-?\d{1,12}(\.\d{1,6})?$"},
-            ]
-        }
-    ),
-]
-"""Money without currency: up to twelve digits before the point and six after it."""
-
-
-def _text(value: Any) -> Any:
-    """Accepts numbers as ids and zip codes, as some shops send them."""
-    if type(value) is str:
-        return value
-    return (
-        str(value)
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30
-        else value
-    )
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-
-
-def _whole(value: Any) -> Any:
-    """Limits a decimal before it becomes an integer, which takes minutes for 1e999999999. Rejects
-    booleans, which Python counts as integers."""
-    if isinstance(value, bool) or (isinstance(value, Decimal) and not value.is_finite()):
-        raise ValueError("a whole number")
-    if isinstance(value, Decimal) and (
-        abs(value.adjusted()) > _MAX_DIGITS or len(value.as_tuple().digits) > 60
-    ):
-        raise ValueError(f"a whole number of at most {_MAX_DIGITS - _MAX_DECIMALS} digits")
-    return value
-
-
-Pieces = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST), BeforeValidator(_whole)]
-
-
-def _with_positions(schema: dict[str, Any]) -> None:
-    """Adds the fields' sequence for forms (Prefect's keyword `position`), which JSON in a database loses."""
-    for position, field in enumerate(schema.get("properties", {}).values()):
-        field["position"] = position
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="ignore",
-        frozen=True,
-        str_strip_whitespace=True,
-        json_schema_extra=_with_positions,
-        hide_input_in_errors=True,
-    )
-
-
-class Item(_Part):
-    """One line of an order."""
-
-    product_id: Text = Field(description="The catalogue's id of the product", examples=["PROD-001"])
-    quantity: Pieces = Field(description="How many pieces", examples=[1])
-    price: Amount = Field(description="Price of one piece, in the order's currency", examples=["999.99"])
-    name: Text | None = Field(default=None, description="Name as the customer saw it")
-
-
-class PaymentInfo(_Part):
-    """The means of payment. Never a full card number."""
-
-    method: Text = Field(
-        description="credit_card, debit_card, paypal, apple_pay or google_pay", examples=["credit_card"]
-    )
-    # The maximum length keeps a full card number out of a run's parameters: the Prefect server refuses the
-    # run before it stores them.
-    card_last4: Annotated[Text, WithJsonSchema({"type": "string", "maxLength": 6})] | None = Field(
-        default=None, description="The card's last four digits, never more", examples=["1234"]
-    )
-    token: Text | None = Field(default=None, description="The gateway's token for the card, if there is one")
-
-
-class ShippingInfo(_Part):
-    """The parcel's destination."""
-
-    name: Text | None = Field(default=None, description="Recipient; the customer's name if left out")
-    address: Text = Field(description="Street and number", examples=["123 Main St"])
-    address2: Text | None = Field(
-        default=None, description="Apartment, floor, company: the label's second line"
-    )
-    city: Text = Field(examples=["Anytown"])
-    state: Text | None = Field(default=None, examples=["CA"])
-    zip: Text | None = Field(default=None, examples=["90210"])
-    country: Text = Field(description="ISO 3166 code of two letters", examples=["US"])
-    phone: Text | None = Field(default=None, description="For the carrier, which requires it across borders")
-
+_NOTHING = Decimal("0.00")
+_LeftOut = BeforeValidator(none_if_left_out)
 
 EXAMPLE: dict[str, Any] = {
     "id": "ORDER-1001",
@@ -193,37 +65,72 @@ EXAMPLE: dict[str, Any] = {
 """The example order of forms and documentation."""
 
 
-class Order(_Part):
+class Order(Part):
     """A customer's order."""
 
     id: Text = Field(
         description="The order's id: submitting the same id again does not create another order",
         examples=["ORDER-1001"],
     )
-    customer_id: Text = Field(description="Who orders", examples=["CUST-123"])
+    customer_id: OptionalText = Field(
+        default=None,
+        description="Who orders; it can be left out for a guest with an e-mail address",
+        examples=["CUST-123"],
+    )
     items: list[Item] = Field(description="The ordered products")
     total_amount: Amount = Field(
-        description="What the customer agreed to pay: items + tax + shipping - discount", examples=["1059.97"]
+        description="What the customer agreed to pay: items + tax + shipping + fees + tip - discounts",
+        examples=["1059.97"],
     )
-    currency: Annotated[Text, AfterValidator(str.upper)] = Field(
-        description="ISO 4217 code", examples=["USD"]
-    )
-    customer_name: Text | None = Field(default=None, examples=["John Doe"])
-    customer_email: Text | None = Field(
+    currency: Currency = Field(description="ISO 4217 code", examples=["USD"])
+    customer_name: OptionalText = Field(default=None, examples=["John Doe"])
+    customer_email: OptionalText = Field(
         default=None, description="Where the confirmation goes", examples=["john.doe@example.com"]
     )
-    payment_info: PaymentInfo | None = Field(
-        default=None, description="Without it the order can be checked, but not charged"
+    payment_info: Annotated[PaymentInfo | None, _LeftOut] = Field(
+        default=None, description="What pays the total less part_payments. Needed unless that is zero"
     )
-    shipping_info: ShippingInfo | None = Field(
-        default=None, description="Without it the order can be checked, but not charged"
+    shipping_info: Annotated[ShippingInfo | None, _LeftOut] = Field(
+        default=None, description="Needed unless every item is digital"
     )
-    tax_amount: Amount = Field(default=Decimal("0.00"))
-    shipping_amount: Amount = Field(default=Decimal("0.00"))
-    discount_amount: Amount = Field(default=Decimal("0.00"))
-    notes: Text | None = Field(
+    tax_amount: AmountOrZero = Field(default=_NOTHING, description="Tax, besides that of single lines")
+    shipping_amount: AmountOrZero = Field(
+        default=_NOTHING, description="Shipping, besides that of shipping_lines"
+    )
+    discount_amount: AmountOrZero = Field(
+        default=_NOTHING, description="Discount, besides those of single lines"
+    )
+    notes: OptionalText = Field(
         default=None, description="The customer's own words; never shown to a language model or printed"
     )
+    prices_include_tax: Flag = Field(
+        default=False, description="Whether the prices contain the tax; then no tax is added"
+    )
+    shipping_lines: Annotated[list[ShippingLine], Listed] = Field(default_factory=list)
+    fees: Annotated[list[Fee], Listed] = Field(default_factory=list)
+    tip_amount: AmountOrZero = Field(default=_NOTHING)
+    part_payments: Annotated[list[PartPayment], Listed] = Field(
+        default_factory=list, description="Parts of the total that are paid already, such as by gift card"
+    )
+    billing_info: Annotated[BillingInfo | None, _LeftOut] = Field(
+        default=None, description="Whom the invoice is for, if not the recipient"
+    )
+    order_number: OptionalText = Field(
+        default=None, description="What the customer knows the order by, beside its id", examples=["#1071"]
+    )
+    ordered_at: Moment = Field(default=None, description="When the customer ordered, with a time zone")
+    locale: OptionalText = Field(
+        default=None, description="The language of the mails, such as de or de-AT; else the country decides"
+    )
+    metadata: Metadata = Field(
+        default_factory=dict,
+        description="Whatever the shop wants to find with the order; never sent to a language model",
+    )
+
+    @property
+    def number(self) -> str:
+        """The number by which the customer knows the order, in one line."""
+        return one_line(self.order_number) or one_line(self.id)
 
     @property
     def addressee(self) -> str:
@@ -233,21 +140,28 @@ class Order(_Part):
         )
 
     @property
-    def items_total(self) -> Decimal:
-        """The sum of price times quantity."""
-        return sum((item.price * item.quantity for item in self.items), Decimal(0))
+    def needs_shipment(self) -> bool:
+        """Whether anything in it has to be shipped."""
+        return any(not item.digital for item in self.items)
 
     @property
-    def total_minor(self) -> int:
-        """The total in the currency's smallest unit."""
-        return to_minor(self.total_amount, self.currency)
+    def paid_in_part(self) -> Decimal:
+        """The sum of the part payments."""
+        return sum([part.amount for part in self.part_payments], _NOTHING)
+
+    @property
+    def amount_due(self) -> Decimal:
+        """What `payment_info` pays: the total less the part payments."""
+        return self.total_amount - self.paid_in_part if self.part_payments else self.total_amount
 
     @property
     def wanted(self) -> dict[str, int]:
-        """Pieces per product; lines with the same product are added."""
+        """Pieces to reserve and ship per product; lines with the same product are added. Digital items are
+        neither."""
         wanted: dict[str, int] = {}
         for item in self.items:
-            wanted[item.product_id] = wanted.get(item.product_id, 0) + item.quantity
+            if not item.digital:
+                wanted[item.product_id] = wanted.get(item.product_id, 0) + item.quantity
         return wanted
 
 
@@ -258,6 +172,12 @@ def read_stored(content: Mapping[str, Any]) -> Order:
     if isinstance(address := content.get("shipping_info"), Mapping):
         filled["shipping_info"] = {"country": "US", **address}
     return Order.model_validate(filled)
+
+
+def customer_of(content: Mapping[str, Any]) -> str | None:
+    """Returns the customer's id in an order's content, which may be invalid; None for a guest."""
+    given = content.get("customer_id")
+    return str(given) if isinstance(given, str | int) and given != "" else None
 
 
 OrderInstance = SagaInstance[Order]

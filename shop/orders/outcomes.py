@@ -74,3 +74,5 @@ class Receipt(BaseModel):
     """The outcome of a known order. Submitting it again does not change it."""
     how_to_retry: str | None = None
     """For a known order that ended uncompleted and can be tried again: how."""
+    ignored: list[str] = Field(default_factory=list)
+    """The places of fields that an order does not have, and that were not stored."""

@@ -78,7 +78,7 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
     order = instance.payload
     if order.payment_info is None:
         raise PaymentRefused("the order has no payment_info, so there is nothing to charge")
-    if order.shipping_info is None:
+    if order.shipping_info is None and order.needs_shipment:
         raise NoDeliveryAddress
     payment_id = instance.journal[STEP].notes.get("payment_id")
     if payment_id is None and try_number(instance) > 1:

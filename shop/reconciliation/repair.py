@@ -24,7 +24,7 @@ from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, add_notices
 from shop.orders import names
 from shop.orders.corrections import add_failure, correct
-from shop.orders.order import OrderInstance
+from shop.orders.order import OrderInstance, customer_of
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
 from shop.orders.tries import earlier_money, try_number
@@ -179,7 +179,7 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
                 [
                     Notice(
                         order.id,
-                        str(order.content.get("customer_id")),
+                        customer_of(order.content),
                         Kind.REFUND,
                         money,
                         money,

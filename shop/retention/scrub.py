@@ -17,6 +17,20 @@ _KEPT_KEYS = re.compile(
     r"(.*_)?(id|status|amount|at|timestamp|currency|code|fee|kind|number|model|method|carrier|service|step|compensation|total|value|"
     r"by_hand|off|url|key|generation_model|booked_at)|amount_.*|label|inventory|written_by"
 )
+_AMOUNTS = {"amount": True, "discount_amount": True, "tax_amount": True}
+_KEPT_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("currency", "total_amount", "tax_amount", "shipping_amount", "discount_amount"), True),
+    **dict.fromkeys(("tip_amount", "prices_include_tax"), True),
+    "items": {
+        "__all__": dict.fromkeys(
+            "product_id quantity price line_total discount_amount tax_amount digital".split(), True
+        )
+    },
+    "shipping_lines": {"__all__": _AMOUNTS},
+    "fees": {"__all__": _AMOUNTS},
+    "part_payments": {"__all__": {"method": True, "amount": True}},
+}
+"""The fields of `Order` that stay: what was bought, and the amounts that its total is made of."""
 _CUSTOMER_KEYS = re.compile(r".*(customer|user|mail|name|phone|address).*")
 _KEPT_VALUES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/+~-]{0,199}")
 _MAX_DEPTH = 8
@@ -42,15 +56,8 @@ def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> d
     tries = {TRY: content[TRY]} if TRY in content else {}
     if not paid:
         return {"id": order_id, "customer_id": ERASED, "items": [], "total_amount": "0.00", **tries}
-    order = read_stored(content)
-    kept = order.model_dump(
-        mode="json", include={"currency", "total_amount", "tax_amount", "shipping_amount", "discount_amount"}
-    )
-    items = [
-        {"product_id": item.product_id, "quantity": item.quantity, "price": str(item.price)}
-        for item in order.items
-    ]
-    return {**kept, "id": order_id, "customer_id": ERASED, "items": items, **tries}
+    kept = read_stored(content).model_dump(mode="json", include=_KEPT_FIELDS, exclude_defaults=True)
+    return {**kept, "id": order_id, "customer_id": ERASED, **tries}
 
 
 def _is_kept(key: str, value: str) -> bool:

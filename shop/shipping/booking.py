@@ -61,7 +61,7 @@ async def book(instance: OrderInstance) -> dict[str, Any]:
     transaction.
     """
     chosen = carrier_of(instance)
-    if chosen == EMBEDDED:
+    if chosen == EMBEDDED or not instance.payload.needs_shipment:
         return {}
     try:
         parcel = await _parcel(instance, carrier(chosen))

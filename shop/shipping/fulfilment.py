@@ -34,16 +34,16 @@ STEP = carriers.STEP
 class FulfilmentResult(BaseModel):
     """The result of `fulfill_order`."""
 
-    fulfillment_status: Literal["shipped"] = "shipped"
-    shipment_id: str
-    """The carrier's id; ours for the embedded carrier."""
-    booked_at: str = EMBEDDED
+    fulfillment_status: Literal["shipped", "nothing_to_ship"] = "shipped"
+    shipment_id: str | None = None
+    """The carrier's id; ours for the embedded carrier. None, as what follows, if nothing is shipped."""
+    booked_at: str | None = None
     """The carrier's name in the settings."""
-    tracking_number: str
-    carrier: str
-    service: str
+    tracking_number: str | None = None
+    carrier: str | None = None
+    service: str | None = None
     shipped_at: datetime
-    estimated_delivery: str
+    estimated_delivery: str | None = None
 
 
 async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, FulfilmentResult | StepError]:
@@ -51,11 +51,12 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
     parcel."""
     s = settings()
     embedded = EmbeddedCarrier(s)
-    known = await shipments.known(tx, [order.id for order in orders])
+    parcels_due = [order for order in orders if order.payload.needs_shipment]
+    known = await shipments.known(tx, [order.id for order in parcels_due])
     results: dict[str, FulfilmentResult | StepError] = {}
     outside: dict[str, Shipment] = {}
     leaving: list[OrderInstance] = []
-    for order in orders:
+    for order in parcels_due:
         try:
             parcel = _external_parcel(order)
             if (row := known.get(order.id)) is not None:
@@ -69,20 +70,29 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
             leaving.append(order)
             if parcel is not None:
                 outside[order.id] = parcel
+    digital = [order for order in orders if not order.payload.needs_shipment]
+    leaving += digital
     results |= await mark_shipped(tx, [order.id for order in leaving])
     going = [order for order in leaving if order.id not in results]
     shipped = await stock.ship(tx, going)
     if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, StepError)}:
         results |= lost
         await unmark_shipped(tx, list(lost))
-    items = {i: dict(items) for i, items in shipped.items() if not isinstance(items, StepError)}
+    now, by_id = await begin_of(tx), {order.id: order for order in leaving}
+    for order in digital:
+        if order.id not in results:
+            results[order.id] = FulfilmentResult(fulfillment_status="nothing_to_ship", shipped_at=now)
+    items = {
+        i: dict(items)
+        for i, items in shipped.items()
+        if i not in results and not isinstance(items, StepError)
+    }
     serials = await shipments.serials(tx, len(items))
     parcels = [
         Leaving(serial, outside.get(i) or embedded.shipment(i, serial), items[i])
         for serial, i in zip(serials, items, strict=True)
     ]
     await shipments.enter(tx, parcels)
-    now, by_id = await begin_of(tx), {order.id: order for order in leaving}
     for left in parcels:
         i = left.shipment.order_id
         results[i] = _result(by_id[i], left.shipment, outside.get(i), s, now)

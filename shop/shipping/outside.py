@@ -26,7 +26,7 @@ def before_fulfilment(orders: Sequence[OrderInstance]) -> ExternalAction | None:
         return None
 
     async def prepare(order: OrderInstance) -> dict[str, Any]:
-        if carrier_of(order) == EMBEDDED:
+        if carrier_of(order) == EMBEDDED and order.payload.needs_shipment:
             # An order that the carrier refuses needs no stock.
             EmbeddedCarrier(settings()).check(order.payload)
         return await _in_sequence(order, actions)

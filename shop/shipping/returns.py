@@ -45,7 +45,8 @@ async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Return
     }
     in_stock = await stock.put_back(tx, orders, returned)
     # A confirmation that is not sent yet would promise a parcel that does not come.
-    await notices.withdraw(tx, list(returned), Kind.CONFIRMATION)
+    digital = [order.id for order in orders if not order.payload.needs_shipment]
+    await notices.withdraw(tx, [*returned, *digital], Kind.CONFIRMATION)
     now = await begin_of(tx)
     results = {}
     for order in orders:

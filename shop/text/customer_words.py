@@ -23,8 +23,9 @@ from shop.text.sanitize import UNSEEN
 E = TypeVar("E", bound=StepError)
 HIDDEN = "[customer's]"
 _NOT_PERSONAL = frozenset(
-    "id product_id quantity price currency total_amount tax_amount shipping_amount discount_amount "
-    "method country".split()
+    "id product_id quantity price line_total currency total_amount tax_amount shipping_amount "
+    "discount_amount tip_amount amount weight_grams sku digital prices_include_tax method provider country "
+    "locale ordered_at".split()
 )
 _SHORTEST_VALUE, _SHORTEST_WORD = 3, 4
 _DIGITS = 5

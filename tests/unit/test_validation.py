@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from shop.orders.errors import OrderRejected, Problem, UnusableOrder
 from shop.orders.intake_content import take_in
 from shop.orders.order import EXAMPLE, Order
-from shop.orders.validation import PAYMENT_METHODS, validate
+from shop.orders.payment_methods import METHODS
+from shop.orders.validation import validate
 from shop.settings import Settings
 from shop.values import money
 
@@ -98,7 +99,12 @@ async def test_the_example_is_valid() -> None:
         without("customer_email"),
         changed("customer_email", "pat@straße.example"),
         changed("customer_email", None),
+        without("customer_id"),  # a guest
+        changed("customer_id", " \t"),
+        changed("customer_name", ""),
         changed("payment_info", None),
+        changed("payment_info.token", ""),
+        changed("total_amount", "1000.00"),
         changed("shipping_info.country", "de"),
         changed("shipping_info.zip", None),
         changed("currency", "eur"),
@@ -150,7 +156,6 @@ def characters(text: str) -> str:
 many = {**EXAMPLE, "items": [{"product_id": "PROD-001", "quantity": 100_001, "price": "0.01"}]}
 ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
     # required, and not empty
-    (without("customer_id"), "customer_id", "nothing", "a value"),
     (without("items"), "items", "nothing", "a value"),
     (without("total_amount"), "total_amount", "nothing", "a value"),
     (without("currency"), "currency", "nothing", "a value"),
@@ -158,14 +163,10 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
     (without("shipping_info.country"), "shipping_info.country", "nothing", "a value"),
     (without("items[0].product_id"), "items[0].product_id", "nothing", "a value"),
     (without("items[0].quantity"), "items[0].quantity", "nothing", "a value"),
-    (without("items[0].price"), "items[0].price", "nothing", "a value"),
+    (without("items[0].price"), "items[0].price", "nothing", "the price of one piece, or a line_total"),
     (without("payment_info.method"), "payment_info.method", "nothing", "a value"),
     (without("shipping_info.address"), "shipping_info.address", "nothing", "a value"),
-    (changed("customer_id", ""), "customer_id", "nothing", "text that is not empty"),
-    (changed("customer_id", " \t"), "customer_id", "nothing", "text that is not empty"),
-    (changed("customer_id", None), "customer_id", "nothing", "a valid string"),
     (changed("customer_id", ["C"]), "customer_id", "a list of 1", "a valid string"),
-    (changed("customer_name", ""), "customer_name", "nothing", "text that is not empty"),
     (changed("items[0].product_id", ""), "items[0].product_id", "nothing", "a product's id"),
     (changed("shipping_info.address", ""), "shipping_info.address", "nothing", "text that is not empty"),
     (changed("shipping_info.city", " "), "shipping_info.city", "nothing", "text that is not empty"),
@@ -210,8 +211,7 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
         "text of 4 characters",
         "a valid integer, unable to parse string as an integer",
     ),
-    (charged_for_nothing("items[0].price", 0, "10"), "items[0].price", "0.00", "more than 0"),
-    (charged_for_nothing("items[0].price", "-1", "11"), "items[0].price", "-1.00", "more than 0"),
+    (charged_for_nothing("items[0].price", "-1", "11"), "items[0].price", "-1.00", "0 or more"),
     (changed("items[0].price", "cheap"), "items[0].price", "text of 5 characters", "an amount such as 9.99"),
     (changed("items[0].price", True), "items[0].price", "True", "an amount such as 9.99"),
     (changed("items[0].price", "NaN"), "items[0].price", "text of 3 characters", "a finite amount"),
@@ -227,43 +227,31 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
         "1.2345678",
         "an amount of at most 6 decimals",
     ),
-    (
-        {**changed("items[0].price", "999.985"), "total_amount": "999.98"},
-        "items[0].price",
-        "999.985",
-        "at most 2 decimals (USD)",
-    ),
     # the sum
-    (changed("total_amount", 0), "total_amount", "0.00", "more than 0, at most 1000000"),
-    (changed("total_amount", -100), "total_amount", "-100.00", "more than 0, at most 1000000"),
-    (changed("total_amount", "1000000.01"), "total_amount", "1000000.01", "more than 0, at most 1000000"),
+    (changed("total_amount", 0), "total_amount", "0.00", "999.99 (items)"),
+    (changed("total_amount", -100), "total_amount", "-100.00", "0 or more, at most 1000000"),
+    (changed("total_amount", "1000000.01"), "total_amount", "1000000.01", "0 or more, at most 1000000"),
     (
         changed("total_amount", "999.97"),
         "total_amount",
         "999.97",
-        "999.99 (items + tax + shipping - discount)",
-    ),
-    (
-        changed("total_amount", "1000.00"),
-        "total_amount",
-        "1000.00",
-        "999.99 (items + tax + shipping - discount)",
+        "999.99 (items)",
     ),
     (changed("items[0].quantity", True), "items[0].quantity", "True", "a whole number"),
     (changed("total_amount", "999.985"), "total_amount", "999.985", "at most 2 decimals (USD)"),
     (changed("total_amount", "a lot"), "total_amount", "text of 5 characters", "an amount such as 9.99"),
-    (changed("tax_amount", "10"), "total_amount", "999.99", "1009.99 (items + tax + shipping - discount)"),
+    (changed("tax_amount", "10"), "total_amount", "999.99", "1009.99 (items + tax)"),
     (
         changed("shipping_amount", "10"),
         "total_amount",
         "999.99",
-        "1009.99 (items + tax + shipping - discount)",
+        "1009.99 (items + shipping)",
     ),
     (
         changed("discount_amount", "10"),
         "total_amount",
         "999.99",
-        "989.99 (items + tax + shipping - discount)",
+        "989.99 (items - discount)",
     ),
     ({**changed("tax_amount", "-1"), "total_amount": "998.99"}, "tax_amount", "-1.00", "0 or more"),
     ({**changed("shipping_amount", "-1"), "total_amount": "998.99"}, "shipping_amount", "-1.00", "0 or more"),
@@ -317,13 +305,13 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
         changed("payment_info.method", "shells"),
         "payment_info.method",
         "text of 6 characters",
-        "one of " + ", ".join(PAYMENT_METHODS),
+        "one of " + ", ".join(METHODS),
     ),
     (
         changed("payment_info.method", ""),
         "payment_info.method",
         "nothing",
-        "one of " + ", ".join(PAYMENT_METHODS),
+        "one of " + ", ".join(METHODS),
     ),
     (
         changed("payment_info.card_last4", "123"),
@@ -344,16 +332,10 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
         "the card's last four digits",
     ),
     (
-        changed("payment_info.token", ""),
-        "payment_info.token",
-        "0 characters",
-        "the gateway's token, 1 to 255 characters",
-    ),
-    (
         changed("payment_info.token", "t" * 256),
         "payment_info.token",
         "256 characters",
-        "the gateway's token, 1 to 255 characters",
+        "at most 255",
     ),
     (
         changed("payment_info", "cash"),
@@ -431,7 +413,6 @@ async def test_as_many_decimals_as_the_currency_has(currency: str, price: str, a
         assert isinstance(verdict, OrderRejected)
         expected = f"at most {allowed} decimals ({currency})"
         assert [(p.place, p.expected) for p in verdict.problems] == [
-            ("items[0].price", expected),
             ("total_amount", expected),
         ]
 
@@ -440,11 +421,11 @@ async def test_limits_are_settings() -> None:
     strict = Settings(_env_file=None, MAX_ITEMS=1, MAX_QUANTITY=1, MAX_ORDER_TOTAL=Decimal(1000))
     assert await problems_of(EXAMPLE, strict) == [
         Problem("items", "2 items", "at most 1 items"),
-        Problem("total_amount", "1059.97", "more than 0, at most 1000"),
+        Problem("total_amount", "1059.97", "0 or more, at most 1000"),
     ]
     assert await problems_of({**changed("items[0].quantity", 2), "total_amount": "1000"}, strict) == [
         Problem("items[0].quantity", "2", "a whole number from 1 to 1"),
-        Problem("total_amount", "1000.00", "1999.98 (items + tax + shipping - discount)"),
+        Problem("total_amount", "1000.00", "1999.98 (items)"),
     ]
 
 
@@ -456,15 +437,15 @@ async def test_the_sample_order_gives_exactly_its_three_reasons() -> None:
     for content in (order, json.loads(take_in(order).text)):
         assert await problems_of(content) == [
             Problem("items", "none", "at least one item"),
-            Problem("customer_id", "nothing", "text that is not empty"),
-            Problem("total_amount", "-100.00", "more than 0, at most 1000000"),
+            Problem("customer_id", "nothing", "the customer's id, or a customer_email for a guest"),
+            Problem("total_amount", "-100.00", "0 or more, at most 1000000"),
         ]
     verdict = await verdict_on(order)
     assert isinstance(verdict, OrderRejected)
     assert verdict.reasons() == [
         "items: got none, expected at least one item",
-        "customer_id: got nothing, expected text that is not empty",
-        "total_amount: got -100.00, expected more than 0, at most 1000000",
+        "customer_id: got nothing, expected the customer's id, or a customer_email for a guest",
+        "total_amount: got -100.00, expected 0 or more, at most 1000000",
     ]
     assert [problem["place"] for problem in verdict.details()["problems"]] == [
         "items",
@@ -475,7 +456,7 @@ async def test_the_sample_order_gives_exactly_its_three_reasons() -> None:
 
 EVERYTHING_WRONG = {
     "id": "A",
-    "customer_id": "",
+    "customer_id": LONG,
     "customer_name": LONG,
     "customer_email": "john",
     "currency": "XXX",
@@ -485,7 +466,7 @@ EVERYTHING_WRONG = {
         {"quantity": "many", "price": "cheap"},
         "PROD-001",
     ],
-    "total_amount": 0,
+    "total_amount": -1,
     "tax_amount": -1,
     "discount_amount": "none",
     "payment_info": {"method": "shells", "card_last4": "1"},
@@ -522,7 +503,7 @@ async def test_all_problems_at_once() -> None:
 async def test_the_shape_of_one_field_does_not_change_what_is_said_of_another() -> None:
     broken = {
         **changed("items[0].quantity", "many"),
-        "customer_id": "  ",
+        "customer_id": LONG,
         "currency": " usd ",
         "customer_email": " john.doe@example.com ",
     }
@@ -595,7 +576,7 @@ async def test_a_security_code_is_told_about() -> None:
 
 async def test_a_field_of_another_name_is_told_with_the_right_one() -> None:
     """Beside everything else that is wrong, and instead of saying that the right one is missing."""
-    order = without("currency") | {"currency_code": "jpy", "customer_id": ""}
+    order = without("currency") | {"currency_code": "jpy", "customer_id": LONG}
     order["shipping_info"] = {
         "address": "1 Some St",
         "adress2": "Apt 5",
@@ -609,7 +590,7 @@ async def test_a_field_of_another_name_is_told_with_the_right_one() -> None:
             Problem("shipping_info.adress2", "a field of another name", "shipping_info.address2"),
             Problem("shipping_info.countryCode", "a field of another name", "shipping_info.country"),
             Problem("shipping_info.postcode", "a field of another name", "shipping_info.zip"),
-            Problem("customer_id", "nothing", "text that is not empty"),
+            Problem("customer_id", "201 characters", "at most 200 characters"),
         ],
         key=str,
     )
@@ -650,7 +631,6 @@ async def test_what_was_taken_out_always_has_a_reason() -> None:
         deep = [deep]
     for order in (
         changed("notes", "a\x00b"),
-        changed("notes", "y" * 30_000),
         changed("notes", deep),
         changed("items", [EXAMPLE["items"][0]] * 2_000),
     ):
@@ -735,29 +715,25 @@ def assert_sensible(order: Order) -> None:
     assert order.customer_id.strip()
     assert 1 <= len(order.items) <= LIMITS.orders.max_items
     assert money.is_currency(order.currency)
-    amounts = [
+    unit = money.from_minor(1, order.currency)
+    charges = [
         order.total_amount,
         order.tax_amount,
         order.shipping_amount,
         order.discount_amount,
-        *(item.price for item in order.items),
     ]
-    assert all(money.fits(amount, order.currency) for amount in amounts)
-    assert all(amount >= 0 for amount in amounts)
+    assert all(money.fits(amount, order.currency) and amount >= 0 for amount in charges)
+    total = order.tax_amount + order.shipping_amount - order.discount_amount
     for item in order.items:
         assert item.product_id
         assert 0 < item.quantity <= LIMITS.orders.max_quantity
-        assert item.price > 0
-    assert 0 < order.total_amount <= LIMITS.orders.max_total(order.currency)
-    total = (
-        sum(item.price * item.quantity for item in order.items)
-        + order.tax_amount
-        + order.shipping_amount
-        - order.discount_amount
-    )
-    assert total - money.from_minor(1, order.currency) <= order.total_amount <= total
+        assert item.price is not None
+        assert item.price >= 0
+        total += money.round_to(item.price * item.quantity, order.currency)
+    assert 0 <= order.total_amount <= LIMITS.orders.max_total(order.currency)
+    assert abs(order.total_amount - total) <= unit * len(order.items)
     if order.payment_info:
-        assert order.payment_info.method in PAYMENT_METHODS
+        assert order.payment_info.method in METHODS
     if order.shipping_info:
         assert order.shipping_info.address
         assert order.shipping_info.city
@@ -838,14 +814,11 @@ async def test_a_total_that_is_off_by_more_than_a_unit_is_not_valid(
 
 @relaxed
 @given(good_orders())
-async def test_no_total_is_more_than_the_sum_of_its_parts(order: dict[str, Any]) -> None:
-    """In any currency; a unit less may be."""
+async def test_a_total_may_be_a_unit_off(order: dict[str, Any]) -> None:
+    """In any currency: shops round."""
     unit = money.from_minor(1, order["currency"])
     more, less = ({**order, "total_amount": order["total_amount"] + off} for off in (unit, -unit))
-    refused, taken = await validate([more, less], Everything(), LIMITS)
-    assert isinstance(refused, OrderRejected)
-    assert [p.place for p in refused.problems] == ["total_amount"]
-    assert isinstance(taken, Order) == (less["total_amount"] > 0)
+    assert all(isinstance(taken, Order) for taken in await validate([more, less], Everything(), LIMITS))
 
 
 @pytest.mark.parametrize("currency", ["USD", "EUR", "VND", "IDR", "KRW", "JPY", "KWD", "IRR", "COP"])
@@ -876,8 +849,6 @@ async def test_the_limit_of_a_currency_is_a_setting() -> None:
         "items": [{"product_id": "PROD-001", "quantity": 1, "price": 1_501}],
         "total_amount": 1_501,
     }
-    assert await problems_of(order, limits) == [
-        Problem("total_amount", "1501.00", "more than 0, at most 1500")
-    ]
+    assert await problems_of(order, limits) == [Problem("total_amount", "1501.00", "0 or more, at most 1500")]
     with pytest.raises(ValidationError, match="ISO 4217"):
         Settings(_env_file=None, MAX_ORDER_TOTAL_BY_CURRENCY={"XXX": Decimal(1)})

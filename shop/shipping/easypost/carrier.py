@@ -20,8 +20,9 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote as url_quote
 
-from shop.orders import names
+from shop.orders import amounts, names
 from shop.orders.order import Order
+from shop.orders.parts import Item
 from shop.runtime.installation import installation_id
 from shop.settings import Settings
 from shop.shipping.carrier import NotOurParcel, Quote, Rate, Shipment, Tracking, Voided, choose
@@ -29,8 +30,12 @@ from shop.shipping.easypost.calls import EasyPostCalls, Rejected, ShipmentNotFou
 from shop.shipping.easypost.records import ShipmentRecord, read
 from shop.shipping.easypost.settings import Sender
 from shop.shipping.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
+from shop.shipping.labels.content import recipient_of
 from shop.text.domains import ascii_mail_domain
 from shop.text.sanitize import folded, one_line
+
+_GRAMS = 28.349523125
+"""Grams of an ounce."""
 
 _LABEL_BEGINS = b"%PDF-"
 _BOUGHT_BEFORE = "SHIPMENT.POSTAGE.EXISTS"
@@ -215,6 +220,7 @@ class EasyPostCarrier:
             },
             "to_address": {
                 "name": _recipient(order),
+                "company": to.company,
                 "street1": to.address,
                 "street2": to.address2,
                 "city": to.city,
@@ -224,24 +230,32 @@ class EasyPostCarrier:
                 "email": ascii_mail_domain(order.customer_email) if order.customer_email else None,
                 "phone": to.phone,
             },
-            "parcel": {"weight": round(sum(order.wanted.values()) * s.easypost.piece_ounces, 1)},
+            "parcel": {"weight": round(sum(map(self._ounces, order.items)), 1)},
             "options": {"label_format": "PDF", "label_size": "4x6"},
         }
         if to.country.upper() != sender.country:
             params["customs_info"] = self._customs(order)
         return params
 
+    def _ounces(self, item: Item) -> float:
+        """Returns the weight of a line; of `EASYPOST_PIECE_OUNCES` a piece, if the order does not say it."""
+        if item.digital:
+            return 0
+        given = item.weight_grams
+        return item.quantity * (given / _GRAMS if given else self._settings.easypost.piece_ounces)
+
     def _customs(self, order: Order) -> dict[str, Any]:
         items = [
             {
                 "description": one_line(item.name or item.product_id, 100),
                 "quantity": item.quantity,
-                "value": str(item.price * item.quantity),
+                "value": str(amounts.line_total(item, order.currency) - item.discount_amount),
                 "currency": order.currency,
-                "weight": round(item.quantity * self._settings.easypost.piece_ounces, 1),
+                "weight": round(self._ounces(item), 1),
                 "origin_country": self._sender.country,
             }
             for item in order.items
+            if not item.digital
         ]
         return {
             "customs_certify": True,
@@ -255,9 +269,7 @@ class EasyPostCarrier:
 
 
 def _recipient(order: Order) -> str:
-    return one_line(
-        (order.shipping_info and order.shipping_info.name) or order.customer_name or order.customer_id
-    )
+    return one_line(recipient_of(order))
 
 
 def _goes_to(record: ShipmentRecord, order: Order) -> bool:

@@ -14,6 +14,7 @@ class Parcel:
     """The content of a label."""
 
     order_id: str
+    """The number by which the customer knows the order."""
     tracking_number: str
     carrier: str
     service: str
@@ -32,16 +33,22 @@ def parcel_of(
     """Returns the content of the order's label."""
     to = order.shipping_info
     place = " ".join(part for part in (to.city, to.state, to.zip) if part) if to else ""
-    name = (to.name if to else None) or order.customer_name or order.customer_id
+    name = recipient_of(order)
     return Parcel(
-        order_id=order.id,
+        order_id=order.number,
         tracking_number=tracking_number,
         carrier=carrier,
         service=service,
         sender=tuple(sender),
-        recipient=(name, to.address, *([to.address2] if to.address2 else []), place, to.country.upper())
+        recipient=tuple(filter(None, (name, to.company, to.address, to.address2, place, to.country.upper())))
         if to
         else (name,),
         pieces=sum(order.wanted.values()),
         country=to.country.upper() if to else "",
     )
+
+
+def recipient_of(order: Order) -> str:
+    """Returns the name of the parcel's recipient."""
+    to = order.shipping_info
+    return (to.name if to else None) or order.customer_name or order.customer_id or (to and to.company) or ""
