@@ -26,7 +26,7 @@ from shop.inventory.errors import DeliveryConflict, InvalidDelivery, UnknownProd
 from shop.inventory.reservations import lock_products
 from shop.orders.errors import UnusableOrder
 from shop.orders.intake_content import usable_id
-from shop.orders.order import Pieces, Text
+from shop.orders.scalars import Pieces, Text
 from shop.text.card_numbers import has_card_number
 from shop.text.sanitize import one_line
 

@@ -102,6 +102,8 @@ Pieces = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST), BeforeValidator(_whole
 
 
 _MAX_FACTS, _MAX_FACT_DEPTH = 100, 4
+_INT64 = 2**63
+"""JSON in the database has larger integers as texts."""
 
 
 def is_left_out(value: Any) -> bool:
@@ -161,7 +163,11 @@ def _facts(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Decimal):
         exact = value.is_finite() and math.isfinite(number := float(value)) and Decimal(repr(number)) == value
         return number if exact else str(value)
-    return value if value is None or isinstance(value, bool | int | float | str) else None
+    if isinstance(value, int) and abs(value) >= _INT64:
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str) else None
 
 
 def _metadata(value: Any) -> Any:
@@ -169,7 +175,7 @@ def _metadata(value: Any) -> Any:
         return {}
     if not isinstance(value, Mapping):
         raise ValueError("an object")
-    return _facts(value)
+    return {} if is_left_out(facts := _facts(value)) else facts
 
 
 def _properties(value: Any) -> Any:

@@ -792,6 +792,22 @@ def test_unknown_fields_are_listed() -> None:
     assert many[-1] == "and 150 more"
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"n": 10**25, "f": 1.5, "d": Decimal("1.10"), "t": "x", "b": True, "l": [1, {"x": None}]},
+        {"deep": {"deep": {"deep": {"deep": {"deep": {"deep": 1}}}}}},
+        {"nan": float("nan"), "inf": float("inf")},
+        {f"key {i}": i for i in range(300)},
+    ],
+)
+def test_metadata_stays_the_same_when_it_is_taken_in_again(metadata: dict[str, Any]) -> None:
+    once = take_in({**EXAMPLE, "metadata": metadata})
+    again = take_in(json.loads(once.text))
+    assert (again.text, again.fingerprint) == (once.text, once.fingerprint)
+    Order.model_validate_json(once.text)
+
+
 @pytest.mark.parametrize("empty", [None, "", "  "])
 def test_nothing_and_an_empty_text_mean_left_out(empty: str | None) -> None:
     optional = [name for name, field in Order.model_fields.items() if not field.is_required()]
