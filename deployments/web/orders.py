@@ -20,8 +20,8 @@ from shop.orders.intake_content import take_in, usable_id
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import Outcome, Receipt
+from shop.orders.payment_methods import METHODS
 from shop.orders.status import OrderStatus, read_status
-from shop.orders.validation import PAYMENT_METHODS
 from shop.review.errors import NotRetryable, OrderUnknown, RetryInvalid
 from shop.review.retry import NewMeans, RetryReceipt, retry
 
@@ -150,7 +150,7 @@ class Retry(BaseModel):
         pattern=r"^[!-~]*[A-Za-z][!-~]*$",
         description="the gateway's token of another card",
     )
-    method: Annotated[str, WithJsonSchema({"enum": list(PAYMENT_METHODS)})] | None = Field(
+    method: Annotated[str, WithJsonSchema({"enum": list(METHODS)})] | None = Field(
         default=None, description="of the payment; default: the order's"
     )
     card_last4: str | None = Field(

@@ -24,9 +24,9 @@ from shop.notifications import notices
 from shop.notifications.kinds import Kind
 from shop.orders.intake_content import HAS_REMOVED, REMOVED, take_in
 from shop.orders.outcomes import Outcome
+from shop.orders.payment_methods import METHODS
 from shop.orders.store import ORDERS
 from shop.orders.tries import IS_CANCELLED, MOST_TRIES, TRY, add_try, next_try, number_of
-from shop.orders.validation import PAYMENT_METHODS
 from shop.review import typed_text
 from shop.review.errors import NotRetryable, OrderUnknown, ResolutionIncomplete, RetryInvalid
 from shop.runtime.sync import run_sync
@@ -168,8 +168,8 @@ def _problems(means: NewMeans) -> dict[str, str]:
     """Returns what is wrong with the means of payment, by name. Checks it for card data as intake does."""
     given = means.given
     problems: dict[str, str] = {}
-    if means.method is not None and means.method not in PAYMENT_METHODS:
-        problems["method"] = "expected one of " + ", ".join(PAYMENT_METHODS)
+    if means.method is not None and means.method not in METHODS:
+        problems["method"] = "expected one of " + ", ".join(METHODS)
     if means.card_last4 is not None and not re.fullmatch(r"[0-9]{4}", means.card_last4):
         problems["card_last4"] = "expected the card's last four digits, never more"
     if means.token is not None and not 0 < len(means.token) <= _LONGEST_TOKEN:
