@@ -60,12 +60,16 @@ def cancel_order(
     """
     if not confirmed:
         return preview_cancel(order_id)
-    if (
-        ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by, started_by=user("in Python"))
-        is not Asked.ENDED
-    ):
+    ask_to_cancel(order_id, reason=reason, requested_by=requested_by)
+    return outcome_of(order_id, timeout)
+
+
+def ask_to_cancel(order_id: str, *, reason: str, requested_by: str, through: str = "in Python") -> Asked:
+    """Stores the request to cancel the order, and wakes a worker. Raises as `cancel_order` does."""
+    asked = ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by, started_by=user(through))
+    if asked is not Asked.ENDED:
         wake_pending_lane()
-    return _outcome(order_id, timeout)
+    return asked
 
 
 def resolve_order(
@@ -93,7 +97,7 @@ def resolve_order(
     )
     if review.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
         wake_pending_lane()
-    return _outcome(decided.order_id, timeout)
+    return outcome_of(decided.order_id, timeout)
 
 
 def accept_discrepancies(order_id: str, *, accepted_by: str, reason: str) -> int:
@@ -116,7 +120,8 @@ def send_again(*order_ids: str) -> int:
     return again
 
 
-def _outcome(order_id: str, timeout: float) -> OrderOutcome:
+def outcome_of(order_id: str, timeout: float) -> OrderOutcome:
+    """Waits for the order's outcome, up to `timeout` seconds. Raises `TimeoutError`."""
     with wakeup.listening_sync(ORDERS, wakeup.FINISHED) as ear:
         deadline = time.monotonic() + timeout
         while (known := report.read([order_id]).get(order_id)) is None or known.outcome is None:

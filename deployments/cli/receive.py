@@ -163,5 +163,5 @@ def _show(console: Console, receipts: list[DeliveryReceipt], *, json: bool) -> N
     if waiting:
         console.print(
             f"{waiting:,} order{'s' if waiting != 1 else ''} of the last 30 days ended as out_of_stock and "
-            "asked for these products: they can be retried."
+            "asked for these products. To try one again: order-saga retry ORDER."
         )

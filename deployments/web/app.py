@@ -27,11 +27,12 @@ from sqlalchemy import text
 
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
-from deployments.web import documents, metrics, order_list, orders, stock, stripe_webhook
+from deployments.web import cancelling, documents, metrics, order_list, orders, stock, stripe_webhook
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from deployments.web.starter import Starter
 from saga.database import close_engine, is_database_error, transaction
 from shop.monitoring.exposition.endpoint import Exposition, metrics_token
+from shop.payments.gateways import close_gateway
 from shop.settings import settings
 
 use_running_world()
@@ -53,6 +54,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.metrics = Exposition("web app", token=metrics_token())
         app.state.events = starters.enter_context(Starter("handling payment events", start_handling_events))
         yield
+    await close_gateway()
     await close_engine()
 
 
@@ -69,7 +71,9 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     answer_problems(made)
-    routers = [each.router for each in (order_list, orders, stock, stripe_webhook, metrics, documents)]
+    routers = [
+        each.router for each in (order_list, cancelling, orders, stock, stripe_webhook, metrics, documents)
+    ]
     for router in routers:
         made.include_router(router)
 

@@ -29,7 +29,7 @@ router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
 DATABASE_SECONDS = 8
 """Limits the wait for the database, in seconds: then the answer is 503."""
 _KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
-_NO_CONTROL = (
+NO_CONTROL = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
     r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
 )
@@ -37,7 +37,7 @@ _NO_CONTROL = (
 ID_SCHEMA: dict[str, Any] = {
     "type": "string",
     "maxLength": MAX_ORDER_ID,
-    "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$",
+    "pattern": rf"^[^{NO_CONTROL}]*[^\s{NO_CONTROL}][^{NO_CONTROL}]*$",
     "description": "Chosen by you; identifies the order permanently. Text in Unicode's composed form (NFC), "
     "without invisible characters.",
 }

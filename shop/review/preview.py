@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -108,12 +109,14 @@ class CancelPreview(BaseModel):
         ]
 
 
-async def preview_cancel(order_id: str, saga: Saga, gateway: PaymentGateway) -> CancelPreview:
+async def preview_cancel(
+    order_id: str, saga: Saga, gateway: PaymentGateway, *, seconds: float | None = None
+) -> CancelPreview:
     """Returns what cancelling now would compensate and cost, according to our tables and the gateway.
-    Changes nothing. Raises `OrderUnknown`."""
+    Changes nothing. `seconds`: limits the wait for the gateway. Raises `OrderUnknown`."""
     async with transaction() as tx:
         seen = await tx.run_sync(_preview, order_id, saga)
-    return await _with_money(seen, gateway) if seen.begun is not None else seen.preview
+    return await _with_money(seen, gateway, seconds) if seen.begun is not None else seen.preview
 
 
 def preview_cancel_sync(order_id: str, saga: Saga) -> CancelPreview:
@@ -142,14 +145,15 @@ class _Seen:
     """None: nothing would be refunded."""
 
 
-async def _with_money(seen: _Seen, gateway: PaymentGateway) -> CancelPreview:
+async def _with_money(seen: _Seen, gateway: PaymentGateway, seconds: float | None) -> CancelPreview:
     """Adds what is left of the order's payments at the gateway, as `refund_payment` will find it. If the
     gateway does not answer, the amount is uncertain."""
     preview, begun = seen.preview, seen.begun
     assert begun is not None
     try:
-        payments = await payments_of(preview.order_id, gateway, begun.payment_id)
-    except PaymentError:
+        async with asyncio.timeout(seconds):
+            payments = await payments_of(preview.order_id, gateway, begun.payment_id)
+    except (PaymentError, TimeoutError):
         return preview.model_copy(
             update={"refund": begun.amount, "refund_is_certain": False, "fee_lost": begun.fee}
         )
