@@ -104,14 +104,15 @@ class InventoryServer:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
-    def name_of(self, order_id: str) -> str:
-        """What a shop's order is called here, whichever shop reserved for it;
+    def name_of(self, order_id: str, try_number: int = 1) -> str:
+        """What this try of a shop's order is called here, whichever shop reserved for it;
         the id as it is, if none did."""
+        mark = f".{try_number}/" if try_number > 1 else "/"
         with psycopg.connect(self.database_url) as connection:
             rows = connection.execute(
                 "SELECT order_id FROM reservation WHERE order_id = %(id)s "
-                "OR (order_id ~ '^[0-9a-f]{16}/' AND substr(order_id, 18) = %(id)s)",
-                {"id": order_id},
+                "OR (order_id ~ '^[0-9a-f]{16}[./]' AND substr(order_id, 17) = %(name)s)",
+                {"id": order_id, "name": mark + order_id},
             ).fetchall()
         (name,) = rows[0] if rows else (order_id,)
         return str(name)

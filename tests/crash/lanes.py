@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from shop.payments.events.event import PaymentEvent
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import gateway
 from shop.review.cancel import ask_to_cancel, ask_to_cancel_sync
+from shop.review.errors import NotRetryable
 from shop.review.resolution import Resolution
+from shop.review.retry import NewMeans, retry
 from tests.crash.scenarios import stranger
 
 
@@ -85,6 +88,13 @@ async def _event(order_id: str) -> None:
     await housekeeping(return_state=True)
 
 
+async def _second_try(order_id: str) -> None:
+    """Its customer gives another card; whoever asked for it and heard nothing asks again."""
+    with suppress(NotRetryable):  # it is paid
+        await retry(order_id, NewMeans(card_last4="1234"))
+    await process_pending_orders(consumer_seconds=0, return_state=True)
+
+
 AFTERWARDS = {
     "return": _return,
     "retry": _retry,
@@ -92,6 +102,7 @@ AFTERWARDS = {
     "reconcile": _reconcile,
     "accept": _accept,
     "event": _event,
+    "second": _second_try,
 }
 
 
@@ -130,7 +141,7 @@ async def walk(
     """Works on the orders in that lane, until it is killed."""
     if lane in AFTERWARDS:  # until it has ended, it is any order
         await process_order(orders[0], return_state=True)
-        if lane in {"reconcile", "event"}:
+        if lane in {"reconcile", "event", "second"}:
             await _pay_again(orders[0])
         if lane == "accept":
             await _pay_for_nothing(orders[0])

@@ -73,6 +73,7 @@ _AFTERWARDS = {
     "cancelled with its label": "cancelled",
     "told of a late charge": "event",
     "cancelled with its stock": "cancelled",
+    "second try": "second",
 }
 """What is done with an order that has ended, by another flow."""
 _ON_THEIR_OWN = {"given up", *_AFTERWARDS}
@@ -105,6 +106,7 @@ FIRST = (
     ),
     Way("sent back", "return", settings=_AT_SERVICE),
     Way("cancelled with its stock", "cancelled", settings=_AT_SERVICE),
+    Way("second try", "second", settings=_AT_SERVICE),
     Way("completes", "process_order", outside=True),
     Way("declined", "pending", outside=True),
 )

@@ -29,6 +29,9 @@ class Scenario:
     """No payment is left that could still be charged."""
     accepted: bool = False
     """Somebody has paid for an order that nobody knows (`stranger`), and a person accepts that."""
+    charges: int = 1
+    """How often it is charged, if it is."""
+    tries: int = 1
     fail_at: str | None = None
     """A point at which the first worker's code raises."""
 
@@ -37,7 +40,7 @@ class Scenario:
         """The kinds of mails that its customer gets."""
         due = {
             "confirmation": self.outcome is Outcome.COMPLETED or self.returned,
-            "refund": self.refunded + self.by_hand > 0,
+            "refund": self.refunded + self.by_hand > 0 and self.outcome is not Outcome.COMPLETED,
             "payment_failed": self.changes.get("card") == "0000",
             "out_of_stock": self.outcome is Outcome.OUT_OF_STOCK,
         }
@@ -73,6 +76,17 @@ SCENARIOS = {
         Scenario("told of a late charge", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
         Scenario("cancelled with its stock", Outcome.COMPENSATED, PRICE, PRICE),
         Scenario("beside a stranger's payment", Outcome.COMPLETED, PRICE, accepted=True),
+        # Declined; then a late request of the first try is charged, and the customer gives another card.
+        Scenario(
+            "second try",
+            Outcome.COMPLETED,
+            2 * PRICE,
+            PRICE,
+            {"card": "0000"},
+            tidy=True,
+            charges=2,
+            tries=2,
+        ),
         Scenario(
             "fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"
         ),
