@@ -28,6 +28,7 @@ from shop.confirmation.settings import ConfirmationSettings, LanguageModelSettin
 from shop.inventory.settings import InventorySettings
 from shop.monitoring.settings import MetricsSettings, MonitoringSettings, TracesSettings
 from shop.notifications.settings import CrmSettings, MailSettings, SmtpSettings
+from shop.orders.formats.settings import MedusaSettings, ShopifySettings, WooCommerceSettings
 from shop.orders.settings import OrderSettings
 from shop.payments.settings import PaymentSettings
 from shop.payments.stripe.settings import StripeSettings
@@ -95,6 +96,9 @@ class Settings(EngineSettings):
     traces: TracesSettings = TracesSettings()
     alerts: AlertSettings = AlertSettings()
     orders: OrderSettings = OrderSettings()
+    shopify: ShopifySettings = ShopifySettings()
+    woocommerce: WooCommerceSettings = WooCommerceSettings()
+    medusa: MedusaSettings = MedusaSettings()
     workers: WorkerSettings = WorkerSettings()
     review: ReviewSettings = ReviewSettings()
     reconciliation: ReconciliationSettings = ReconciliationSettings()

@@ -24,6 +24,7 @@ from deployments.cli.trouble import explanation
 from saga.database import is_database_error
 from saga.errors import StepError
 from shop.orders import exact_json, report
+from shop.orders.formats.known import FORMATS
 from shop.orders.outcomes import OrderOutcome, Outcome, Receipt
 from shop.settings import settings
 
@@ -57,7 +58,14 @@ File = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)
 
 
 def submit(
-    file: File, /, *, own_run: bool = False, no_wait: bool = False, timeout: float = 300, json: bool = False
+    file: File,
+    /,
+    *,
+    format: str | None = None,  # noqa: A002  (the option's name)
+    own_run: bool = False,
+    no_wait: bool = False,
+    timeout: float = 300,
+    json: bool = False,
 ) -> int:
     """Take orders from a file to their outcomes.
 
@@ -66,12 +74,17 @@ def submit(
 
     Args:
         file: A JSON file (a list of orders, or one), or one order per line (NDJSON); - reads standard input.
+        format: The shop system that wrote the file: shopify, woocommerce or medusa. By default it has this
+            project's orders. An export may also be an object with the list `orders`.
         own_run: Start a flow run for each order, instead of using the pending lane.
         no_wait: Exit as soon as the orders are stored.
         timeout: Limits the wait for outcomes, in seconds.
         json: Print the outcomes as JSON, one order per line.
     """
     console = terminal.console(stderr=json)
+    if wrong := _wrong_format(format, own_run):
+        console.print(Text(wrong, "red"))
+        return 2
     options = _Options(timeout=timeout, json=json, wait=not no_wait)
     try:
         orders = read_orders(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
@@ -80,12 +93,25 @@ def submit(
         return 2
     settings()
     try:
-        return _run_own(console, orders, options) if own_run else _run_pending(console, orders, options)
+        if own_run:
+            return _run_own(console, orders, options)
+        receipts = (
+            trigger.submit_payloads(format, listed(orders)) if format else trigger.submit_orders(orders)
+        )
+        return _run_pending(console, receipts, options)
     except (DBAPIError, psycopg.Error) as error:  # some of the orders may be stored
         if not is_database_error(error):
             raise
         console.print(Text(explanation(error) or "", "red"))
         return 1
+
+
+def _wrong_format(name: str | None, own_run: bool) -> str | None:
+    if name is None:
+        return None
+    if name not in FORMATS:
+        return f"unknown format: there are {', '.join(FORMATS)}"
+    return "--format and --own-run exclude each other" if own_run else None
 
 
 def read_orders(text: str) -> list[Any]:
@@ -112,6 +138,17 @@ def read_orders(text: str) -> list[Any]:
     return parsed if isinstance(parsed, list) else [parsed]
 
 
+def listed(entries: list[Any]) -> list[Any]:
+    """Returns the orders of an export, which may be in objects with the list `orders`."""
+    return [
+        order
+        for entry in entries
+        for order in (
+            entry["orders"] if isinstance(entry, dict) and isinstance(entry.get("orders"), list) else [entry]
+        )
+    ]
+
+
 def _read_line(number: int, line: str) -> Any:
     try:
         return exact_json.loads(line)
@@ -121,14 +158,14 @@ def _read_line(number: int, line: str) -> Any:
         raise InputError(f"line {number} is not JSON: {error}") from None
 
 
-def _run_pending(console: Console, orders: list[Any], options: _Options) -> int:
-    receipts = trigger.submit_orders(orders)
+def _run_pending(console: Console, receipts: list[Receipt], options: _Options) -> int:
     refused = [receipt for receipt in receipts if receipt.status == "refused"]
     counts = Counter(
         receipt.status + (f" ({receipt.outcome})" if receipt.outcome else "") for receipt in receipts
     )
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()), highlight=False)
     _show_refused(console, refused)
+    _show_ignored(console, receipts)
     _show_ended(console, [receipt for receipt in receipts if receipt.outcome is not None])
     ids = list(
         dict.fromkeys(
@@ -191,6 +228,11 @@ def _show_refused(console: Console, refused: list[Receipt]) -> None:
                 "yellow",
             )
         )
+
+
+def _show_ignored(console: Console, receipts: list[Receipt]) -> None:
+    for receipt in [each for each in receipts if each.ignored][:_SHOWN]:
+        console.print(Text(f"no place here: {receipt.order_id}: {', '.join(receipt.ignored)}", "dim"))
 
 
 def _show_ended(console: Console, ended: list[Receipt]) -> None:

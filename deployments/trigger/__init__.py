@@ -1,6 +1,6 @@
 """Triggers orders from Python; from a shell: `order-saga submit`, or `python -m deployments.trigger`.
 
-from deployments.trigger import submit_orders, run_order, retry_order
+from deployments.trigger import submit_orders, submit_payloads, run_order, retry_order
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from saga import wakeup
 from saga.clock import database_time_sync
 from shop.orders import intake, report
 from shop.orders.errors import OrderConflict
+from shop.orders.formats import submission
 from shop.orders.intake_content import HAS_REMOVED, Content, take_in
 from shop.orders.order import Order
 from shop.orders.outcomes import OrderOutcome, Receipt
@@ -51,6 +52,16 @@ def submit_orders(orders: Iterable[AnyOrder]) -> list[Receipt]:
     of them again is safe.
     """
     return intake.submit(orders)
+
+
+def submit_payloads(format: str, payloads: Iterable[object]) -> list[Receipt]:  # noqa: A002  (the option's name)
+    """Stores the orders of another shop system, as it writes them: `shopify`, `woocommerce` or `medusa`.
+
+    Returns a receipt for each, like `submit_orders`. `ignored` lists what has no place here. An order that is
+    not paid yet, or was cancelled there, is `refused` and not stored; one that cannot be represented is
+    stored, ends as rejected, and has the reasons in its receipt.
+    """
+    return submission.submit(format, payloads)
 
 
 def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -> OrderOutcome:

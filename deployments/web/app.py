@@ -7,6 +7,8 @@ It needs only the database. What it answers with 2xx is stored; flows on the wor
 
 - `POST /orders` stores the order and starts the pending lane if no consumer runs. While the Prefect server is
   unavailable, orders are accepted, and processed when it is back.
+- `POST /orders/shopify` and `POST /orders/woocommerce` take those shops' webhooks: orders, and what becomes
+  of them later.
 - `POST /webhooks/stripe` checks the signature and stores the event by its id. In the same transaction it
   wakes an order that waits for its customer. Everything else requires calls to Stripe, so the running
   consumer does it, within a second; if none runs, a run of `housekeeping` is started. An event only says
@@ -27,7 +29,7 @@ from sqlalchemy import text
 
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
-from deployments.web import cancelling, documents, metrics, order_list, orders, stock, stripe_webhook
+from deployments.web import cancelling, documents, metrics, order_list, orders, shops, stock, stripe_webhook
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from deployments.web.starter import Starter
 from saga.database import close_engine, is_database_error, transaction
@@ -71,9 +73,8 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     answer_problems(made)
-    routers = [
-        each.router for each in (order_list, cancelling, orders, stock, stripe_webhook, metrics, documents)
-    ]
+    parts = (order_list, cancelling, orders, shops, stock, stripe_webhook, metrics, documents)
+    routers = [each.router for each in parts]
     for router in routers:
         made.include_router(router)
 

@@ -62,19 +62,7 @@ async def read_json(request: Request) -> Any:
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send uncompressed JSON as Content-Type: application/json"
         )
-    body = await read_body(request)
-    try:
-        parsed = exact_json.loads(
-            body.decode("utf-8-sig"), parse_constant=_reject_constant, object_pairs_hook=_object
-        )
-    except UnicodeDecodeError as error:
-        raise _not_json(f"not UTF-8, at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise _not_json(f"{error.msg}, in line {error.lineno}, column {error.colno}") from None
-    except (_Refused, exact_json.NumberOutOfRange) as error:
-        raise _not_json(str(error)) from None
-    except RecursionError:
-        raise _not_json("nested too deeply") from None
+    parsed = parse_json(await read_body(request))
     if deep := list(_too_deep(parsed)):
         detail = f"lists and objects may be nested {MAX_DEPTH} deep"
         errors = [Wrong(detail="nested too deeply", pointer=pointer(*place)) for place in deep]
@@ -86,6 +74,22 @@ async def read_json(request: Request) -> Any:
             errors=errors,
         )
     return parsed
+
+
+def parse_json(body: bytes) -> Any:
+    """Returns the JSON with exact numbers. Raises 400 with the reason."""
+    try:
+        return exact_json.loads(
+            body.decode("utf-8-sig"), parse_constant=_reject_constant, object_pairs_hook=_object
+        )
+    except UnicodeDecodeError as error:
+        raise _not_json(f"not UTF-8, at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise _not_json(f"{error.msg}, in line {error.lineno}, column {error.colno}") from None
+    except (_Refused, exact_json.NumberOutOfRange) as error:
+        raise _not_json(str(error)) from None
+    except RecursionError:
+        raise _not_json("nested too deeply") from None
 
 
 class _Refused(Exception):

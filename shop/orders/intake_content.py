@@ -40,6 +40,8 @@ NOT_JSON = "[removed: was not JSON]"
 CONTROL = "[removed: contained control characters]"
 OTHER_CURRENCY = "[removed: named another currency than the order]"
 MISNAMED = "[misnamed: "
+REFUSED = "[refused: "
+"""Begins the mark of what another system's order has and this project's has not: given; expected."""
 _MARKS = frozenset({CARD_REMOVED, CODE_REMOVED, TOO_LONG, TOO_DEEP, TOO_MANY, NOT_JSON, CONTROL})
 
 HAS_REMOVED = "~removed"
@@ -57,7 +59,7 @@ _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
 _ESCAPED_SIGN = re.compile(r"\\[ntr\"\\]")
 _INTEGER_PART = re.compile(r"\s*[+-]?(\d+)(\.\d*)?\s*")
 _UNSEEN = re.compile(f"[{UNSEEN}]")
-_MARK = re.compile(r"\[(removed|misnamed): [^\[\]]{1,100}\]")
+_MARK = re.compile(r"\[(removed|misnamed): [^\[\]]{1,100}\]|\[refused: [^\[\]]{1,200}\]")
 
 _PARTS: Mapping[str, type[BaseModel]] = {
     "payment_info": PaymentInfo,

@@ -8,7 +8,7 @@ currencies and product ids, and of other values only the kind.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from saga.yielding import yielding
 from shop.orders import rules
 from shop.orders.describing import kind, shown
 from shop.orders.errors import OrderRejected, Problem
-from shop.orders.intake_content import HAS_REMOVED, MISNAMED, NUMBERS, REMOVED
+from shop.orders.intake_content import HAS_REMOVED, MISNAMED, NUMBERS, REFUSED, REMOVED
 from shop.orders.order import Order
 from shop.orders.parts import Item
 from shop.orders.rules import MAX_TEXT, Readable, Whole
@@ -27,7 +27,7 @@ from shop.settings import Settings
 
 _MISNAMED = "a field of another name"
 _NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}(\.[0-9]{1,18})?\s*")
-_KEY = re.compile(r"[A-Za-z_~][A-Za-z0-9_-]{0,39}(\[[0-9]+\])*")
+_KEY = re.compile(r"[A-Za-z_~][A-Za-z0-9_-]{0,59}(\[[0-9]+\])*")
 _FIELDS = {
     name: TypeAdapter(field.rebuild_annotation())
     for name, field in Order.model_fields.items()
@@ -66,7 +66,7 @@ async def validate(
 
 def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | None]:
     """Reads what can be read and reports the rest."""
-    problems = _removed(content, "") if HAS_REMOVED in content else []
+    problems = [*_refused(content), *_removed(content, "")] if HAS_REMOVED in content else []
     named = {problem.expected for problem in problems if problem.given == _MISNAMED}
     try:
         order = Order.model_validate(content)
@@ -112,6 +112,15 @@ def _default(name: str) -> Any:
     if field.is_required():
         raise KeyError(name)
     return field.get_default(call_default_factory=True)
+
+
+def _refused(content: Mapping[str, Any]) -> Iterator[Problem]:
+    """Reports what another system's order had that cannot be represented; see `shop.orders.formats`."""
+    marks = content[HAS_REMOVED]
+    for place, mark in marks.items() if isinstance(marks, Mapping) else ():
+        if isinstance(mark, str) and mark.startswith(REFUSED):
+            given, _, expected = mark.removeprefix(REFUSED).removesuffix("]").partition("; ")
+            yield Problem(_path(place), given, expected)
 
 
 def _removed(value: Any, place: str) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""The record of what people decided about orders: who did what, when and why."""
+"""The record of what people decided about orders, and of what their shop said later: who, when and why."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ _ADD = text(
     'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency) '
     "VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency)"
 )
+
+_LAST = text(
+    "SELECT reason FROM desk_entry WHERE order_id = :id AND action = :action ORDER BY id DESC LIMIT 1"
+)
+
+
+def last_reason(connection: Connection, order_id: str, action: str) -> str | None:
+    """Returns the reason of the order's last entry of this action."""
+    found: str | None = connection.execute(_LAST, {"id": order_id, "action": action}).scalar_one_or_none()
+    return found
 
 
 def add_entry(

@@ -1,0 +1,163 @@
+"""The webhooks of Shopify and WooCommerce: verify, map, store, and answer so that the shop goes on sending.
+
+Shops disable a webhook that fails too often, and repeat what fails. So everything that no repetition can help
+is answered with 200 and says what became of it: also a rejected order, which is stored, and a change that
+cannot be applied, which is recorded with the order.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+
+from deployments.web.bodies import parse_json, read_body
+from deployments.web.problems import ProblemError, answers
+from saga.connections import answered_within
+from shop.orders.errors import UnusableOrder
+from shop.orders.formats.known import map_order
+from shop.review.shop_updates import Taken, cancel, take
+from shop.settings import settings
+
+router = APIRouter(tags=["webhooks"])
+log = logging.getLogger(__name__)
+_DATABASE_SECONDS = 8
+"""Limits the wait for the database, in seconds: then the answer is 503, and the shop sends it again."""
+_SHOPIFY = frozenset({"orders/create", "orders/paid", "orders/updated", "orders/edited", "orders/cancelled"})
+_WOOCOMMERCE = frozenset({"order.created", "order.updated", "order.restored"})
+_PING = re.compile(rb"webhook_id=\d{1,20}")
+_ANSWERS = answers(
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+
+
+def _body(where: str) -> dict[str, Any]:
+    return {
+        "requestBody": {
+            "required": True,
+            "description": f"An order, as the shop sends it: {where}",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        }
+    }
+
+
+_Short = Annotated[str, Header(max_length=255)]
+
+
+@router.post(
+    "/orders/shopify",
+    responses=_ANSWERS,
+    openapi_extra=_body("https://shopify.dev/docs/api/admin-rest/latest/resources/order"),
+)
+async def shopify_webhook(
+    request: Request,
+    x_shopify_topic: _Short = "",
+    x_shopify_hmac_sha256: _Short = "",
+    x_shopify_shop_domain: _Short = "",
+) -> Taken:
+    """Takes one of Shopify's messages about an order. After 200 it is stored, or of no interest."""
+    secrets = _required(settings().shopify.webhook_secrets, "SHOPIFY")
+    body = await read_body(request)
+    _check_signature(body, x_shopify_hmac_sha256, secrets, "SHOPIFY")
+    order = _object(parse_json(body))
+    shop = f"Shopify {x_shopify_shop_domain}".strip()[:200]
+    if x_shopify_topic == "orders/delete":
+        return await _deleted(settings().shopify.order_prefix, order, shop, x_shopify_topic)
+    if x_shopify_topic not in _SHOPIFY:
+        return Taken(status="ignored", reasons=["only the topics of orders are used"])
+    return await _take(request, "shopify", order, shop, x_shopify_topic)
+
+
+@router.post(
+    "/orders/woocommerce",
+    responses=_ANSWERS,
+    openapi_extra=_body("https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties"),
+)
+async def woocommerce_webhook(
+    request: Request,
+    x_wc_webhook_topic: _Short = "",
+    x_wc_webhook_signature: _Short = "",
+    x_wc_webhook_source: _Short = "",
+) -> Taken:
+    """Takes one of WooCommerce's messages about an order, or the ping that it sends when its webhook is
+    saved. After 200 it is stored, or of no interest."""
+    secrets = _required(settings().woocommerce.webhook_secrets, "WOOCOMMERCE")
+    body = await read_body(request)
+    if not x_wc_webhook_signature and _PING.fullmatch(body):
+        return Taken(status="ignored", reasons=["the webhook is set up"])
+    _check_signature(body, x_wc_webhook_signature, secrets, "WOOCOMMERCE")
+    order = _object(parse_json(body))
+    shop = f"WooCommerce {x_wc_webhook_source}".strip()[:200]
+    if x_wc_webhook_topic == "order.deleted":
+        options = settings().woocommerce.options
+        return await _deleted(options.prefix_of(x_wc_webhook_source), order, shop, x_wc_webhook_topic)
+    if x_wc_webhook_topic not in _WOOCOMMERCE:
+        return Taken(status="ignored", reasons=["only the topics of orders are used"])
+    return await _take(request, "woocommerce", order, shop, x_wc_webhook_topic)
+
+
+async def _take(request: Request, name: str, order: Mapping[str, Any], shop: str, topic: str) -> Taken:
+    try:
+        mapped = map_order(name, order)
+    except UnusableOrder as error:
+        return Taken(status="ignored", reasons=error.reasons())
+    with answered_within(_DATABASE_SECONDS):
+        taken = await take(mapped, shop=shop, message=f"webhook {topic}")
+    if taken.status in ("accepted", "rejected"):
+        request.app.state.pending.ring()
+    if taken.status == "rejected":
+        log.warning("order %s of %s is rejected: %s", taken.order_id, shop, "; ".join(taken.reasons)[:500])
+    return taken
+
+
+async def _deleted(prefix: str, order: Mapping[str, Any], shop: str, topic: str) -> Taken:
+    order_id = f"{prefix}{order.get('id', '')}"
+    with answered_within(_DATABASE_SECONDS):
+        done = await cancel(order_id, "deleted in the shop", shop, f"webhook {topic}")
+    return done or Taken(order_id=order_id, status="ignored", reasons=["it is not known here"])
+
+
+def _required(secrets: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Requires a secret. Raises 503: the shop sends the message again once one is set."""
+    if not secrets:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"webhooks are not configured: set {name}_WEBHOOK_SECRET to the secret of the webhook",
+            kind="no-secret-set",
+            title="No secret is set",
+        )
+    return secrets
+
+
+def _check_signature(body: bytes, signature: str, secrets: tuple[str, ...], name: str) -> None:
+    """Requires a signature that is made with one of the secrets. Raises 401."""
+    given, is_signed = signature.encode("utf-8", "replace"), False
+    for secret in secrets:
+        right = base64.b64encode(hmac.new(secret.encode(), body, hashlib.sha256).digest())
+        is_signed |= hmac.compare_digest(right, given)
+    if not is_signed:
+        raise ProblemError(
+            HTTPStatus.UNAUTHORIZED,
+            f"the signature fits no secret of {name}_WEBHOOK_SECRET",
+            kind="bad-signature",
+            title="Bad signature",
+        )
+
+
+def _object(parsed: Any) -> Mapping[str, Any]:
+    if not isinstance(parsed, dict):
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST, "the body is no JSON object", kind="not-json", title="Not JSON"
+        )
+    return parsed

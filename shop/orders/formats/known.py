@@ -1,0 +1,41 @@
+"""The known formats of orders, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from shop.orders.errors import Problem, UnusableOrder
+from shop.orders.formats import medusa, shopify, woocommerce
+from shop.orders.formats.mapping import Mapped
+from shop.orders.formats.settings import Options
+from shop.settings import settings
+
+Mapper = Callable[[Mapping[str, Any], Options], Mapped]
+FORMATS: dict[str, Mapper] = {
+    "shopify": shopify.map_order,
+    "woocommerce": woocommerce.map_order,
+    "medusa": medusa.map_order,
+}
+
+
+def map_order(name: str, payload: object) -> Mapped:
+    """Maps one order of this format, with its settings. Raises `UnusableOrder` for what has no id."""
+    if not isinstance(payload, Mapping):
+        raise UnusableOrder([Problem("order", "no object", "an object")])
+    if isinstance(inner := payload.get("order"), Mapping) and len(payload) == 1:
+        payload = inner
+    if str(payload.get("id") or "").strip() == "":
+        raise UnusableOrder([Problem("id", "nothing", "the order's id in the other system")])
+    return FORMATS[name](payload, options_of(name))
+
+
+def options_of(name: str) -> Options:
+    """Returns the settings of this format; defaults for one that has none."""
+    group = getattr(settings(), name, None)
+    return group.options if group is not None else Options(prefix=f"{name}-")
+
+
+def map_all(name: str, payloads: Iterable[object]) -> list[Mapped]:
+    """Maps all orders of an export; see `map_order`."""
+    return [map_order(name, payload) for payload in payloads]
