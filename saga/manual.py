@@ -41,6 +41,11 @@ _EXPIRE = sql(
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, result jsonb) "
     "WHERE s.step = :step AND s.{key} = r.id"
 )
+_FORGET_STEP = sql("DELETE FROM {journal} WHERE {key} = :id AND step = :step AND NOT undo_due")
+_REPLACE = sql(
+    "UPDATE {instances} SET content = content || CAST(:changes AS jsonb), "
+    "fence = fence + CASE WHEN fence > 0 THEN 1 ELSE 0 END WHERE id = :id AND lease_id IS NULL"
+)
 _TAKE_JOURNAL = sql("DELETE FROM {journal} s WHERE s.{key} = :id RETURNING to_jsonb(s)")
 # Also a new fence: no worker of an earlier try may write about the instance.
 _START_OVER = sql(
@@ -95,6 +100,22 @@ def forget_error_field(
 ) -> None:
     """Removes a field of the error of the step's compensation, such as a counter that starts over."""
     connection.execute(_REMOVE_ERROR_FIELD(store), {"id": instance_id, "step": step, "field": field})
+
+
+def replace_content(
+    connection: Connection,
+    store: SagaStore[Any],
+    instance_id: str,
+    changes: Mapping[str, Any],
+    *,
+    again: Sequence[str] = (),
+) -> None:
+    """Replaces parts of the content of an instance that no worker holds; whoever claims it next reads it so.
+    `again`: steps without a compensation that then run again, because their results have the former
+    content."""
+    connection.execute(_REPLACE(store), {"id": instance_id, "changes": as_json(dict(changes))})
+    for step in again:
+        connection.execute(_FORGET_STEP(store), {"id": instance_id, "step": step})
 
 
 def expire(

@@ -28,6 +28,7 @@ _COMMANDS = (
     ("list", _ORDERS, "List and search orders."),
     ("show", _ORDERS, "Draw the history of one order."),
     ("cancel", _ORDERS, "Cancel or return an order, and show before what that undoes and costs."),
+    ("address", _ORDERS, "Change the address of an order that is not being shipped yet."),
     ("label", _ORDERS, "Write the labels of orders as files, or for a label printer."),
     ("review", _ORDERS, "List and resolve the orders under manual review."),
     ("receive", _ORDERS, "Record goods that have arrived, and add them to the stock."),

@@ -29,7 +29,17 @@ from sqlalchemy import text
 
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
-from deployments.web import cancelling, documents, metrics, order_list, orders, shops, stock, stripe_webhook
+from deployments.web import (
+    addresses,
+    cancelling,
+    documents,
+    metrics,
+    order_list,
+    orders,
+    shops,
+    stock,
+    stripe_webhook,
+)
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from deployments.web.starter import Starter
 from saga.database import close_engine, is_database_error, transaction
@@ -73,7 +83,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     answer_problems(made)
-    parts = (order_list, cancelling, orders, shops, stock, stripe_webhook, metrics, documents)
+    parts = (order_list, cancelling, addresses, orders, shops, stock, stripe_webhook, metrics, documents)
     routers = [each.router for each in parts]
     for router in routers:
         made.include_router(router)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import Connection, text
 
+from saga.database import as_json
+
 _ADD = text(
-    'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency) '
-    "VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency)"
+    'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency, '
+    "old_address) VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency, "
+    "CAST(:old_address AS jsonb))"
 )
 
 _LAST = text(
@@ -33,6 +38,7 @@ def add_entry(
     reference: str | None = None,
     amount: Decimal = Decimal(0),
     currency: str | None = None,
+    old_address: Mapping[str, Any] | None = None,
 ) -> None:
     """Adds an entry in the caller's transaction. `by` is what somebody typed, `started_by` what the system
     knows of who it was."""
@@ -47,5 +53,6 @@ def add_entry(
             "reference": reference,
             "amount": amount,
             "currency": currency,
+            "old_address": None if old_address is None else as_json(dict(old_address)),
         },
     )

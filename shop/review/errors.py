@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from saga.errors import StepError
+from shop.orders.errors import Problem
 
 
 class ReviewError(StepError):
@@ -106,3 +107,40 @@ class OrderBusy(ReviewError):
             f"a worker is retrying the compensations of order {order_id}: "
             "wait for the result, then look at the review queue again"
         )
+
+
+class OrderHeld(ReviewError):
+    """A worker holds the order at this moment."""
+
+    code = "order_held"
+    retryable = True
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(
+            f"a worker is processing order {order_id!r} at this moment, so nothing was changed: try again"
+        )
+
+
+class AddressSettled(ReviewError):
+    """The order's address can no longer be changed."""
+
+    code = "address_settled"
+
+    def __init__(self, order_id: str, why: str) -> None:
+        super().__init__(
+            f"the address of order {order_id!r} was not changed: {why}. "
+            "What is shipped can be returned: order-saga cancel"
+        )
+
+
+class AddressInvalid(ReviewError):
+    """The new address is invalid. Nothing was changed. Carries every problem."""
+
+    code = "address_invalid"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problem.shortened() for problem in problems)
+        super().__init__("; ".join(self.reasons()))
+
+    def reasons(self) -> list[str]:
+        return list(map(str, self.problems))

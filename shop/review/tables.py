@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import CheckConstraint, Index, text
 from sqlmodel import Field, SQLModel
 
-from saga.columns import counter_column, creation_time, generated_id, text_column, time_column
+from saga.columns import (
+    counter_column,
+    creation_time,
+    generated_id,
+    json_column,
+    text_column,
+    time_column,
+)
 from shop.runtime.columns import money_column
 
 
@@ -55,7 +63,7 @@ class DeskEntry(SQLModel, table=True):
     order_id: str = Field(sa_column=text_column(required=True))
     at: datetime = Field(sa_column=creation_time())
     action: str = Field(sa_column=text_column(required=True))
-    """`cancel`, `accept_discrepancies`, or a `shop.review.resolution.Resolution`."""
+    """`cancel`, `change_address`, `accept_discrepancies`, or a `shop.review.resolution.Resolution`."""
     by: str = Field(sa_column=text_column(required=True))
     """The name that a person typed; not verified."""
     started_by: str | None = Field(sa_column=text_column())
@@ -65,3 +73,5 @@ class DeskEntry(SQLModel, table=True):
     reference: str | None = Field(sa_column=text_column())
     amount: Decimal = Field(sa_column=money_column())
     currency: str | None = Field(sa_column=text_column())
+    old_address: dict[str, Any] | None = Field(sa_column=json_column())
+    """The shipping address that `change_address` replaced; null once the customer's data is erased."""

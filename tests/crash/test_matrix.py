@@ -44,6 +44,8 @@ _ASIDE = {
     "the commit of deleting traces",
     "the commit of erasing customers",
     "deleting customers' files",
+    # No worker holds an order whose address changes.
+    "the commit of changing an address",
     # Goods arrive without an order.
     "the commit of receiving goods",
 }
