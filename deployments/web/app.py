@@ -83,7 +83,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     answer_problems(made)
-    parts = (order_list, cancelling, addresses, orders, shops, stock, stripe_webhook, metrics, documents)
+    parts = (order_list, cancelling, addresses, shops, orders, stock, stripe_webhook, metrics, documents)
     routers = [each.router for each in parts]
     for router in routers:
         made.include_router(router)

@@ -14,6 +14,7 @@ import pytest
 from deployments.local.environment import environment
 from tests.integration.web import KEY, SECRET, served
 
+SIGNED = ("/webhooks/stripe", "/orders/shopify", "/orders/woocommerce")
 NOBODY = "http://127.0.0.1:1/api"
 
 
@@ -24,6 +25,8 @@ def web(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Cl
         "PAYMENT_GATEWAY": "stripe",
         "STRIPE_API_KEY": "sk_test_nobody",
         "STRIPE_WEBHOOK_SECRET": SECRET,
+        "SHOPIFY_WEBHOOK_SECRET": SECRET,
+        "WOOCOMMERCE_WEBHOOK_SECRET": SECRET,
         "PREFECT_API_URL": NOBODY,
     }
     with environment(values), served() as client:
@@ -44,12 +47,12 @@ def schemathesis(web: httpx.Client, folder: Path, *options: str) -> None:
 
 def test_orders_and_health_keep_to_their_description(web: httpx.Client, tmp_path: Path) -> None:
     """Every check that there is."""
-    schemathesis(
-        web, tmp_path, "--checks", "all", "--exclude-path", "/webhooks/stripe", "--max-examples", "25"
-    )
+    options = [part for path in SIGNED for part in ("--exclude-path", path)]
+    schemathesis(web, tmp_path, "--checks", "all", "--max-examples", "25", *options)
 
 
 def test_webhooks_keep_to_their_description(web: httpx.Client, tmp_path: Path) -> None:
     """All that is not signed is refused, so that nothing of it can be accepted."""
-    options = ["--include-path", "/webhooks/stripe", "--max-examples", "15"]
+    options = [part for path in SIGNED for part in ("--include-path", path)]
+    options += ["--max-examples", "15"]
     schemathesis(web, tmp_path, "--checks", "all", "--exclude-checks", "positive_data_acceptance", *options)
