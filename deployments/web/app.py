@@ -36,6 +36,7 @@ from deployments.web import (
     metrics,
     order_list,
     orders,
+    payments,
     shops,
     stock,
     stripe_webhook,
@@ -83,7 +84,18 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     answer_problems(made)
-    parts = (order_list, cancelling, addresses, shops, orders, stock, stripe_webhook, metrics, documents)
+    parts = (
+        order_list,
+        cancelling,
+        addresses,
+        payments,
+        shops,
+        orders,
+        stock,
+        stripe_webhook,
+        metrics,
+        documents,
+    )
     routers = [each.router for each in parts]
     for router in routers:
         made.include_router(router)

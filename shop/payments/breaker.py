@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from saga.circuit_breaker import Circuit, OnChange
 from shop.payments.errors import PaymentError, PaymentGatewayUnavailable
-from shop.payments.gateway import GatewayClient, Payment, Refund
+from shop.payments.gateway import AsksCustomers, GatewayClient, Payment, Refund
 from shop.payments.limit import PAYMENT_GATEWAY
 
 T = TypeVar("T")
@@ -96,6 +96,14 @@ class GuardedGateway:
         return await self._call(
             lambda: self.inner.refund(payment_id, amount=amount, currency=currency, key=key)
         )
+
+    async def client_secret(self, payment_id: str) -> str | None:
+        """Returns the client secret of a payment that waits for its customer; None for other payments, and
+        for gateways without such."""
+        inner = self.inner
+        if not isinstance(inner, AsksCustomers):
+            return None
+        return await self._call(lambda: inner.client_secret(payment_id))
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         pages = self.inner.pages(since)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class PaymentStatus(StrEnum):
@@ -169,4 +169,14 @@ class GatewayClient(PaymentGateway, Protocol):
 
     async def get(self, payment_id: str) -> Payment:
         """Returns the payment's current state, whoever created it."""
+        ...
+
+
+@runtime_checkable
+class AsksCustomers(Protocol):
+    """A client of a gateway whose payments may wait for the customer (3-D Secure)."""
+
+    async def client_secret(self, payment_id: str) -> str | None:
+        """Returns what the gateway's script on the shop's page needs to show the bank's question; None if the
+        payment does not wait for its customer. Raises what a `PaymentGateway` raises."""
         ...

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from saga.database import transaction
 from shop.orders.tries import TRY
 from shop.payments.charge import STEP
-from shop.payments.gateway import GatewayClient, Payment, Refund
+from shop.payments.gateway import AsksCustomers, GatewayClient, Payment, Refund
 from shop.runtime.installation import installation, installation_id
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
@@ -97,6 +97,14 @@ class OwnPayments:
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
         return await self.inner.refund(payment_id, amount=amount, currency=currency, key=await _own(key))
+
+    async def client_secret(self, payment_id: str) -> str | None:
+        """Returns the client secret of a payment that waits for its customer; None for other payments, and
+        for payments that are not ours."""
+        inner = self.inner
+        if not isinstance(inner, AsksCustomers) or not (await self.get(payment_id)).order_id:
+            return None
+        return await inner.client_secret(payment_id)
 
     async def aclose(self) -> None:
         await self.inner.aclose()

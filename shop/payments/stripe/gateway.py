@@ -150,6 +150,11 @@ class StripeGateway:
     async def get(self, payment_id: str) -> Payment:
         return await self._payment(await self._statement.intent(payment_id))
 
+    async def client_secret(self, payment_id: str) -> str | None:
+        """Returns the client secret while the bank waits for the customer; else None."""
+        waiting = await self._statement.waiting(payment_id)
+        return waiting.client_secret.get_secret_value() if waiting.needs_customer else None
+
     async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
         return [
             await self._payment(intent) for intent in await self._statement.of_order(order_id, installation)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter, ValidationError
 
 from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentGatewayError
 from shop.payments.gateway import Payment, PaymentStatus, Refund
@@ -71,6 +71,18 @@ class _LastError(_Record):
     code: Code | None = None
     decline_code: Code | None = None
     message: str | None = None
+
+
+class WaitingIntent(_Record):
+    """A PaymentIntent with its client secret, which no other record has: what is not read is not logged."""
+
+    id: Id
+    status: str
+    client_secret: SecretStr
+
+    @property
+    def needs_customer(self) -> bool:
+        return self.status == "requires_action"
 
 
 class Intent(_Record):

@@ -20,6 +20,7 @@ from shop.payments.stripe.records import (
     ReferencePage,
     RefundList,
     RefundRecord,
+    WaitingIntent,
     expect,
     read,
 )
@@ -53,6 +54,13 @@ class StripeStatement:
         intent = read(Intent, answer)
         expect(intent.id == payment_id, "another payment than was asked for")
         return intent
+
+    async def waiting(self, payment_id: str) -> WaitingIntent:
+        """Returns the payment with its client secret."""
+        answer = await self._calls(lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id)))
+        waiting = read(WaitingIntent, answer)
+        expect(waiting.id == payment_id, "another payment than was asked for")
+        return waiting
 
     async def _intent_or_odd(self, payment_id: str) -> Intent | OddIntent:
         params: Any = {"expand": EXPAND}
