@@ -37,6 +37,7 @@ from deployments.web import (
     order_list,
     orders,
     payments,
+    retrying,
     shops,
     stock,
     stripe_webhook,
@@ -87,6 +88,7 @@ def create_app() -> FastAPI:
     parts = (
         order_list,
         cancelling,
+        retrying,
         addresses,
         payments,
         shops,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.web.bodies import read_json
 from deployments.web.keys import require_key
@@ -20,10 +20,7 @@ from shop.orders.intake_content import take_in, usable_id
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import Outcome, Receipt
-from shop.orders.payment_methods import METHODS
 from shop.orders.status import OrderStatus, read_status
-from shop.review.errors import NotRetryable, OrderUnknown, RetryInvalid
-from shop.review.retry import NewMeans, RetryReceipt, retry
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
 DATABASE_SECONDS = 8
@@ -136,121 +133,6 @@ async def send_order(request: Request, response: Response) -> Accepted | Ended:
             status_url=url,
         )
     return Accepted(order_id=order_id, status_url=url)
-
-
-class Retry(BaseModel):
-    """What the next try uses, and who asked for it. Everything is optional. If one of `token`, `method` and
-    `card_last4` is given, they replace the order's means of payment."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-
-    token: str | None = Field(
-        default=None,
-        max_length=255,
-        pattern=r"^[!-~]*[A-Za-z][!-~]*$",
-        description="the gateway's token of another card",
-    )
-    method: Annotated[str, WithJsonSchema({"enum": list(METHODS)})] | None = Field(
-        default=None, description="of the payment; default: the order's"
-    )
-    card_last4: str | None = Field(
-        default=None, pattern=r"^[0-9]{4}$", description="the card's last four digits, never more"
-    )
-    requested_by: str | None = Field(
-        default=None, max_length=300, description="who asks for it; stored with the order"
-    )
-    reason: str | None = Field(default=None, max_length=300, description="why; stored with the order")
-
-
-_RETRY: dict[str, Any] = {
-    "status_code": HTTPStatus.ACCEPTED,
-    "responses": {
-        HTTPStatus.ACCEPTED: {
-            "description": "The next try begins, or is under way",
-            "headers": {"Location": _HEADERS["Location"]},
-        },
-        **answers(
-            *_KEY,
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.NOT_FOUND,
-            HTTPStatus.REQUEST_TIMEOUT,
-            HTTPStatus.CONFLICT,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-        ),
-    },
-    "openapi_extra": {
-        "requestBody": {"content": {"application/json": {"schema": Retry.model_json_schema()}}}
-    },
-}
-
-
-@router.post("/orders/{order_id:path}/retry", **_RETRY)
-async def retry_order(order_id: str, request: Request, response: Response) -> RetryReceipt:
-    """Tries an order again that was rejected, out of stock or compensated. The body is optional. Asking again
-    while the new try is under way changes nothing, and the answer says so. The id is one percent-encoded
-    segment of the path, whatever it contains."""
-    return await _retry(order_id, request, response)
-
-
-@router.post("/orders/retry", **_RETRY)
-async def retry_order_by_query(
-    order_id: Annotated[str, Query(alias="id")], request: Request, response: Response
-) -> RetryReceipt:
-    """Tries an order again, for ids that do not survive in a path, such as `..`."""
-    return await _retry(order_id, request, response)
-
-
-async def _retry(order_id: str, request: Request, response: Response) -> RetryReceipt:
-    given = await _read_retry(request)
-    try:
-        usable = usable_id(order_id)
-        receipt = await retry_while_database_down(
-            lambda: retry(
-                usable,
-                NewMeans(given.token, given.method, given.card_last4),
-                requested_by=given.requested_by,
-                reason=given.reason,
-                started_by="the web app",
-            ),
-            seconds=DATABASE_SECONDS,
-        )
-    except (UnusableOrder, OrderUnknown):
-        raise _no_such_order() from None
-    except NotRetryable as error:
-        raise ProblemError(
-            HTTPStatus.CONFLICT, str(error), kind=NotRetryable.code, title="Not retryable"
-        ) from None
-    except RetryInvalid as error:
-        errors = [Wrong(detail=why, pointer=pointer(name)) for name, why in error.problems.items()]
-        raise _invalid_retry(errors) from None
-    request.app.state.pending.ring()
-    response.headers["Location"], response.headers["Cache-Control"] = status_url(usable), "no-store"
-    return receipt
-
-
-async def _read_retry(request: Request) -> Retry:
-    """Reads the optional body. Raises as `read_json` does, and 422 for fields that are not known."""
-    if request.headers.get("content-length", "") == "0" or not {
-        "content-length",
-        "transfer-encoding",
-    } & set(request.headers.keys()):
-        return Retry()
-    try:
-        return Retry.model_validate(await read_json(request))
-    except ValidationError as error:
-        problems = error.errors(include_input=False, include_url=False)
-        raise _invalid_retry(
-            [Wrong(detail=each["msg"], pointer=pointer(*each["loc"])) for each in problems]
-        ) from None
-
-
-def _invalid_retry(errors: list[Wrong]) -> ProblemError:
-    detail = "nothing was changed: the body is not what a retry needs"
-    return ProblemError(
-        HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind=RetryInvalid.code, title="Invalid retry", errors=errors
-    )
 
 
 STATUS_PROBLEMS = answers(*_KEY, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)

@@ -58,6 +58,8 @@ class OrderOutcome(BaseModel):
     takeovers: int = 0
     """How often another worker took it over."""
     flow_run_id: str | None = None
+    try_number: int = 1
+    """The number of its current try. Amounts are those of all tries; the rest is about the current one."""
 
 
 class Receipt(BaseModel):

@@ -10,15 +10,17 @@ from sqlalchemy import Connection, text
 from saga.database import sync_engine, transaction
 from saga.outcome import Compensation
 from shop.orders.outcomes import OrderOutcome, StepTiming
+from shop.orders.tries import TRY
 from shop.settings import settings
 from shop.values.money import exact
 
 _ORDERS = text(
     "SELECT id, outcome, failing_step, reasons, undone, currency, amount_charged, amount_refunded, "
     "amount_at_risk, submitted_at, finished_at, "
-    "extract(epoch FROM finished_at - submitted_at)::float AS seconds, takeovers, flow_run_id "
+    "extract(epoch FROM finished_at - submitted_at)::float AS seconds, takeovers, flow_run_id, "
+    "coalesce(CAST(content -> :try ->> 'number' AS int), 1) AS try_number "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
-)
+).bindparams(**{"try": TRY})
 _STEPS = text(
     "SELECT order_id, step, status, attempts, begun_at, "
     "extract(epoch FROM ended_at - begun_at)::float AS seconds FROM order_step "

@@ -24,13 +24,16 @@ from shop.notifications import notices
 from shop.notifications.kinds import Kind
 from shop.orders.intake_content import HAS_REMOVED, REMOVED, take_in
 from shop.orders.outcomes import Outcome
-from shop.orders.payment_methods import METHODS
+from shop.orders.payment_methods import BANK_TRANSFER, CASH_ON_DELIVERY, CHARGED
 from shop.orders.store import ORDERS
 from shop.orders.tries import IS_CANCELLED, MOST_TRIES, TRY, add_try, next_try, number_of
 from shop.review import typed_text
 from shop.review.errors import NotRetryable, OrderUnknown, ResolutionIncomplete, RetryInvalid
 from shop.runtime.sync import run_sync
 
+METHODS = (*CHARGED, BANK_TRANSFER, CASH_ON_DELIVERY)
+"""Methods that a new means of payment may have. Payments that were made elsewhere have more data, which only
+a new order can have."""
 _PAYMENT = "payment_info"
 _LONGEST_TOKEN = 255
 _NO_LONGER_TRUE = (Kind.PAYMENT_FAILED, Kind.INCOMPLETE, Kind.OUT_OF_STOCK)

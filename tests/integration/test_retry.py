@@ -39,6 +39,7 @@ from shop.review.preview import preview_cancel
 from shop.review.resolution import decision, resolve
 from shop.review.retry import NewMeans, RetryReceipt, retry
 from shop.settings import settings
+from tests.integration.test_retention import files_about, rows_about
 from tests.integration.world import World, an_order, text_of
 
 PRICE = Decimal("999.99")
@@ -73,10 +74,10 @@ async def assert_nothing_differs(saga: World, order_id: str) -> None:
     assert await compare_order(order_id, gateway(), late, fix=False) == []
 
 
-def pay_late(saga: World, order_id: str, *, try_number: int = 1, confirmed: bool = True) -> str:
+def pay_late(saga: World, order_id: str, *, card: str = GOOD, confirmed: bool = True) -> str:
     """A request of a dead worker arrives at the gateway now."""
     body = {"order_id": order_id, "amount": 99999, "currency": "USD", "method": "credit_card"}
-    body |= {"card_last4": GOOD, "installation": saga.installation, "try_number": try_number}
+    body |= {"card_last4": card, "installation": saga.installation}
     answer = httpx.post(f"{saga.gateway_url}/v1/payments", json=body, timeout=10).raise_for_status()
     payment_id = str(answer.json()["id"])
     if confirmed:
@@ -189,6 +190,21 @@ async def test_a_late_success_of_an_earlier_try_is_refunded(saga: World, unique:
     assert [len(payment["refunds"]) for payment in saga.ledger(order_id) if payment["id"] == late] == [1]
     assert outcome.amount_refunded == PRICE
     assert (mail_name(order_id, Kind.REFUND, 2) in saga.mails()) is not paid
+    await assert_nothing_differs(saga, order_id)
+
+
+async def test_a_late_success_that_cannot_be_refunded_needs_a_person(saga: World, unique: str) -> None:
+    """And the new card is not charged."""
+    order_id = f"KEPT-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    pay_late(saga, order_id, card=REFUSES_REFUNDS)
+    outcome = await again(order_id, CARD)
+    assert (outcome.outcome, outcome.amount_charged, outcome.amount_at_risk) == (
+        Outcome.NEEDS_ATTENTION,
+        PRICE,
+        PRICE,
+    )
+    assert saga.money(order_id) == (PRICE, 0)
     await assert_nothing_differs(saga, order_id)
 
 
@@ -426,6 +442,21 @@ async def test_card_data_is_never_stored(saga: World, unique: str) -> None:
     assert number not in str(caught.value)
     assert number not in repr(NewMeans(token=number))
     assert number_of(saga.order(order_id).content) == 1
+
+
+async def test_a_token_is_kept_with_the_order_alone(
+    saga: World, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    order_id, old, new = f"TOKEN-{unique}", f"tok_old_{unique}", f"tok_new_{unique}"
+    payment = {"method": "credit_card", "card_last4": DECLINED, "token": old}
+    await process_order(an_order(order_id, payment_info=payment), return_state=True)
+    await again(order_id, NewMeans(token=new))
+    assert saga.money(order_id) == (PRICE, 0)
+    found = rows_about(saga.database_url, new)
+    assert [row.partition(":")[0] for row in found] == ["customer_order"]
+    assert rows_about(saga.database_url, old) == [], "what was replaced is gone"
+    assert files_about(saga.var_dir / "mail", new) == []
+    assert new not in caplog.text
 
 
 # -- messages

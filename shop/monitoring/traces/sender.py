@@ -25,6 +25,7 @@ from sqlalchemy import Connection, NullPool, text
 
 from saga.database import new_engine
 from shop.monitoring.traces.spans import resource, spans_of, trace_id
+from shop.orders.tries import TRY
 from shop.settings import Settings, at
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,10 @@ _FIRST = text(
 _SENT_UNTIL = text("SELECT greatest(sent_until, now() - interval '1 day') FROM trace_sending WHERE id = 1")
 _SENT = text("UPDATE trace_sending SET sent_until = greatest(sent_until, :until) WHERE id = 1")
 _ORDERS = text(
-    "SELECT id, submitted_at, finished_at, outcome, failing_step, takeovers, flow_run_id FROM customer_order "
+    "SELECT id, submitted_at, finished_at, outcome, failing_step, takeovers, flow_run_id, "
+    "coalesce(CAST(content -> :try ->> 'number' AS int), 1) AS try_number FROM customer_order "
     "WHERE finished_at IS NOT NULL AND (finished_at, id) > (:after, :id) ORDER BY finished_at, id LIMIT :most"
-)
+).bindparams(**{"try": TRY})
 _STEPS = text(
     "SELECT order_id, step, status, remark, attempts, begun_at, ended_at, undo_status, undo_attempts, "
     "undo_begun_at, undo_ended_at, left(undo_error ->> 'code', 100) AS undo_code FROM order_step "

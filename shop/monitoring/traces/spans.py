@@ -1,4 +1,5 @@
-"""Builds spans from an order's journal: one trace per order, whichever workers processed it.
+"""Builds spans from an order's journal: one trace per order, whichever workers processed it. Each try of an
+order has spans of its own in it.
 
 Ids are derived from the order's id, so a trace that is sent twice is the same trace. Attributes contain no
 customer data.
@@ -18,6 +19,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from shop.monitoring.error_codes import REFUSALS
 from shop.orders.outcomes import Outcome
+from shop.orders.tries import marked
 
 _SCOPE = InstrumentationScope("order-saga")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -29,9 +31,11 @@ def trace_id(order_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"order-saga\0{order_id}".encode()).digest()[:16], "big")
 
 
-def span_id(order_id: str, name: str) -> int:
-    """Returns the span id of the order (`order`), of a step, or of a compensation (`undo` and the step)."""
-    return int.from_bytes(hashlib.sha256(f"order-saga\0{order_id}\0{name}".encode()).digest()[:8], "big")
+def span_id(order_id: str, name: str, try_number: int = 1) -> int:
+    """Returns the span id of the order (`order`), of a step, or of a compensation (`undo` and the step), in
+    this try."""
+    seed = f"order-saga\0{order_id}\0{marked(name, try_number)}"
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big")
 
 
 def resource() -> Resource:
@@ -47,10 +51,11 @@ def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[Re
         "order_saga.outcome": order.outcome,
         "order_saga.failing_step": order.failing_step,
         "order_saga.takeovers": order.takeovers,
+        "order_saga.try": order.try_number if order.try_number > 1 else None,
         "prefect.flow_run.id": order.flow_run_id,
     }
     yield _span(
-        order.id,
+        order,
         ORDER,
         order.submitted_at,
         order.finished_at,
@@ -69,7 +74,7 @@ def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[Re
                 "error.type": failed,
             }
             yield _span(
-                order.id,
+                order,
                 step.step,
                 step.begun_at,
                 step.ended_at,
@@ -87,7 +92,7 @@ def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[Re
                 "error.type": failed,
             }
             yield _span(
-                order.id,
+                order,
                 f"undo {step.step}",
                 step.undo_begun_at,
                 step.undo_ended_at,
@@ -98,7 +103,7 @@ def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[Re
 
 
 def _span(  # noqa: PLR0917
-    order_id: str,
+    order: Any,
     name: str,
     begun: datetime,
     ended: datetime,
@@ -107,11 +112,15 @@ def _span(  # noqa: PLR0917
     *,
     error: str | None,
 ) -> ReadableSpan:
-    trace, root = trace_id(order_id), span_id(order_id, ORDER)
+    order_id, number = order.id, order.try_number
+    trace, root = trace_id(order_id), span_id(order_id, ORDER, number)
     return ReadableSpan(
         name,
         context=SpanContext(
-            trace, span_id(order_id, name), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+            trace,
+            span_id(order_id, name, number),
+            is_remote=False,
+            trace_flags=TraceFlags(TraceFlags.SAMPLED),
         ),
         parent=None
         if name == ORDER

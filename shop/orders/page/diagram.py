@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from saga.definition import Kind, Saga
 from shop.orders.page.formatting import duration, for_mermaid
@@ -15,6 +16,7 @@ from shop.orders.page.story import (
     step_views,
     undos_in_order,
 )
+from shop.orders.tries import EarlierTry
 
 # Each has its own background, border and text colour,
 # readable on light and dark pages (contrast 4.5 or more).
@@ -62,10 +64,17 @@ def order_diagram(story: OrderStory, saga: Saga) -> str:
     steps = step_views(story, saga)
     undos = undos_in_order(steps)
     names = {step.name: f"s{place}" for place, step in enumerate(steps)}
-    lines = ["flowchart TD", f'    o(["{_order(story)}"]):::order']
+    tries = [f"t{place}" for place in range(len(story.tries))]
+    lines = ["flowchart TD"]
+    lines += [
+        f'    {name}["{_try(each)}"]:::{_ENDS.get(each.outcome, "undo")}'
+        for name, each in zip(tries, story.tries, strict=True)
+    ]
+    lines.append(f'    o(["{_order(story)}"]):::order')
     lines += [f'    {names[step.name]}["{_step(step)}"]:::{_step_class(step)}' for step in steps]
     lines += [f'    u{place}["{_undo(undo)}"]:::{_UNDOS[undo.state]}' for place, undo in enumerate(undos)]
     lines.append(f'    e(["{_end(story)}"]):::{_ENDS.get(story.end, "underway")}')
+    lines += [f"    {start} --> {end}" for start, end in pairwise([*tries, "o"])]
     edges = list(_edges(story, steps, [f"u{place}" for place in range(len(undos))], names))
     lines += [f"    {start} {arrow} {end}" for start, arrow, end in edges]
     lines += [f"    classDef {name} {style}" for name, style in _CLASSES.items()]
@@ -96,7 +105,13 @@ def _edges(
 def _order(story: OrderStory) -> str:
     many = "once" if story.takeovers == 1 else f"{story.takeovers} times"
     taken_over = f"<br/>taken over {many}" if story.takeovers else ""
-    return f"order {for_mermaid(story.order_id)}{taken_over}"
+    number = f"<br/>try {len(story.tries) + 1}" if story.tries else ""
+    return f"order {for_mermaid(story.order_id)}{number}{taken_over}"
+
+
+def _try(each: EarlierTry) -> str:
+    at = f"<br/>at {for_mermaid(each.failing_step)}" if each.failing_step else ""
+    return f"try {each.number}<br/>{for_mermaid(each.outcome)}{at}"
 
 
 def _end(story: OrderStory) -> str:
