@@ -23,7 +23,8 @@ from deployments.web.problems import ProblemError, answers
 from saga.connections import answered_within
 from shop.orders.errors import UnusableOrder
 from shop.orders.formats.known import map_order
-from shop.review.shop_updates import Taken, cancel, take
+from shop.review.errors import OrderHeld
+from shop.review.shop_updates import MESSAGE, Taken, cancel, take
 from shop.settings import settings
 
 router = APIRouter(tags=["webhooks"])
@@ -113,8 +114,13 @@ async def _take(request: Request, name: str, order: Mapping[str, Any], shop: str
         mapped = map_order(name, order)
     except UnusableOrder as error:
         return Taken(status="ignored", reasons=error.reasons())
-    with answered_within(_DATABASE_SECONDS):
-        taken = await take(mapped, shop=shop, message=f"webhook {topic}")
+    try:
+        with answered_within(_DATABASE_SECONDS):
+            taken = await take(mapped, shop=shop, message=f"{MESSAGE}{topic}")
+    except OrderHeld as error:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE, str(error), kind=error.code, title="Order held"
+        ) from None
     if taken.status in ("accepted", "rejected"):
         request.app.state.pending.ring()
     if taken.status == "rejected":
@@ -125,7 +131,7 @@ async def _take(request: Request, name: str, order: Mapping[str, Any], shop: str
 async def _deleted(prefix: str, order: Mapping[str, Any], shop: str, topic: str) -> Taken:
     order_id = f"{prefix}{order.get('id', '')}"
     with answered_within(_DATABASE_SECONDS):
-        done = await cancel(order_id, "deleted in the shop", shop, f"webhook {topic}")
+        done = await cancel(order_id, "deleted in the shop", shop, f"{MESSAGE}{topic}")
     return done or Taken(order_id=order_id, status="ignored", reasons=["it is not known here"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -16,15 +17,26 @@ _ADD = text(
     "CAST(:old_address AS jsonb))"
 )
 
-_LAST = text(
-    "SELECT reason FROM desk_entry WHERE order_id = :id AND action = :action ORDER BY id DESC LIMIT 1"
+_EARLIER = text(
+    "SELECT action, started_by, reason, old_address FROM desk_entry WHERE order_id = :id "
+    "ORDER BY id DESC LIMIT 100"
 )
 
 
-def last_reason(connection: Connection, order_id: str, action: str) -> str | None:
-    """Returns the reason of the order's last entry of this action."""
-    found: str | None = connection.execute(_LAST, {"id": order_id, "action": action}).scalar_one_or_none()
-    return found
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of an order's record."""
+
+    action: str
+    started_by: str | None
+    reason: str | None
+    old_address: Mapping[str, Any] | None
+
+
+def read_entries(connection: Connection, order_id: str) -> list[Entry]:
+    """Returns the order's last entries, the newest first."""
+    rows = connection.execute(_EARLIER, {"id": order_id})
+    return [Entry(row.action, row.started_by, row.reason, row.old_address) for row in rows]
 
 
 def add_entry(

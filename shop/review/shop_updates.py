@@ -7,6 +7,7 @@ person to see, and never dropped.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -19,22 +20,31 @@ from sqlalchemy import Connection
 from saga.cancelling import Asked
 from saga.database import transaction
 from shop.orders import intake
-from shop.orders.comparison import Difference, Stored, differences, lock_stored
+from shop.orders.comparison import Difference, Stored, differences, lock_stored, same_address
 from shop.orders.errors import UnusableOrder
 from shop.orders.formats.mapping import Mapped
 from shop.orders.intake_content import Content
 from shop.orders.outcomes import Outcome
+from shop.review.address import ACTION as CHANGE_ADDRESS
+from shop.review.address import change_address
 from shop.review.cancel import ask_to_cancel
-from shop.review.entries import add_entry, last_reason
-from shop.review.errors import OrderUnknown
+from shop.review.entries import Entry, add_entry, read_entries
+from shop.review.errors import AddressInvalid, AddressSettled, OrderUnknown
 
 log = logging.getLogger(__name__)
 
+ADDRESS, BY_HAND = "shipping_info", "an address that was changed here"
+MESSAGE = "webhook "
+"""Begins what the record of decisions says about who started an entry that a shop's message caused."""
 ACTION = "shop_update"
 """The action under which the record of manual review has what could not be applied."""
 _SHIPMENT = re.compile(r"fulfil|closed_at|canceled_at|(^|\.)status$|_quantity$")
 """Places that say that the other system has shipped the order."""
 _MOST_CHARACTERS = 1_000
+_WAIT_SECONDS = 2.5
+"""Limits the wait for a worker that has the order, in seconds: Shopify waits five for the answer."""
+_AS_OF = " (as of "
+"""Begins the time of the message at the end of a recorded reason."""
 
 
 class Taken(BaseModel):
@@ -43,11 +53,13 @@ class Taken(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     order_id: str | None = Field(default=None, description="the order's id here")
-    status: Literal["accepted", "known", "waiting", "rejected", "cancelled", "changed", "ignored"] = Field(
+    status: Literal[
+        "accepted", "known", "waiting", "rejected", "cancelled", "updated", "changed", "ignored"
+    ] = Field(
         description="`accepted`: stored, and processed. `known`: nothing has changed. `waiting`: not paid "
-        "yet, nothing is stored. `rejected`: stored, but not processed; see `reasons`. `cancelled`: it is "
-        "being cancelled, or was before. `changed`: the change cannot be applied; see `differs`. `ignored`: "
-        "of no interest here."
+        "yet, nothing is stored. `updated`: it has the new address. `rejected`: stored, but not processed; "
+        "see `reasons`. `cancelled`: it is being cancelled, or was before. `changed`: the change cannot be "
+        "applied; see `differs`. `ignored`: of no interest here."
     )
     reasons: list[str] = Field(default_factory=list, description="why, one entry per problem")
     ignored: list[str] = Field(
@@ -60,8 +72,9 @@ class Taken(BaseModel):
 async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
     """Takes one message about an order. `shop` says which shop, `message` which kind of message.
 
-    A new order is stored, also a rejected one, if anything was paid. A known one is cancelled, or the change
-    is recorded.
+    A new order is stored, also a rejected one, if anything was paid. A known one is cancelled, gets its new
+    address, or the change is recorded. Raises `OrderHeld`: a worker has the order just now, and its address
+    can be changed later, or not any more.
     """
     content = intake.read(mapped.to_store())
     if isinstance(content, UnusableOrder):
@@ -74,9 +87,7 @@ async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
         stored = await tx.run_sync(lock_stored, content.order_id)
         if stored is None:
             if mapped.waiting is not None:
-                reasons = [mapped.waiting, *map(str, mapped.reasons)]
-                status = "cancelled" if mapped.cancelled else "waiting"
-                return Taken(order_id=content.order_id, status=status, reasons=reasons)
+                return _unpaid(mapped)
             receipt = await intake.store_one(tx, content)
             if receipt.status == "accepted":
                 return _stored(mapped, content)
@@ -84,7 +95,44 @@ async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
             stored = await tx.run_sync(lock_stored, content.order_id)
         if stored is None:
             raise OrderUnknown(content.order_id)
-        return await tx.run_sync(_compare, mapped, content, stored, (shop, message))
+        found = await tx.run_sync(_changes, mapped, content, stored)
+    outcome = Outcome(stored.outcome) if stored.outcome else None
+    known = Taken(
+        order_id=content.order_id, status="known", outcome=outcome, reasons=list(stored.reasons or ())
+    )
+    if not found:
+        return known
+    as_of = _as_of(content)
+    left = await _with_new_address(mapped, found, shop, message, as_of)
+    if not left:
+        return known.model_copy(update={"status": "updated"})
+    async with transaction() as tx:
+        await tx.run_sync(lock_stored, content.order_id)
+        await tx.run_sync(_record, content.order_id, left, (shop, message, as_of))
+    return known.model_copy(update={"status": "changed", "differs": [str(each) for each in left]})
+
+
+async def _with_new_address(
+    mapped: Mapped, found: list[Difference], shop: str, message: str, as_of: str
+) -> list[Difference]:
+    """Changes the order's address if that differs and still can be changed. Returns the differences that are
+    left."""
+    new = [each for each in found if each.place == ADDRESS and each.here != BY_HAND]
+    if mapped.reasons or mapped.waiting or not new:
+        return found
+    try:
+        await change_address(
+            mapped.order_id,
+            mapped.order.get(ADDRESS),
+            changed_by=shop,
+            reason=f"{ADDRESS}: changed in the shop{as_of}",
+            started_by=message,
+            wait_seconds=_WAIT_SECONDS,
+        )
+    except (AddressSettled, AddressInvalid) as error:
+        why = Difference(ADDRESS, "an address", f"another one: {error.reasons()[0]}")
+        return [why if each.place == ADDRESS else each for each in found]
+    return [each for each in found if each.place != ADDRESS]
 
 
 async def cancel(order_id: str, reason: str, shop: str, message: str) -> Taken | None:
@@ -100,51 +148,103 @@ async def cancel(order_id: str, reason: str, shop: str, message: str) -> Taken |
     return Taken(order_id=order_id, status="cancelled", reasons=[reason])
 
 
+def _unpaid(mapped: Mapped) -> Taken:
+    status: Literal["cancelled", "waiting"] = "cancelled" if mapped.cancelled else "waiting"
+    reasons = [mapped.waiting or "", *map(str, mapped.reasons)]
+    return Taken(order_id=mapped.order_id, status=status, reasons=reasons)
+
+
 def _stored(mapped: Mapped, content: Content) -> Taken:
-    status: Literal["accepted", "rejected"] = "rejected" if mapped.reasons else "accepted"
     return Taken(
         order_id=content.order_id,
-        status=status,
+        status="rejected" if mapped.reasons else "accepted",
         reasons=[str(problem) for problem in mapped.reasons],
         ignored=list(mapped.ignored),
     )
 
 
-def _compare(
-    connection: Connection, mapped: Mapped, content: Content, stored: Stored, source: tuple[str, str]
-) -> Taken:
-    outcome = Outcome(stored.outcome) if stored.outcome else None
-    known = Taken(
-        order_id=content.order_id, status="known", outcome=outcome, reasons=list(stored.reasons or ())
-    )
-    if stored.is_erased or _is_older(content, stored):
-        return known
-    found = differences(stored.content, content)
+def _changes(connection: Connection, mapped: Mapped, content: Content, stored: Stored) -> list[Difference]:
+    """Returns what this message changes; nothing if a newer one was taken before."""
+    entries = read_entries(connection, content.order_id)
+    if stored.is_erased or _is_older(content, stored, entries):
+        return []
     if mapped.waiting is not None:
-        found = [Difference("payment", "accepted", mapped.waiting)]
+        return [Difference("payment", "accepted", mapped.waiting)]
+    found = differences(stored.content, content)
     if mapped.shipped_there and stored.is_shipped:
         found = [each for each in found if not _SHIPMENT.search(each.place)]
-    if not found:
-        return known
+    return _without_decided_address(content, found, entries)
+
+
+def _without_decided_address(
+    content: Content, found: list[Difference], entries: list[Entry]
+) -> list[Difference]:
+    """Keeps an address that somebody has changed here, and of which the shop knows nothing."""
+    since = [
+        entry.old_address
+        for entry in itertools.takewhile(
+            lambda entry: not _is_of_shop(entry), (each for each in entries if each.action == CHANGE_ADDRESS)
+        )
+    ]
+    if not since:
+        return found
+    if same_address(since[-1], json.loads(content.text).get(ADDRESS)):
+        return [each for each in found if each.place != ADDRESS]
+    return [Difference(ADDRESS, BY_HAND, "another one") if each.place == ADDRESS else each for each in found]
+
+
+def _is_of_shop(entry: Entry) -> bool:
+    return (entry.started_by or "").startswith(MESSAGE)
+
+
+def _record(
+    connection: Connection, order_id: str, found: list[Difference], source: tuple[str, str, str]
+) -> None:
+    """Records the differences with the order, once."""
+    shop, message, as_of = source
     said = "; ".join(map(str, found))[:_MOST_CHARACTERS]
     places = ", ".join(each.place for each in found)[:200]
-    if last_reason(connection, content.order_id, ACTION) != said:
-        by, message = source
+    before = [each.reason or "" for each in read_entries(connection, order_id) if each.action == ACTION]
+    if not before or before[0].partition(_AS_OF)[0] != said:
         add_entry(
-            connection, content.order_id, ACTION, by=by, started_by=message, reason=said, reference=places
+            connection,
+            order_id,
+            ACTION,
+            by=shop,
+            started_by=message,
+            reason=said + as_of,
+            reference=places,
         )
-        log.warning("order %s was changed in its shop, and differs here: %s", content.order_id, places)
-    return known.model_copy(update={"status": "changed", "differs": [str(each) for each in found]})
+        log.warning("order %s was changed in its shop, and differs here: %s", order_id, places)
 
 
-def _is_older(content: Content, stored: Stored) -> bool:
-    """Returns whether the message is older than the stored order: messages may overtake each other."""
-    mine, theirs = _updated_at(stored.content), _updated_at(json.loads(content.text))
-    return mine is not None and theirs is not None and theirs < mine
+def _is_older(content: Content, stored: Stored, entries: list[Entry]) -> bool:
+    """Returns whether a newer message was taken before: messages may overtake each other."""
+    now = _updated_at(json.loads(content.text))
+    known = [
+        _time((entry.reason or "").rpartition(_AS_OF)[2].rstrip(")"))
+        for entry in entries
+        if _is_of_shop(entry)
+    ]
+    known.append(_updated_at(stored.content))
+    return now is not None and any(each is not None and now < each for each in known)
+
+
+def _as_of(content: Content) -> str:
+    updated = _updated_at(json.loads(content.text))
+    return f"{_AS_OF}{updated.isoformat()})" if updated else ""
 
 
 def _updated_at(content: Any) -> datetime | None:
     try:
-        return datetime.fromisoformat(content["metadata"]["updated_at"])
-    except (KeyError, TypeError, ValueError):
+        return _time(content["metadata"]["updated_at"])
+    except (KeyError, TypeError):
         return None
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None

@@ -20,6 +20,7 @@ from deployments.local.environment import environment
 from deployments.trigger import submit_payloads
 from flows.process_pending_orders import process_pending_orders
 from shop.orders.outcomes import Outcome
+from shop.review.address import change_address
 from shop.settings import settings
 from tests.integration.web import KEY, served
 from tests.integration.world import World
@@ -212,10 +213,50 @@ class TestShopify:
         order["line_items"][0] |= {"fulfillment_status": "fulfilled", "fulfillable_quantity": 0}
         order["fulfillments"] = [{"id": 1, "status": "success"}]
         assert shopify(order, "orders/updated")["status"] == "known"
+        order["updated_at"] = "2026-02-07T10:00:00+11:00"
         order["refunds"] = [
             {"transactions": [{"kind": "refund", "status": "success", "amount": "10.00"}]},
         ]
         assert [each.partition(":")[0] for each in shopify(order, "orders/updated")["differs"]] == ["refunds"]
+
+    def moved(self, to: str, at: int) -> dict[str, Any]:
+        """The paid order with another address, on that day."""
+        order = paid() | {"updated_at": f"2026-02-{at:02}T10:00:00+11:00"}
+        order["shipping_address"] |= {"address1": to}
+        return order
+
+    async def test_a_new_address_reaches_the_parcel(self, shop: World, shopify: Send) -> None:
+        shopify(paid())
+        assert shopify(self.moved("Second Road", 6), "orders/updated")["status"] == "updated"
+        assert shopify(self.moved("First Road", 5), "orders/updated")["status"] == "known", "it is older"
+        assert shopify(paid(), "orders/create")["status"] == "known", "it is the first one again"
+        assert shop.order(ORDER).content["shipping_info"]["address"] == "Second Road"
+        await process_pending_orders(consumer_seconds=0)
+        assert shop.order(ORDER).outcome == Outcome.COMPLETED
+        assert shop.order(ORDER).content["shipping_info"]["address"] == "Second Road"
+        taken = shopify(self.moved("Third Road", 8), "orders/updated")
+        assert taken["status"] == "changed"
+        assert [each.partition(":")[0] for each in taken["differs"]] == ["shipping_info"]
+        assert shop.order(ORDER).content["shipping_info"]["address"] == "Second Road"
+        assert [action for action, _, _ in entries(shop, ORDER)] == ["change_address", "shop_update"]
+
+    async def test_an_address_that_a_person_has_changed_stays(self, shop: World, shopify: Send) -> None:
+        shopify(paid())
+        await change_address(ORDER, {"address": "By Hand 1"}, changed_by="ann", partly=True)
+        later = paid() | {"updated_at": "2026-02-06T10:00:00+11:00", "tags": "vip"}
+        assert shopify(later, "orders/updated")["status"] == "known"
+        assert shopify(self.moved("Second Road", 7), "orders/updated")["status"] == "changed"
+        assert shop.order(ORDER).content["shipping_info"]["address"] == "By Hand 1"
+
+    def test_an_address_and_more_are_told_apart(self, shop: World, shopify: Send) -> None:
+        shopify(paid())
+        order = self.moved("Second Road", 6) | {"email": "else@example.com"}
+        taken = [shopify(order, "orders/updated") for _ in range(2)]
+        assert [each["differs"] for each in taken] == [
+            ["customer_email: an address here, another one in the shop"]
+        ] * 2
+        assert shop.order(ORDER).content["shipping_info"]["address"] == "Second Road"
+        assert [action for action, _, _ in entries(shop, ORDER)] == ["change_address", "shop_update"]
 
     def test_topics_of_no_interest_are_answered(self, shop: World, shopify: Send) -> None:
         assert shopify({"id": 1}, "customers/redact")["status"] == "ignored"
