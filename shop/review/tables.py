@@ -63,7 +63,8 @@ class DeskEntry(SQLModel, table=True):
     order_id: str = Field(sa_column=text_column(required=True))
     at: datetime = Field(sa_column=creation_time())
     action: str = Field(sa_column=text_column(required=True))
-    """`cancel`, `change_address`, `shop_update`, `accept_discrepancies`, or a `shop.review.resolution.Resolution`."""
+    """`cancel`, `change_address`, `shop_update`, `accept_discrepancies`, or a
+    `shop.review.resolution.Resolution`."""
     by: str = Field(sa_column=text_column(required=True))
     """The name that a person typed; not verified."""
     started_by: str | None = Field(sa_column=text_column())
