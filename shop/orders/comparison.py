@@ -76,17 +76,23 @@ def differences(stored: Mapping[str, Any], content: Content) -> list[Difference]
         found.append(Difference("shipping_info", "an address", "another one"))
     if (here.get("customer_email") or None) != (there.get("customer_email") or None):
         found.append(Difference("customer_email", "an address", "another one"))
-    mine, theirs = (each.get(HAS_REMOVED) or {} for each in (here, there))
-    found += [
-        Difference(
-            place,
-            "accepted" if place not in mine else "another reason",
-            theirs[place].partition(": ")[2][:-1],
-        )
-        for place in theirs
-        if theirs[place] != mine.get(place)
+    return [*found, *_compare_reasons(here.get(HAS_REMOVED) or {}, there.get(HAS_REMOVED) or {})][:_MOST]
+
+
+def _compare_reasons(here: Mapping[str, str], there: Mapping[str, str]) -> list[Difference]:
+    """Compares why the order is rejected."""
+    new = [place for place in there if there[place] != here.get(place)]
+    return [
+        *(
+            Difference(
+                place,
+                "rejected for another reason" if place in here else "accepted",
+                there[place].partition(": ")[2].removesuffix("]"),
+            )
+            for place in new
+        ),
+        *(Difference(place, "rejected", "acceptable now") for place in here if place not in there),
     ]
-    return found[:_MOST]
 
 
 def same_address(one: Any, other: Any) -> bool:

@@ -41,6 +41,8 @@ ACTION = "shop_update"
 _SHIPMENT = re.compile(r"fulfil|closed_at|canceled_at|(^|\.)status$|_quantity$")
 """Places that say that the other system has shipped the order."""
 _MOST_CHARACTERS = 1_000
+_CANCEL = "cancel"
+"""The action of entries about cancelling."""
 _WAIT_SECONDS = 2.5
 """Limits the wait for a worker that has the order, in seconds: Shopify waits five for the answer."""
 _AS_OF = " (as of "
@@ -79,10 +81,10 @@ async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
     content = intake.read(mapped.to_store())
     if isinstance(content, UnusableOrder):
         return Taken(status="ignored", reasons=content.reasons())
-    if mapped.cancelled is not None and (
-        done := await cancel(mapped.order_id, mapped.cancelled, shop, message)
-    ):
-        return done
+    if mapped.cancelled is not None:
+        reason = mapped.cancelled + _as_of(content)
+        if done := await cancel(mapped.order_id, reason, shop, message):
+            return done
     async with transaction(intake.STORING) as tx:
         stored = await tx.run_sync(lock_stored, content.order_id)
         if stored is None:
@@ -171,6 +173,8 @@ def _changes(connection: Connection, mapped: Mapped, content: Content, stored: S
     if mapped.waiting is not None:
         return [Difference("payment", "accepted", mapped.waiting)]
     found = differences(stored.content, content)
+    if any(_is_of_shop(entry) and entry.action == _CANCEL for entry in entries):
+        found = [Difference("order", "cancelled", "open again"), *found]
     if mapped.shipped_there and stored.is_shipped:
         found = [each for each in found if not _SHIPMENT.search(each.place)]
     return _without_decided_address(content, found, entries)

@@ -154,6 +154,12 @@ class TestShopify:
         }
         assert shop.stock("82804GM") == (10, 0)
         assert shopify(order)["status"] == "known"
+        corrected = paid() | {"updated_at": "2026-02-05T10:00:00+11:00", "returns": []}
+        assert sorted(shopify(corrected)["differs"]) == [
+            "environment_fee: rejected here, acceptable now in the shop",
+            "returns: rejected here, acceptable now in the shop",
+        ]
+        assert shop.stock("82804GM") == (10, 0)
 
     async def test_a_cancelled_order_is_compensated(self, shop: World, shopify: Send) -> None:
         shopify(paid())
@@ -286,6 +292,19 @@ class TestWooCommerce:
         await process_pending_orders(consumer_seconds=0)
         assert shop.order("woocommerce-17111").outcome == Outcome.COMPENSATED
         assert shop.stock("12437") == (10, 0)
+
+    async def test_an_order_that_was_restored_is_seen(self, shop: World, woo: Send) -> None:
+        order = of("woocommerce", "cash_on_delivery_pen")
+        woo(order, "order.created")
+        later = {"date_modified_gmt": "2024-06-06T10:00:00"}
+        assert woo(order | later | {"status": "cancelled"})["status"] == "cancelled"
+        assert woo(order)["status"] == "known", "it is older"
+        await process_pending_orders(consumer_seconds=0)
+        restored = order | {"date_modified_gmt": "2024-06-07T10:00:00"}
+        taken = [woo(restored, topic) for topic in ("order.restored", "order.updated")]
+        assert [each["differs"] for each in taken] == [["order: cancelled here, open again in the shop"]] * 2
+        assert shop.order("woocommerce-17111").outcome == Outcome.COMPENSATED
+        assert [action for action, _, _ in entries(shop, "woocommerce-17111")] == ["cancel", "shop_update"]
 
     def test_a_cancelled_order_that_nobody_paid_is_not_stored(self, shop: World, woo: Send) -> None:
         order = of("woocommerce", "pending_paypal_usd")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -80,6 +81,12 @@ def test_each_shop_has_enough_payloads_of_both_kinds(shop: str) -> None:
     assert sum(payload.is_accepted for payload in mine) >= 5
     assert sum(bool(payload.rejected) for payload in mine) >= 2
     assert all(payload.source for payload in mine)
+
+
+@each_payload
+def test_payloads_name_invented_people(payload: Payload) -> None:
+    text = json.dumps(payload.order, default=str)
+    assert all(domain == "example.com" for domain in re.findall(r"\w@([\w.-]+\w)", text))
 
 
 @each_accepted
