@@ -178,6 +178,19 @@ def test_manual_methods_have_the_shops_own_names() -> None:
     assert map_shopify(order, named).checked()["payment_info"] == {"method": "cash_on_delivery"}
 
 
+def test_goods_that_were_taken_out_are_not_shipped() -> None:
+    """Older API versions do not say how many pieces are left."""
+    order = of("shopify", "cash_on_delivery_eur")
+    order["refunds"] = [
+        {"id": 1, "transactions": [], "refund_line_items": [{"line_item_id": 1, "quantity": 1}]}
+    ]
+    assert [each.place for each in map_order("shopify", order).problems] == ["refunds[0].refund_line_items"]
+    order["line_items"][0] |= {"current_quantity": 1, "fulfillable_quantity": 1}
+    order |= {"current_total_price": "35.45", "current_total_tax": "6.15", "total_outstanding": "35.45"}
+    order |= {"current_total_price_set": None}
+    assert [item["quantity"] for item in map_order("shopify", order).checked()["items"]] == [1]
+
+
 def test_a_test_order_is_only_taken_if_the_settings_say_so() -> None:
     order = of("shopify", "documentation_paid_usd") | {"test": True}
     assert [problem.place for problem in map_shopify(order, Options(prefix="")).problems] == ["test"]
