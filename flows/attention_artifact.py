@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ from shop.payments import disputes
 from shop.payments.disputes import OpenDispute
 from shop.review.advice import advice
 from shop.review.attention import ReviewCase, ReviewQueue, read_queue
+from shop.runtime.times import shown
 from shop.values.money import show
 
 KEY = "orders-that-need-attention"
@@ -113,7 +114,7 @@ def _row(case: ReviewCase) -> dict[str, Any]:
     amounts."""
     return {
         "order": case.order_id,
-        "since": f"{case.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "since": shown(case.since),
         "step": case.step,
         "at risk": show(case.amount_at_risk, case.currency),
         "last error": case.last_error,
@@ -126,7 +127,7 @@ def _row(case: ReviewCase) -> dict[str, Any]:
 def _disputed(dispute: OpenDispute) -> dict[str, Any]:
     return {
         "order": dispute.order_id or f"none of ours: payment {dispute.payment_id}",
-        "since": f"{dispute.opened_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "since": shown(dispute.opened_at),
         "step": "dispute",
         "at risk": show(dispute.amount, dispute.currency),
         "last error": f"the customer's bank disputes the charge: {dispute.reason} ({dispute.status})",
@@ -140,7 +141,7 @@ def _next_try(case: ReviewCase) -> str:
     if case.being_retried:
         return "now"
     when: datetime | None = case.next_retry_at
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else "on hold: only on request"
+    return shown(when) if when else "on hold: only on request"
 
 
 def _description(queue: ReviewQueue) -> str:

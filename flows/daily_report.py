@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Annotated
 
 from prefect import flow
@@ -20,14 +20,18 @@ from shop.monitoring.dashboard.figures import Figures, read_figures
 from shop.monitoring.dashboard.report_mail import report_payload
 from shop.notifications import outbox
 from shop.notifications.kinds import REPORT
+from shop.runtime.times import bounds_of, day_of
 from tasks.deliver_outbox import deliver_outbox
 
 KEY = "daily-report"
-_HOURS = 24
 
 Day = Annotated[
     date | None,
-    Field(ge=date(2000, 1, 1), lt=date(2100, 1, 1), description="The day (UTC); default: yesterday"),
+    Field(
+        ge=date(2000, 1, 1),
+        lt=date(2100, 1, 1),
+        description="The day in SHOP_TIMEZONE; default: yesterday",
+    ),
 ]
 
 
@@ -41,10 +45,9 @@ async def daily_report(day: Day = None) -> bool:
     only after the day is over. Returns whether this run put the mail into the outbox, which retries until
     it is sent."""
     now = await database_time()
-    day = day or (now - timedelta(days=1)).astimezone(UTC).date()
-    since = datetime.combine(day, time(), UTC)
-    until = since + timedelta(days=1)
-    figures = await read_figures(since, until, parts=_HOURS)
+    day = day or day_of(now) - timedelta(days=1)
+    since, until = bounds_of(day)
+    figures = await read_figures(since, until, parts=round((until - since) / timedelta(hours=1)))
     page = await asyncio.to_thread(dashboard_page, figures, STEPS, f"Orders of {day}")
     await acreate_markdown_artifact(page, key=KEY, description=f"{day}: {headline(figures)}")
     if until > now:

@@ -26,6 +26,7 @@ from pydantic import Field
 from saga.clock import database_time
 from shop.reconciliation.discrepancy import Discrepancy
 from shop.reconciliation.report import Report
+from shop.runtime.times import shown_minute
 from shop.text.sanitize import one_line
 from shop.values.money import show
 from tasks.compare_books import compare_books
@@ -73,7 +74,7 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
     summary = report.summary()
     get_run_logger().info("%s", summary)
     await acreate_table_artifact(
-        key=ARTIFACT, table=list(_rows(report)), description=f"Since {since:%Y-%m-%d %H:%M} UTC: {summary}"
+        key=ARTIFACT, table=list(_rows(report)), description=f"Since {shown_minute(since)}: {summary}"
     )
     _emit_shown(report)
     if report.open:
@@ -112,7 +113,7 @@ def _rows(report: Report) -> Iterator[dict[str, str]]:
             "they say": discrepancy.theirs,
             "amount": _amount(discrepancy),
             "payments": ", ".join(discrepancy.payment_ids),
-            "since": f"{discrepancy.since:%Y-%m-%d %H:%M} UTC" if discrepancy.since else "",
+            "since": shown_minute(discrepancy.since) if discrepancy.since else "",
             "now": _now(discrepancy),
         }
     if left := report.total - len(report.shown):

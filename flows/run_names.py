@@ -11,15 +11,18 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.logging import get_logger
 
+from shop.runtime.times import local
+
 _LIMIT_SECONDS = 5
 """Limits the request that names a run, in seconds."""
 
 
 def timed(what: str) -> Callable[[], str]:
-    """Returns a `flow_run_name` for runs not about one order, such as `recovery at 09:30:00` (UTC)."""
+    """Returns a `flow_run_name` for runs not about one order, such as `recovery at 09:30:00` (in the shop's
+    time zone)."""
 
     def name() -> str:
-        return f"{what} at {datetime.now(UTC):%H:%M:%S}"
+        return f"{what} at {local(datetime.now(UTC)):%H:%M:%S}"
 
     return name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from prefect.artifacts import Artifact, acreate_table_artifact
@@ -11,6 +11,7 @@ from prefect.logging import get_logger
 
 from flows.attention_artifact import is_shown
 from shop.notifications.undelivered import Undelivered, read_undelivered
+from shop.runtime.times import shown
 
 KEY = "messages-not-delivered"
 _LIMIT_SECONDS = 20
@@ -60,4 +61,4 @@ def _description(left: list[Undelivered]) -> str:
 
 
 def _shown(when: datetime) -> str:
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return shown(when)

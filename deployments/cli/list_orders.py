@@ -16,6 +16,7 @@ from shop.orders.outcomes import Outcome
 from shop.orders.page.formatting import duration
 from shop.orders.search import ListedOrder, Status, Wanted, find_all
 from shop.runtime.sync import run_sync
+from shop.runtime.times import in_shop, shown
 from shop.settings import settings
 from shop.values.money import show
 
@@ -49,7 +50,8 @@ def list_orders(
         outcome: The outcome.
         customer: The customer's id, exactly.
         email: The customer's e-mail address, in any case.
-        since: Submitted at this time or later: a date, a date and time, or a period until now such as 24h.
+        since: Submitted at this time or later: a date, a date and time (in SHOP_TIMEZONE, unless it has its
+            own zone), or a period until now such as 24h.
         until: Submitted before this time.
         limit: How many orders at most.
         json: Print JSON, one order per line.
@@ -88,13 +90,13 @@ def _time(option: str, given: str | None) -> datetime | None:
         return datetime.now(UTC) - ago
     try:
         if len(given) <= len("2026-01-31"):
-            return datetime.combine(date.fromisoformat(given), time(), UTC)
+            return in_shop(datetime.combine(date.fromisoformat(given), time()))
         at = datetime.fromisoformat(given)
     except ValueError:
         raise _BadOption(
             f"{option}: {given!r} is no time: give 2026-01-31, 2026-01-31T12:00, or a period such as 24h"
         ) from None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return in_shop(at)
 
 
 def _period(given: str) -> timedelta | None:
@@ -111,7 +113,7 @@ def _table(orders: Sequence[ListedOrder]) -> Table:
         table.add_column(column, overflow="fold")
     for column in ("total", "charged", "refunded"):
         table.add_column(column, justify="right", overflow="fold")
-    for column in ("submitted (UTC)", "time", "tracking"):
+    for column in ("submitted", "time", "tracking"):
         table.add_column(column, overflow="fold")
     for order in orders:
         total = show(order.total_amount, order.currency) if order.total_amount is not None else ""
@@ -123,7 +125,7 @@ def _table(orders: Sequence[ListedOrder]) -> Table:
             order.failing_step or "",
             total,
             *money,
-            f"{order.submitted_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+            shown(order.submitted_at),
             took,
             Text(order.tracking_number or ""),
         )

@@ -20,6 +20,7 @@ from shop.monitoring.events import EventMetrics
 from shop.monitoring.metrics import Metrics
 from shop.monitoring.steps import StepMetrics
 from shop.monitoring.system import SystemMetrics
+from shop.runtime.times import shown_time
 from shop.values.money import show
 
 _BAD = "bold red"
@@ -238,4 +239,4 @@ def _megabytes(megabytes: float | None) -> str:
 
 
 def _clock(time: datetime) -> str:
-    return f"{time:%H:%M:%S} UTC"
+    return shown_time(time)

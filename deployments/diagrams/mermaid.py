@@ -255,11 +255,9 @@ def _deployments() -> list[dict[str, Any]]:
 
 
 def _schedules(deployment: dict[str, Any]) -> list[str]:
-    """Returns `every 5 min`, `cron 17 3 * * * UTC`."""
+    """Returns `every 5 min`, `cron 17 3 * * * SHOP_TIMEZONE`."""
     return [
-        f"cron {each['cron']} {each.get('timezone', 'UTC')}"
-        if "cron" in each
-        else f"every {each['interval'] / 60:g} min"
+        f"cron {each['cron']} SHOP_TIMEZONE" if "cron" in each else f"every {each['interval'] / 60:g} min"
         for each in deployment.get("schedules", ())
     ]
 

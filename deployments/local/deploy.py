@@ -16,6 +16,7 @@ from deployments.local.files import read_if_there, tail, write_whole
 from deployments.local.processes import Child, Hurry, wait_until
 from deployments.setup.former import remove_former
 from deployments.setup.server import client
+from shop.settings import settings
 
 
 class Deployments:
@@ -38,7 +39,8 @@ class Deployments:
             "deploy",
             "--all",
         ]
-        env = {"PREFECT_CLI_WRAP_LINES": "false", **environment}
+        self._zone = environment.get("SHOP_TIMEZONE") or settings().shop.timezone
+        env = {"PREFECT_CLI_WRAP_LINES": "false", **environment, "SHOP_TIMEZONE": self._zone}
         self._child = Child(
             "prefect deploy",
             command,
@@ -104,8 +106,8 @@ class Deployments:
     def _digest(self) -> str:
         from importlib.metadata import version
 
-        # The folder counts, because the deployments contain it.
-        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}".encode())
+        # The folder and the time zone count, because the deployments contain them.
+        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}\0{self._zone}".encode())
         for path in self._sources():
             digest.update(f"\0{path.relative_to(self._home)}\0".encode() + path.read_bytes())
         return digest.hexdigest()

@@ -14,6 +14,7 @@ import yaml
 
 from deployments.setup.item import Change, Item
 from deployments.setup.server import client
+from shop.settings import settings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import DeploymentSchedule
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 HOME = Path(__file__).resolve().parents[2]
 _DEPLOY_SECONDS = 300
 _MISSING = "missing"
+_ZONE = "SHOP_TIMEZONE"
 
 
 class DeployError(Exception):
@@ -65,7 +67,8 @@ def wanted(file: Path) -> Iterator[Wanted]:
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
-    described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8").replace(f"{{{{ ${_ZONE} }}}}", settings().shop.timezone)
+    described = yaml.safe_load(text)
     pull = yaml.safe_load(yaml.safe_dump(described["pull"]).replace("{{ $PWD }}", str(file.parent)))
     for each in described["deployments"]:
         flow: Flow[Any, Any] = load_flow_from_entrypoint(each["entrypoint"])
@@ -146,8 +149,9 @@ def _registered_schedule(schedule: DeploymentSchedule) -> tuple[str, str]:
 def _deploy(file: Path, names: list[str]) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(file)]
     command += [part for name in names for part in ("--name", name.rpartition("/")[2])]
-    # The file uses $PWD.
-    environment = {**os.environ, "PWD": str(file.parent), "PREFECT_CLI_WRAP_LINES": "false"}
+    # The file uses the first two.
+    environment = {**os.environ, "PWD": str(file.parent), _ZONE: settings().shop.timezone}
+    environment["PREFECT_CLI_WRAP_LINES"] = "false"
     try:
         done = subprocess.run(
             command,

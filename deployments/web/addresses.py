@@ -20,7 +20,7 @@ from deployments.web.order_parts import (
     no_such_order,
     read_model,
 )
-from deployments.web.orders import DATABASE_SECONDS, ID_SCHEMA, NO_CONTROL
+from deployments.web.orders import DATABASE_SECONDS, ID_SCHEMA
 from deployments.web.problems import ProblemError, Wrong, pointer
 from saga.database import retry_while_database_down
 from shop.orders.parts import ShippingInfo
@@ -44,10 +44,14 @@ class NewAddress(BaseModel):
     reason: Words | None = Field(default=None, description="stored with the order; no card data")
 
 
+_CONTROLS = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f"
+"""Characters that intake removes from texts."""
+
+
 def _body() -> dict[str, Any]:
     """Describes the body with the rules of addresses, which the model leaves to validation."""
     body, address = body_of(NewAddress), ShippingInfo.model_json_schema()
-    text = {"type": "string", "maxLength": MAX_TEXT, "pattern": rf"^[^{NO_CONTROL}]*$"}
+    text = {"type": "string", "maxLength": MAX_TEXT, "pattern": rf"^[^{_CONTROLS}]*$"}
     address["properties"] = {name: {**text} for name in address["properties"]}
     for name in ("address", "city"):
         address["properties"][name]["pattern"] = ID_SCHEMA["pattern"]

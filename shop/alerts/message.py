@@ -10,6 +10,7 @@ from typing import Any
 
 from shop.alerts.description import describe
 from shop.alerts.notices import Notice
+from shop.runtime.times import shown
 from shop.text.sanitize import one_line
 
 
@@ -66,4 +67,4 @@ def event_payload(notice: Notice) -> dict[str, Any]:
 
 
 def _time(when: datetime) -> str:
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return shown(when)

@@ -37,6 +37,7 @@ from shop.review.errors import (
     ResolutionIncomplete,
 )
 from shop.runtime.sync import run_sync
+from shop.runtime.times import shown_minute
 from shop.values.money import show
 
 # Two statements: one alone would read what was there before it waited for the lock.
@@ -267,7 +268,7 @@ def _is_settled(row: RowMapping, decided: Decision) -> bool:
         return False
     if before == decided.resolution or (before == "undone" and decided.resolution is Resolution.RETRY_NOW):
         return True
-    when = f"{row['resolved_at']:%Y-%m-%d %H:%M} UTC"
+    when = shown_minute(row["resolved_at"])
     if before == "undone":
         warning = "; if you have refunded the money too, the customer has it twice: ask for it back"
         raise AlreadyResolved(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -27,6 +28,23 @@ class ShopSettings(Group):
     """Recipient of the daily report. Default: `SUPPORT_EMAIL`."""
     address: str = "1 Warehouse Way, Anytown CA 90210, US"
     """Address of the shop, on labels."""
+    timezone: str = "UTC"
+    """Time zone of the shop, such as `Europe/Vienna` (IANA): of the daily report's day, of times that people
+    read, and of the nightly schedules. What is stored, and what programs read, is in UTC."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        value = value.strip()
+        if value != "UTC":
+            try:
+                ZoneInfo(value)
+            except (ValueError, OSError, KeyError):
+                raise ValueError(
+                    "SHOP_TIMEZONE must be the name of a time zone of the IANA database, such as "
+                    "Europe/Vienna or America/New_York"
+                ) from None
+        return value
 
 
 class WebSettings(Group):

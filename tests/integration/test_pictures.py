@@ -31,6 +31,7 @@ from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from shop.orders.page.page import page_key
 from shop.review.errors import OrderUnknown
+from shop.runtime.times import bounds_of, day_of
 from shop.settings import settings
 from tests.integration.artifacts import artifacts, page_of
 from tests.integration.test_process_order import stop_while_charging
@@ -266,6 +267,25 @@ class TestDailyReport:
             f"{day}: 3 orders ended"
         )
         assert not any(f"R0-{unique}" in str(taken.data) for taken in server.taken)
+
+    async def test_the_day_is_the_shops(self, saga: World, unique: str) -> None:
+        intake.submit([an_order(f"{number}-{unique}") for number in range(3)])
+        await process_pending_orders(consumer_seconds=0)
+        with environment({"SHOP_TIMEZONE": "Asia/Kathmandu"}):
+            day = day_of(datetime.now(UTC)) - timedelta(days=1)
+            since, until_ = bounds_of(day)
+            for number, ended in enumerate((since - timedelta(minutes=1), since, until_)):
+                saga.sql(
+                    "UPDATE customer_order SET submitted_at = :at, finished_at = :at WHERE id = :id",
+                    at=ended,
+                    id=f"{number}-{unique}",
+                )
+            saga.sql("DELETE FROM outbox")
+            assert await daily_report() is True
+            (report,) = [mail for name, mail in saga.mails().items() if name.endswith("daily_report.eml")]
+            assert report["Subject"] == f"The Shop: orders of {day}"
+            assert "1 orders ended" in text_of(report)
+            assert "Asia/Kathmandu" in html_of(report)
 
     async def test_without_a_mail_server_it_is_in_the_maildir(self, saga: World) -> None:
         assert await daily_report() is True

@@ -157,6 +157,14 @@ def test_it_puts_everything_there_once_and_restores_it(
     assert fresh.one("deployments", "show-dashboard")["schedules"] == []
     assert setup("--check")[0] == 0
 
+    with environment({"SHOP_TIMEZONE": "Europe/Vienna"}):
+        assert setup("--check")[0] == 1
+        assert setup()[0] == 0
+        assert setup("--check")[0] == 0
+    for name in ("purge", "daily-report", "reconcile-payments"):
+        (schedule,) = fresh.one("deployments", name)["schedules"]
+        assert schedule["schedule"]["timezone"] == "Europe/Vienna"
+
     world.sql("UPDATE alembic_version SET version_num = '0001'")
     code, said = setup("--check")
     assert code == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 
 from rich import box
@@ -16,6 +16,7 @@ from rich.text import Text
 from shop.orders.page.story import ReviewEntry
 from shop.review.advice import advice
 from shop.review.attention import ReviewCase
+from shop.runtime.times import shown_minute
 from shop.values.money import show
 
 
@@ -102,7 +103,7 @@ def _next_try(case: ReviewCase) -> str:
 
 
 def _minute(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return shown_minute(time)
 
 
 def _sums(cases: Iterable[ReviewCase]) -> Text:

@@ -17,6 +17,7 @@ from shop.monitoring.dashboard.charts import (
 from shop.monitoring.dashboard.figures import Figures
 from shop.orders.outcomes import Outcome
 from shop.orders.page.formatting import duration, for_markdown, markdown_table
+from shop.runtime.times import local, shown_minute
 from shop.values.money import show
 
 _ENOUGH = "every product has more than a fifth of its pieces left"
@@ -32,7 +33,7 @@ def dashboard_page(figures: Figures, steps: Sequence[str], title: str) -> str:
         "## Numbers",
         numbers(figures, steps),
         (
-            f"From {figures.since:%Y-%m-%d %H:%M} to {figures.until:%Y-%m-%d %H:%M} UTC. "
+            f"From {shown_minute(figures.since)} to {shown_minute(figures.until)}. "
             "To see one order, run the deployment `show-order`."
         ),
     ]
@@ -68,7 +69,7 @@ def bar_lists(figures: Figures, steps: Sequence[str]) -> list[BarList]:
 def part_names(figures: Figures) -> list[str]:
     """Returns the start of each part of the period, such as `13:00`."""
     part = timedelta(seconds=figures.part_seconds)
-    return [f"{figures.since + place * part:%H:%M}" for place in range(len(figures.p50))]
+    return [f"{local(figures.since + place * part):%H:%M}" for place in range(len(figures.p50))]
 
 
 def headline(figures: Figures) -> str:

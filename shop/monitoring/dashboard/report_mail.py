@@ -19,6 +19,7 @@ from shop.notifications.kinds import REPORT
 from shop.notifications.mail import address_of
 from shop.notifications.message import Mail
 from shop.orders.page.formatting import duration
+from shop.runtime.times import shop_zone
 from shop.settings import Settings
 from shop.text.sanitize import one_line
 from shop.values.money import show
@@ -103,7 +104,7 @@ def _html(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
         parts.append(_table(each.title, (), rows or [(escape(each.none),)]))
     parts.append(
         _table(
-            f"Hour by hour, UTC {_legend(figures)}",
+            f"Hour by hour, {escape(str(shop_zone()))} {_legend(figures)}",
             ("", "", "ended", "half within", "95 % within"),
             _hours(figures),
         )

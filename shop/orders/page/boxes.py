@@ -9,6 +9,7 @@ from shop.orders.page.diagram import step_words, undo_words
 from shop.orders.page.formatting import duration, for_terminal
 from shop.orders.page.story import OrderStory, StepState, StepView, UndoState, step_views, undos_in_order
 from shop.orders.tries import EarlierTry
+from shop.runtime.times import shown
 from shop.values.money import show
 
 _WIDTH = 30
@@ -53,7 +54,7 @@ def _try_line(each: EarlierTry, story: OrderStory) -> str:
     amount = show(each.amount_charged, story.currency)
     money = f", {amount} charged and refunded" if each.amount_charged else ""
     why = f": {for_terminal('; '.join(each.reasons))}" if each.reasons else ""
-    return f"try {each.number} {each.outcome}{at}, {each.finished_at:%Y-%m-%d %H:%M:%S} UTC{money}{why}"
+    return f"try {each.number} {each.outcome}{at}, {shown(each.finished_at)}{money}{why}"
 
 
 def order_facts(story: OrderStory) -> str:
@@ -61,16 +62,16 @@ def order_facts(story: OrderStory) -> str:
     people."""
     lines = [f"reason: {for_terminal(reason, 300)}" for reason in story.reasons]
     if story.submitted_at is not None:
-        lines.append(f"submitted {story.submitted_at:%Y-%m-%d %H:%M:%S} UTC")
+        lines.append(f"submitted {shown(story.submitted_at)}")
     if story.not_before is not None and story.outcome is None:
-        lines.append(f"continues at {story.not_before:%Y-%m-%d %H:%M:%S} UTC")
+        lines.append(f"continues at {shown(story.not_before)}")
     for mail in story.mails:
         state = "sent" if mail.sent else f"not sent yet{f': {mail.error}' if mail.error else ''}"
         lines.append(for_terminal(f"mail {mail.kind}: {state}", 300))
     for entry in story.review:
         amount = f", {show(entry.amount, story.currency)}" if entry.amount else ""
         reference = f", {entry.reference}" if entry.reference else ""
-        lines.append(for_terminal(f"{entry.at} UTC: {entry.action} by {entry.by}{amount}{reference}", 300))
+        lines.append(for_terminal(f"{entry.at}: {entry.action} by {entry.by}{amount}{reference}", 300))
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -14,6 +14,7 @@ from shop.orders.page.documents import label_url, mail_url
 from shop.orders.page.formatting import duration, for_markdown, markdown_table
 from shop.orders.page.story import MailRow, OrderStory, StepView, step_views
 from shop.orders.tries import EarlierTry
+from shop.runtime.times import shown, shown_time
 from shop.settings import Settings
 from shop.shipping.carriers import EMBEDDED
 from shop.shipping.labels.files import label_path
@@ -103,7 +104,7 @@ def _earlier_tries(story: OrderStory) -> Iterator[str]:
     if story.tries:
         yield "## Earlier tries"
         yield f"This is try {len(story.tries) + 1}. The amounts above are those of all tries."
-        head = ("try", "outcome", "failed at", "why", "charged", "refunded", "ended (UTC)", "retried by")
+        head = ("try", "outcome", "failed at", "why", "charged", "refunded", "ended", "retried by")
         yield markdown_table(head, [_try_row(each, story.currency) for each in story.tries])
 
 
@@ -115,7 +116,7 @@ def _try_row(each: EarlierTry, currency: str) -> tuple[str, ...]:
         "; ".join(each.reasons),
         show(each.amount_charged, currency),
         show(each.amount_refunded, currency),
-        f"{each.finished_at:%Y-%m-%d %H:%M:%S}",
+        shown(each.finished_at),
         each.requested_by or "",
     )
 
@@ -123,7 +124,7 @@ def _try_row(each: EarlierTry, currency: str) -> tuple[str, ...]:
 def _manual_actions(story: OrderStory) -> Iterator[str]:
     if story.review:
         yield "## Manual actions"
-        head = ("when (UTC)", "what", "who (as typed)", "started by", "amount", "reference")
+        head = ("when", "what", "who (as typed)", "started by", "amount", "reference")
         amounts = [show(row.amount, story.currency) if row.amount else "" for row in story.review]
         rows = [
             (row.at, row.action, row.by, row.started_by or "", amount, row.reference or "")
@@ -165,11 +166,11 @@ def _where_is(mail: MailRow, order_id: str, s: Settings) -> str:
 
 
 def _when(story: OrderStory) -> str:
-    parts = [f"Submitted {story.submitted_at:%Y-%m-%d %H:%M:%S} UTC"] if story.submitted_at else []
+    parts = [f"Submitted {shown(story.submitted_at)}"] if story.submitted_at else []
     if story.finished_at:
         parts.append(f"ended after {duration(story.seconds)}")
     if story.not_before and story.outcome is None:
-        parts.append(f"continues at {story.not_before:%H:%M:%S} UTC")
+        parts.append(f"continues at {shown_time(story.not_before)}")
     if story.takeovers:
         parts.append(f"taken over from another worker {story.takeovers} times")
     return ", ".join(parts)

@@ -18,6 +18,7 @@ from saga.errors import SagaCancelled, SagaReturned
 from shop.notifications.kinds import Kind as MailKind
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import EARLIER_TRIES, EarlierTry, read_tries
+from shop.runtime.times import shown_minute
 from shop.settings import settings
 from shop.shipping.carriers import STEP as SHIPPING
 
@@ -57,7 +58,7 @@ _STORY = text(
                 'undo_error', s.undo_error ->> 'code') ORDER BY s.number), '[]')
             FROM order_step s WHERE s.order_id = o.id) AS steps,
         (SELECT coalesce(jsonb_agg(jsonb_build_object(
-                'at', to_char(d.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), 'action', d.action,
+                'at', d.at, 'action', d.action,
                 'by', d."by", 'started_by', d.started_by, 'reference', d.reference,
                 'amount', d.amount::text) ORDER BY d.id), '[]')
             FROM desk_entry d WHERE d.order_id = o.id) AS review
@@ -100,7 +101,7 @@ class ReviewEntry:
     which may name the customer."""
 
     at: str
-    """To the minute, UTC."""
+    """To the minute, in the shop's time zone, with its name."""
     action: str
     by: str
     """As typed."""
@@ -257,7 +258,14 @@ def _read(connection: Connection, order_id: str) -> OrderStory | None:
     fields["steps"] = tuple(StepRow(**each) for each in row["steps"])
     fields["mails"] = tuple(MailRow(**each) for each in row["mails"])
     fields["review"] = tuple(
-        ReviewEntry(**{**each, "amount": Decimal(each["amount"])}) for each in row["review"]
+        ReviewEntry(
+            **{
+                **each,
+                "at": shown_minute(datetime.fromisoformat(each["at"])),
+                "amount": Decimal(each["amount"]),
+            }
+        )
+        for each in row["review"]
     )
     fields["tries"] = tuple(
         each.model_copy(update={"reasons": []}) if each.outcome is Outcome.REJECTED else each
