@@ -16,6 +16,7 @@ from shop.orders.names import file_stems
 from shop.orders.page.formatting import for_terminal
 from shop.runtime.files import write_atomic
 from shop.runtime.sync import run_sync
+from shop.runtime.times import shop_zone
 from shop.shipping.labels.formats import LabelFormat
 from shop.shipping.labels.stored import Label, NoLabel, find_label, shipped
 
@@ -43,7 +44,7 @@ def label(
         output: The folder of the files, one for each order; - writes to standard output instead.
     """
     try:
-        window = parse(shipped_within) if shipped_within else None
+        window = parse(shipped_within, shop_zone()) if shipped_within else None
     except ValueError as error:
         terminal.write(str(error), sys.stderr)
         return 2

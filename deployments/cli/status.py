@@ -18,6 +18,7 @@ from deployments.cli.status_tables import Cropped, shown
 from shop.monitoring.config import monitoring
 from shop.monitoring.metrics import Metrics, default_window, read_metrics
 from shop.monitoring.window import Window, parse
+from shop.runtime.times import shop_zone
 
 
 def status(*, window: str | None = None, watch: bool = False, every: float = 2, json: bool = False) -> int:
@@ -27,15 +28,15 @@ def status(*, window: str | None = None, watch: bool = False, every: float = 2, 
     retried).
 
     Args:
-        window: 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (default: performance_window_minutes of
-            monitoring.yaml).
+        window: 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (in SHOP_TIMEZONE unless they have a zone).
+            Default: performance_window_minutes of monitoring.yaml.
         watch: Repeat until Ctrl-C.
         every: Seconds between repetitions, with --watch.
         json: Print JSON; with --watch, one line per repetition.
     """
 
     def chosen() -> Window:
-        return parse(window) if window else default_window()
+        return parse(window, shop_zone()) if window else default_window()
 
     try:
         return _show(chosen, watch=watch, every=max(0.2, every), as_json=json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -43,9 +43,9 @@ def last(**ago: float) -> Window:
     return Window(name=name, ago=timedelta(**ago))
 
 
-def parse(asked: str) -> Window:
+def parse(asked: str, zone: tzinfo = UTC) -> Window:
     """Parses `10m`, `1h`, `24h`, `7d`, `all`, or two ISO times as `FROM/TO`, either of which may be omitted.
-    A time without a zone is UTC.
+    A time without a zone is in `zone`.
 
     Raises ValueError with a message for the user.
     """
@@ -59,17 +59,17 @@ def parse(asked: str) -> Window:
             f"{asked!r} is not a window: use 10m, 1h, 24h, 7d, all, "
             "or FROM/TO in ISO 8601 (2031-02-03T09:30/2031-02-03T10:00)"
         )
-    since, until = _time(begin), _time(end)
+    since, until = _time(begin, zone), _time(end, zone)
     if since and until and since >= until:
         raise ValueError(f"{asked!r} ends before it begins")
     return Window(name=asked, since=since, until=until)
 
 
-def _time(given: str) -> datetime | None:
+def _time(given: str, zone: tzinfo) -> datetime | None:
     if not given.strip():
         return None
     try:
         time = datetime.fromisoformat(given.strip())
     except ValueError as error:
         raise ValueError(f"{given!r} is not a time in ISO 8601, such as 2031-02-03T09:30:00+00:00") from error
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=zone)

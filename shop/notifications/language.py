@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shop.notifications.settings import LANGUAGES
 from shop.orders.order import Order
+from shop.runtime.times import day_of
 from shop.settings import Settings
 from shop.values.money import decimals, round_to
 
@@ -43,7 +44,7 @@ class Language:
 
     def day(self, when: datetime) -> str:
         """Formats the date: `February 3, 2031`, `3. Februar 2031`."""
-        return _day(when.date(), self.code)
+        return _day(day_of(when), self.code)
 
 
 @lru_cache
