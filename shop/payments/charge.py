@@ -36,6 +36,8 @@ from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus, Refund
 from shop.values.money import to_minor
 
 STEP = "process_payment"
+LATE = "late"
+"""Note: the amount that earlier tries charged late, all of which is refunded."""
 MOST_UNCLEAR_REFUNDS = 5
 """Limits the refund requests of one order that had no clear answer, before the order goes to manual review.
 The gateway may have executed each of them."""
@@ -81,8 +83,9 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
     if order.shipping_info is None and order.needs_shipment:
         raise NoDeliveryAddress
     payment_id = instance.journal[STEP].notes.get("payment_id")
-    if payment_id is None and try_number(instance) > 1:
-        await _settle_earlier_tries(instance, gateway)
+    if payment_id is None and try_number(instance) > 1 and LATE not in instance.journal[STEP].notes:
+        late = await settle_earlier_tries(instance, gateway)  # so that only this try charges
+        await checkpoint(instance, STEP, **{LATE: str(late)})
     if payment_id is None:
         payment = _checked(instance, await _find_or_create(instance, gateway))
         payment_id = payment.id
@@ -96,17 +99,15 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
     return _charged(_checked(instance, confirmed, payment_id))
 
 
-async def _settle_earlier_tries(instance: OrderInstance, gateway: PaymentGateway) -> None:
-    """Cancels the payments of earlier tries, and refunds those that succeeded late, so that only this try can
-    charge. Journals the amount that they have charged and refunded in addition to what was known."""
-    if "late" in instance.journal[STEP].notes:
-        return
+async def settle_earlier_tries(instance: OrderInstance, gateway: PaymentGateway) -> Decimal:
+    """Cancels the payments of earlier tries, and refunds those that succeeded late. Returns the amount that
+    they have charged and refunded in addition to what was known when this try began; `LATE` in the step's
+    notes."""
     undone = _Undone(_currency(instance))
     for payment in await payments_of(instance.id, gateway, *earlier_payments(instance.content)):
         if payment.try_number < try_number(instance):
             await _undo(instance, payment, gateway, undone, (0, 0))
-    late = max(undone.refunded - earlier_money(instance.content), Decimal(0))
-    await checkpoint(instance, STEP, late=str(late))
+    return max(undone.refunded - earlier_money(instance.content), Decimal(0))
 
 
 def _checked(instance: OrderInstance, payment: Payment, payment_id: str | None = None) -> Payment:
@@ -394,7 +395,7 @@ def _moved_in_this_try(instance: OrderInstance) -> tuple[Decimal, Decimal, Decim
     entry = instance.journal.get(STEP)
     if entry is None:
         return Decimal(0), Decimal(0), Decimal(0)
-    late = Decimal(entry.notes.get("late", 0))
+    late = Decimal(entry.notes.get(LATE, 0))
     undone, done, error = entry.undo_result or {}, entry.result or {}, entry.undo_error or {}
     if not undone and not error and entry.undo_status is None:
         return late + Decimal(done.get("amount_charged", 0)), late, Decimal(0)

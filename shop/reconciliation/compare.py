@@ -34,6 +34,8 @@ class OurOrder:
     """What a person refunded outside the gateway, or wrote off. The gateway rightly keeps it."""
     earlier: Decimal = _NOTHING
     """The part of `charged` and `refunded` that belongs to earlier tries, which have refunded all."""
+    try_number: int = 1
+    """The number of its current try."""
 
 
 def discrepancies_of(
@@ -83,9 +85,11 @@ def _completed(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepan
     elif foreign := [payment for payment in standing if payment.currency != ours.currency]:
         yield describe(Kind.CURRENCY_DIFFERS, _sum(payment.kept for payment in foreign), foreign[0].currency)
     elif len(standing) > 1:
+        late = [payment for payment in standing if payment.try_number < ours.try_number]
         yield describe(
             Kind.CHARGED_MORE_THAN_ONCE,
             _sum(payment.kept for payment in standing) - (ours.charged - ours.refunded),
+            repairable=len(standing) - len(late) == 1,
         )
     else:
         (payment,) = standing

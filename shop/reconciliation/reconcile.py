@@ -19,7 +19,12 @@ from shop.reconciliation.compare import OurOrder, discrepancies_of
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.known_payments import known_payments
 from shop.reconciliation.outstanding import remember
-from shop.reconciliation.repair import cancel_unconfirmed, refund_ended, refund_is_gone
+from shop.reconciliation.repair import (
+    cancel_unconfirmed,
+    refund_earlier_tries,
+    refund_ended,
+    refund_is_gone,
+)
 from shop.reconciliation.statement import statement
 from shop.reconciliation.stock import check_stock
 from shop.settings import settings
@@ -34,6 +39,7 @@ _OURS = text(
             + coalesce(CAST(s.undo_result ->> 'written_off' AS numeric), 0) AS settled,
         CASE WHEN o.content ? :try THEN coalesce(CAST(s.notes ->> 'late' AS numeric), 0)
             + CAST(o.content -> :try ->> 'charged' AS numeric) ELSE 0 END AS earlier,
+        coalesce(CAST(o.content -> :try ->> 'number' AS int), 1) AS try_number,
         s.notes ->> 'payment_id' AS payment_id, o.content -> :try -> 'payments' AS earlier_payments
     FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment'
     WHERE o.id = :id
@@ -133,6 +139,8 @@ async def _put_under_review(order_id: str, found: Discrepancy, gateway: PaymentG
 async def _repair(order_id: str, found: list[Discrepancy], gateway: PaymentGateway) -> str | None:
     """Repairs what can be repaired. Returns why it failed, or None."""
     try:
+        if any(d.repairable and d.kind is Kind.CHARGED_MORE_THAN_ONCE for d in found):
+            return await refund_earlier_tries(order_id, gateway)
         if any(d.repairable and d.kind is not Kind.LEFT_UNCONFIRMED for d in found):
             return await refund_ended(order_id, gateway)  # also cancels unconfirmed payments
         for discrepancy in found:

@@ -28,7 +28,7 @@ from shop.orders.order import OrderInstance, customer_of
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
 from shop.orders.tries import earlier_money, try_number
-from shop.payments.charge import STEP, money_moved, refund
+from shop.payments.charge import LATE, STEP, money_moved, refund, settle_earlier_tries
 from shop.payments.errors import RefundRefused
 from shop.payments.gateway import PaymentGateway, PaymentStatus
 from shop.review import attention
@@ -65,6 +65,28 @@ async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
             return str(refused)
         await _end(order, result.model_dump(mode="json"))
         return None
+
+
+async def refund_earlier_tries(order_id: str, gateway: PaymentGateway) -> str | None:
+    """Refunds what earlier tries of a completed order have charged late, and records it. Returns why it could
+    not be done, or None. Raises the gateway's errors."""
+    async with _order_lock(order_id):
+        async with transaction(_BEGINNING) as tx:
+            row = (await tx.execute(_LOCK, {"id": order_id})).mappings().one_or_none()
+            if row is None or row["outcome"] != Outcome.COMPLETED:
+                return "the order has changed meanwhile"
+            order = OrderInstance(row["id"], row["content"], row["fence"], ORDERS)
+            await journal.load(tx, [order])
+        late = await settle_earlier_tries(order, gateway)
+        async with transaction(_ENDING) as tx:
+            row = (await tx.execute(_LOCK, {"id": order_id})).mappings().one()
+            if row["outcome"] != Outcome.COMPLETED:  # its compensation asks the gateway
+                return None
+            await journal.add_notes(tx, [(order, STEP, {LATE: str(late)})])
+            charged, refunded, at_risk = money_moved(order)
+            money = {"charged": charged, "refunded": refunded, "at_risk": at_risk}
+            await correct(tx, order_id, **money, outcome=row["outcome"], undone=row["undone"])
+    return None
 
 
 async def refund_is_gone(order_id: str, gateway: PaymentGateway) -> bool:

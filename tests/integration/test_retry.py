@@ -193,6 +193,28 @@ async def test_a_late_success_of_an_earlier_try_is_refunded(saga: World, unique:
     await assert_nothing_differs(saga, order_id)
 
 
+async def test_a_success_that_comes_after_the_next_try_is_refunded_by_reconciliation(
+    saga: World, unique: str
+) -> None:
+    order_id = f"LATER-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    await again(order_id, CARD)
+    late = pay_late(saga, order_id)
+    assert saga.money(order_id) == (2 * PRICE, 0)
+    always = datetime.max.replace(tzinfo=UTC)
+    for expected in ([True], []):
+        found = await compare_order(order_id, gateway(), always, fix=True)
+        assert [each.repaired for each in found] == expected
+    assert saga.money(order_id) == (2 * PRICE, PRICE)
+    assert [p["id"] for p in saga.ledger(order_id) if p["refunds"]] == [late]
+    assert ended(order_id).outcome is Outcome.COMPLETED
+    await assert_nothing_differs(saga, order_id)
+    await ask_to_cancel(order_id, reason="changed their mind", requested_by="ann")
+    assert (await finish_reopened(order_id)).outcome is Outcome.COMPENSATED
+    assert saga.money(order_id) == (2 * PRICE, 2 * PRICE)
+    await assert_nothing_differs(saga, order_id)
+
+
 async def test_a_late_success_that_cannot_be_refunded_needs_a_person(saga: World, unique: str) -> None:
     """And the new card is not charged."""
     order_id = f"KEPT-{unique}"
