@@ -191,7 +191,8 @@ def _limit_statements_on_the_server(connection: Any, _record: object) -> None:
 
 
 def _set(connection: Any, **milliseconds: int) -> None:
-    limits = {"statement_timeout": _STATEMENT_SECONDS * 1000, **milliseconds}
+    """Sets limits, and UTC as the zone in which times are returned, whatever the server's is."""
+    limits = {"statement_timeout": _STATEMENT_SECONDS * 1000, "TimeZone": "UTC", **milliseconds}
     connection.autocommit = True
     cursor = connection.cursor()
     cursor.execute(

@@ -137,6 +137,17 @@ async def test_every_filter_alone_and_together(
         assert found(outcome=str(Outcome.COMPLETED)) == {"GOOD"}
 
 
+def test_times_are_utc_whatever_the_databases_zone(web: httpx.Client, world: World) -> None:
+    name = world.sql("SELECT current_database()")[0][0]
+    world.sql(f"ALTER DATABASE {name} SET timezone = 'Asia/Kathmandu'")
+    assert world.sql("SHOW timezone") == [("Asia/Kathmandu",)]
+    intake.submit([an_order("UTC")])
+    (listed,) = web.get("/orders").json()["orders"]
+    status = web.get("/orders/UTC").json()
+    assert listed["submitted_at"] == status["submitted_at"]
+    assert listed["submitted_at"].endswith("Z")
+
+
 def test_searches_use_their_indexes(world: World) -> None:
     """With many orders. The planner's choice, not a time, is compared."""
     world.sql(
