@@ -197,6 +197,22 @@ def test_a_test_order_is_only_taken_if_the_settings_say_so() -> None:
     assert map_shopify(order, Options(prefix="", test_orders=True)).checked()
 
 
+@pytest.mark.parametrize(
+    ("shop", "name", "provider", "reference"),
+    [
+        ("woocommerce", "stripe_paid_usd", "stripe", "pi_3JWmBuLTUR9LBPfg1PsNH6Hz"),
+        ("woocommerce", "subscription_renewal_usd", "stripe", "ch_1F80XSHmb92rNdes7VNyHrsz"),
+        ("woocommerce", "documentation_bacs_paid_usd", "bacs", "order 727"),
+        ("medusa", "v2_captured_sgd", "stripe", "pi_3Sxoag"),
+        ("shopify", "taxes_included_aud", "shopify_payments", "gid://shopify/Order/7024924328248"),
+        ("shopify", "gift_card_and_digital_usd", "shopify_payments", "c901414060.1"),
+    ],
+)
+def test_who_has_the_money_is_said(shop: str, name: str, provider: str, reference: str) -> None:
+    info = map_order(shop, of(shop, name)).checked()["payment_info"]
+    assert (info["provider"], info["reference"]) == (provider, reference)
+
+
 def test_amounts_are_those_that_the_customer_paid() -> None:
     order = map_order("shopify", of("shopify", "presentment_currency_cad_eur")).checked()
     assert (order["currency"], order["total_amount"], order["tip_amount"]) == ("EUR", "114.90", "3.50")

@@ -202,9 +202,12 @@ def _add_payment(order: dict[str, Any], read: Reading, status: str | None, optio
     if manual == CASH_ON_DELIVERY and reference is None:
         order["payment_info"] = {"method": manual}  # its date_paid is the day of delivery
     elif paid or reference:
+        provider = method or "woocommerce"
+        if provider.startswith("stripe"):  # also stripe_sepa and the like: the payment is one of the account
+            provider, reference = "stripe", _stripe_payment(read) or reference
         order["payment_info"] = {
             "method": ALREADY_PAID,
-            "provider": method or "woocommerce",
+            "provider": provider,
             "reference": reference or f"order {read.text('number', 'id')}",
         }
     elif manual:
@@ -212,6 +215,12 @@ def _add_payment(order: dict[str, Any], read: Reading, status: str | None, optio
     elif status == "processing":
         read.refuse("date_paid", "nothing", "the day of the payment, or a payment method without a gateway")
     return None
+
+
+def _stripe_payment(read: Reading) -> str | None:
+    """Returns the id of Stripe's PaymentIntent, which the transaction id, a charge's, is not."""
+    ids = [each.text("value") for each in read.each("meta_data") if each.text("key") == "_stripe_intent_id"]
+    return next(filter(None, ids), None)
 
 
 # -- customer and addresses
