@@ -130,6 +130,18 @@ async def test_a_rejected_order_can_be_stored_and_keeps_its_reasons(payload: Pay
     assert again.fingerprint == take_in(mapped.to_store()).fingerprint
 
 
+def test_only_money_that_may_have_to_go_back_is_kept_with_a_rejected_order() -> None:
+    """A person would have to give it back."""
+    rejected = map_order("shopify", of("shopify", "exchange_usd")).to_store()
+    assert rejected["payment_info"]["method"] == "already_paid"
+    for shop, name in [("shopify", "fulfilled_pln"), ("woocommerce", "documentation_completed_usd")]:
+        mapped = map_order(shop, of(shop, name))
+        assert mapped.order["payment_info"]["method"] == "already_paid"
+        assert "payment_info" not in mapped.to_store()
+    refunded = of("woocommerce", "stripe_paid_usd") | {"status": "refunded"}
+    assert "payment_info" not in map_order("woocommerce", refunded).to_store()
+
+
 @each_accepted
 def test_a_field_that_may_move_money_is_refused_and_others_are_listed(payload: Payload) -> None:
     order = {**payload.order, "environment_surcharge_amount": "2.00", "zodiac": {"sign": "libra"}}

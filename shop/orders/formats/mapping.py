@@ -62,11 +62,15 @@ class Mapped:
 
     def to_store(self) -> Mapping[str, Any]:
         """Returns the order for intake. A rejected one carries its reasons, which validation reports: it
-        ends as rejected, and somebody sees it."""
+        ends as rejected, and somebody sees it. Of goods that have left there, the money is nothing that
+        anybody here has to give back."""
         marks: dict[str, str] = {}
         for each in self.reasons[:MAX_PROBLEMS]:
             marks.setdefault(each.place[:100], _mark(each))
-        return {**self.order, HAS_REMOVED: marks} if marks else self.order
+        if not marks:
+            return self.order
+        kept = {name: part for name, part in self.order.items() if name != "payment_info"}
+        return {**(kept if self.shipped_there else self.order), HAS_REMOVED: marks}
 
 
 def _mark(problem: Problem) -> str:

@@ -197,7 +197,7 @@ def _add_payment(order: dict[str, Any], read: Reading, status: str | None, optio
         return f"status is {status}"
     if status in _CANCELLED and not (paid or reference or manual):
         return f"status is {status}"
-    if not Decimal(order["total_amount"]):
+    if not Decimal(order["total_amount"]) or status == "refunded":
         return None
     if manual == CASH_ON_DELIVERY and reference is None:
         order["payment_info"] = {"method": manual}  # its date_paid is the day of delivery
