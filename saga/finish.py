@@ -85,6 +85,7 @@ async def record_failures(instances: Sequence[Instance], *, pivot: str | None = 
     """
     async with transaction(_RECORDING) as tx:
         held = await journal.verify_ownership(tx, instances)
+        await journal.write_begun_elsewhere(tx, {i: steps for i in held if (steps := begun_elsewhere(i))})
         rows = [
             {
                 "id": i.id,
@@ -99,6 +100,11 @@ async def record_failures(instances: Sequence[Instance], *, pivot: str | None = 
             await tx.execute(_RECORD_FAILURE(held[0].store), {"rows": as_json(rows)})
         if pivot is not None and (returning := [instance for instance in held if instance.done(pivot)]):
             await journal.mark_due(tx, pivot, returning)
+
+
+def begun_elsewhere(instance: Instance) -> list[str]:
+    """Returns the steps that others have begun for the instance, and that its journal does not have."""
+    return [step for step in instance.store.hooks.begun_elsewhere(instance) if step not in instance.journal]
 
 
 async def give_up_compensating(instances: Sequence[Instance]) -> None:

@@ -51,6 +51,12 @@ class Hooks(Generic[P]):
         """
         return COMPLETED if instance.failure is None else COMPENSATED
 
+    def begun_elsewhere(self, instance: SagaInstance[P]) -> Sequence[str]:
+        """Returns the steps whose effect may exist before they begin, because somebody else caused it: their
+        compensations are due when the instance fails. Must not depend on the payload, which may be invalid.
+        """
+        return ()
+
     def prepare(self, instance: SagaInstance[P], outcome: str) -> tuple[Mapping[str, Any], Any]:
         """Returns the values of `outcome_columns`, and what `ended` needs. Runs before the transaction, as it
         may take long."""

@@ -8,7 +8,7 @@ module and `saga.manual` write the journal's table.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -260,6 +260,19 @@ async def write_undo(tx: Tx, step: str, records: Sequence[Record]) -> None:
         entry.undo_number = numbers.get(r.instance.id, entry.undo_number)
         entry.undo_status, entry.undo_result, entry.undo_due = r.status, r.result, r.status != "done"
         entry.undo_error = {**(entry.undo_error or {}), **r.error} if r.error is not None else None
+
+
+async def write_begun_elsewhere(tx: Tx, steps: Mapping[Instance, Sequence[str]]) -> None:
+    """Records steps that others have begun: their compensations are due, like those of steps that this saga
+    has begun."""
+    await write(
+        tx,
+        [
+            Record(instance, step, "begun", undo_due=True, again=False)
+            for instance, names in steps.items()
+            for step in names
+        ],
+    )
 
 
 async def mark_due(tx: Tx, step: str, instances: Sequence[Instance]) -> None:

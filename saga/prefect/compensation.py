@@ -13,7 +13,7 @@ from saga.configuration import config
 from saga.definition import Saga, Step
 from saga.errors import BatchFailing, LeaseLost, StepError
 from saga.execution import StepExecution
-from saga.finish import finish, give_up_compensating, record_failures
+from saga.finish import begun_elsewhere, finish, give_up_compensating, record_failures
 from saga.instance import Instance, SagaInstance
 from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.steps import run_step
@@ -27,7 +27,11 @@ async def compensate(saga: Saga, instances: Sequence[Instance]) -> None:
     A compensation that fails, after its retries, stays due: the others still run, and the instance ends in
     `needs_attention`.
     """
-    if due := [instance for instance in instances if instance.undo_plan() or instance.done(saga.pivot)]:
+    if due := [
+        instance
+        for instance in instances
+        if instance.undo_plan() or instance.done(saga.pivot) or begun_elsewhere(instance)
+    ]:
         await record_failures(due, pivot=saga.pivot)
     most_deaths = 2 * (config().max_takeovers + 1)
     if deadly := [

@@ -22,7 +22,9 @@ from shop.orders.errors import OrderRejected
 from shop.orders.order import Order, OrderInstance
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import earlier_money
-from shop.payments.charge import given_by_hand, money_moved
+from shop.payments.charge import STEP as PAYMENT
+from shop.payments.charge import given_by_hand, money_moved, moved_elsewhere
+from shop.payments.elsewhere import is_paid_before
 from shop.review import attention
 from shop.text.customer_words import hidden, without_customer
 from shop.values.money import currency_of
@@ -43,6 +45,7 @@ class OrderHooks(Hooks[Order]):
         "amount_charged": "numeric",
         "amount_refunded": "numeric",
         "amount_at_risk": "numeric",
+        "amount_elsewhere": "numeric",
     }
     status_past_pivot = "shipped"
     # The gateway sent an event while the order's worker was about to postpone the order.
@@ -61,6 +64,9 @@ class OrderHooks(Hooks[Order]):
                 return Outcome.OUT_OF_STOCK
             case _:
                 return Outcome.COMPENSATED
+
+    def begun_elsewhere(self, instance: OrderInstance) -> tuple[str, ...]:
+        return (PAYMENT,) if is_paid_before(instance.content) else ()
 
     def prepare(self, instance: OrderInstance, outcome: str) -> tuple[Mapping[str, Any], _Extra]:
         outcome = Outcome(outcome)
@@ -81,6 +87,7 @@ class OrderHooks(Hooks[Order]):
             "amount_charged": charged,
             "amount_refunded": refunded,
             "amount_at_risk": at_risk,
+            "amount_elsewhere": moved_elsewhere(instance),
         }
         return columns, _Extra(notice, case)
 

@@ -50,6 +50,8 @@ class OrderOutcome(BaseModel):
     amount_charged: Decimal = Decimal(0)
     amount_refunded: Decimal = Decimal(0)
     amount_at_risk: Decimal = Decimal(0)
+    amount_elsewhere: Decimal = Decimal(0)
+    """What others have taken for the order, or will collect."""
     submitted_at: datetime | None = None
     finished_at: datetime | None = None
     seconds: float | None = None

@@ -16,7 +16,7 @@ from shop.values.money import exact
 
 _ORDERS = text(
     "SELECT id, outcome, failing_step, reasons, undone, currency, amount_charged, amount_refunded, "
-    "amount_at_risk, submitted_at, finished_at, "
+    "amount_at_risk, amount_elsewhere, submitted_at, finished_at, "
     "extract(epoch FROM finished_at - submitted_at)::float AS seconds, takeovers, flow_run_id, "
     "coalesce(CAST(content -> :try ->> 'number' AS int), 1) AS try_number "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
@@ -26,7 +26,7 @@ _STEPS = text(
     "extract(epoch FROM ended_at - begun_at)::float AS seconds FROM order_step "
     "WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
 )
-_AMOUNTS = ("amount_charged", "amount_refunded", "amount_at_risk")
+_AMOUNTS = ("amount_charged", "amount_refunded", "amount_at_risk", "amount_elsewhere")
 _OUT_OF_STOCK = text(
     "SELECT count(*) FROM customer_order WHERE outcome = 'out_of_stock' AND erased_at IS NULL "
     "AND submitted_at > now() - interval '30 days' "

@@ -22,7 +22,7 @@ _ORDER = text(
         CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'under_way'
             ELSE o.status END AS status,
         o.outcome, o.failing_step, o.reasons,
-        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
+        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk, o.amount_elsewhere,
         (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
         (SELECT s.notes ->> 'payment_id' FROM order_step s
             WHERE s.order_id = o.id AND s.step = :payment) AS payment_id,
@@ -67,7 +67,10 @@ class OrderStatus(BaseModel):
     currency: str
     amount_charged: Decimal = Field(description="by all tries; so is `amount_refunded`")
     amount_refunded: Decimal
-    amount_at_risk: Decimal = Field(description="charged and due to be refunded, but not refunded yet")
+    amount_at_risk: Decimal = Field(description="paid and due to be refunded, but not refunded yet")
+    amount_elsewhere: Decimal = Field(
+        description="what others have taken or will collect: paid already, by gift card, on delivery"
+    )
     payment_id: str | None = Field(
         default=None, description="the gateway's payment id, for a page on which the customer authenticates"
     )
@@ -94,7 +97,7 @@ async def read_status(order_id: str) -> OrderStatus | None:
         return None
     money = {
         name: exact(row[name], row["currency"])
-        for name in ("amount_charged", "amount_refunded", "amount_at_risk")
+        for name in ("amount_charged", "amount_refunded", "amount_at_risk", "amount_elsewhere")
     }
     fields = {**row, **money, "earlier_tries": read_tries(row["earlier_tries"])}
     how = how_to_retry(order_id, row["outcome"], cancelled=fields.pop("cancelled"))

@@ -25,6 +25,8 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
         money_column("amount_charged"),
         money_column("amount_refunded"),
         money_column("amount_at_risk"),
+        # What others have taken for the order, or will collect; see `shop.payments.elsewhere`.
+        money_column("amount_elsewhere"),
         # When the customer's data was erased (`shop.retention.customers`).
         time_column("erased_at"),
         # The bucket of the order's duration; see `shop.monitoring.buckets`.

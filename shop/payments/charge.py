@@ -14,18 +14,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
-from typing import Literal, NoReturn
+from decimal import Decimal
+from typing import NoReturn
 
-from pydantic import BaseModel
+from pydantic import ValidationError
 
 from saga.checkpoint import checkpoint
 from saga.failpoints import failpoint
 from shop.orders import names
+from shop.orders.errors import OrderRejected
 from shop.orders.order import OrderInstance
 from shop.orders.tries import earlier_money, earlier_payments, marked, try_number
+from shop.payments import elsewhere
 from shop.payments.errors import (
+    PAID_AND_REJECTED,
+    PAID_ELSEWHERE,
     NoDeliveryAddress,
+    PaidOtherwise,
     PaymentError,
     PaymentGatewayError,
     PaymentMismatch,
@@ -33,7 +38,8 @@ from shop.payments.errors import (
     RefundRefused,
 )
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus, Refund
-from shop.values.money import to_minor
+from shop.payments.results import PaymentResult, RefundResult
+from shop.values.money import currency_of, show, to_minor
 
 STEP = "process_payment"
 LATE = "late"
@@ -49,36 +55,11 @@ _CREATING, _CONFIRMING, _CANCELLING, _REFUNDING = (
 )
 
 
-class PaymentResult(BaseModel):
-    """The result of `process_payment`."""
-
-    payment_status: Literal["charged"] = "charged"
-    payment_id: str
-    transaction_id: str
-    amount_charged: Decimal
-    currency: str
-    gateway_fee: Decimal
-    payment_method: str
-    charged_at: datetime
-
-
-class RefundResult(BaseModel):
-    """The result of `refund_payment`. `amount_charged` is what had been charged according to the gateway."""
-
-    compensation_status: Literal["success", "cancelled", "no_payment_to_refund"]
-    refund_id: str | None = None
-    refunded_amount: Decimal = Decimal(0)
-    amount_charged: Decimal = Decimal(0)
-    currency: str
-    original_payment_id: str | None = None
-    refund_timestamp: datetime | None = None
-
-
 async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult:
-    """Creates the payment, journals its id, and confirms it by that id. Charges once, however often it is
-    called."""
+    """Creates the payment, journals its id, and confirms it by that id. Charges what is due, once, however
+    often it is called; nothing, if others take the money (`shop.payments.elsewhere`)."""
     order = instance.payload
-    if order.payment_info is None:
+    if order.payment_info is None and order.amount_due > 0:
         raise PaymentRefused("the order has no payment_info, so there is nothing to charge")
     if order.shipping_info is None and order.needs_shipment:
         raise NoDeliveryAddress
@@ -86,6 +67,8 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
     if payment_id is None and try_number(instance) > 1 and LATE not in instance.journal[STEP].notes:
         late = await settle_earlier_tries(instance, gateway)  # so that only this try charges
         await checkpoint(instance, STEP, **{LATE: str(late)})
+    if (settled := await elsewhere.settle(instance, gateway)) is not None:
+        return settled
     if payment_id is None:
         payment = _checked(instance, await _find_or_create(instance, gateway))
         payment_id = payment.id
@@ -93,10 +76,10 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
     elif instance.journal[STEP].attempts > 1:
         payment = _checked(instance, await gateway.get(payment_id), payment_id)
         if payment.status is PaymentStatus.SUCCEEDED:
-            return _charged(payment)
+            return _charged(payment, order.paid_in_part)
     with _CONFIRMING:
         confirmed = await gateway.confirm(payment_id, key=names.key(order.id, f"confirm-{payment_id}"))
-    return _charged(_checked(instance, confirmed, payment_id))
+    return _charged(_checked(instance, confirmed, payment_id), order.paid_in_part)
 
 
 async def settle_earlier_tries(instance: OrderInstance, gateway: PaymentGateway) -> Decimal:
@@ -105,7 +88,7 @@ async def settle_earlier_tries(instance: OrderInstance, gateway: PaymentGateway)
     notes."""
     undone = _Undone(_currency(instance))
     for payment in await payments_of(instance.id, gateway, *earlier_payments(instance.content)):
-        if payment.try_number < try_number(instance):
+        if payment.try_number < try_number(instance) and payment.id != elsewhere.reference(instance):
             await _undo(instance, payment, gateway, undone, (0, 0))
     return max(undone.refunded - earlier_money(instance.content), Decimal(0))
 
@@ -137,13 +120,13 @@ def _differs(instance: OrderInstance, payment: Payment) -> str | None:
 
 
 def _due(instance: OrderInstance) -> Decimal:
-    """Returns the amount to charge. Zero if the order has no valid total,
-    as such an order is never charged."""
+    """Returns the amount to charge. Zero if the order is not valid, as it is never charged then."""
+    charged = instance.result(STEP).get("amount_charged")
+    if charged is not None:
+        return Decimal(str(charged))
     try:
-        return Decimal(
-            str(instance.result(STEP).get("amount_charged") or instance.content.get("total_amount"))
-        )
-    except InvalidOperation:
+        return instance.payload.amount_due
+    except ValidationError:
         return Decimal(0)
 
 
@@ -159,7 +142,7 @@ async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> P
             and p.try_number == try_number(instance)
         ]
         usable.sort(key=lambda payment: payment.status is PaymentStatus.CREATED)
-        if usable and (usable[0].amount, usable[0].currency) == (order.total_amount, order.currency):
+        if usable and (usable[0].amount, usable[0].currency) == (order.amount_due, order.currency):
             return usable[0]
     info = order.payment_info
     if info is None:
@@ -167,7 +150,7 @@ async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> P
     with _CREATING:
         return await gateway.create(
             order_id=order.id,
-            amount=order.total_amount,
+            amount=order.amount_due,
             currency=order.currency,
             method=info.method,
             card_last4=info.card_last4,
@@ -177,7 +160,7 @@ async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> P
         )
 
 
-def _charged(payment: Payment) -> PaymentResult:
+def _charged(payment: Payment, paid_in_part: Decimal) -> PaymentResult:
     if (
         payment.status is not PaymentStatus.SUCCEEDED
         or payment.transaction_id is None
@@ -190,6 +173,7 @@ def _charged(payment: Payment) -> PaymentResult:
         payment_id=payment.id,
         transaction_id=payment.transaction_id,
         amount_charged=payment.amount,
+        amount_elsewhere=paid_in_part,
         currency=payment.currency,
         gateway_fee=payment.fee,
         payment_method=payment.method,
@@ -201,8 +185,9 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
     """Refunds what was charged and cancels what was only created, according to the gateway, not the journal.
 
     Raises `RefundRefused` if the order needs manual review: the gateway refuses a refund, reports more to
-    refund than the order's amount, or gave no clear answer to too many refunds. Everything else has been
-    refunded.
+    refund than the order's amount, or gave no clear answer to too many refunds; or others have taken money,
+    which a person has to give back. Everything else has been refunded. An order that is paid already, and not
+    valid, goes there with nothing refunded: it may be corrected and tried again.
     """
     entry = instance.journal.get(STEP)
     journalled = entry.notes.get("payment_id") if entry else None
@@ -210,6 +195,7 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
     refusals, unclear = int(earlier.get("refusals", 0)), int(earlier.get("unclear_refunds", 0))
     undone = _Undone(_currency(instance))
     refused: PaymentError | None = None
+    others = await _taken_elsewhere(instance, gateway, decided=refusals > 0)
     known = (journalled, *earlier_payments(instance.content))
     payments = await payments_of(instance.id, gateway, *known)
     for payment in sorted(payments, key=lambda payment: payment.id != journalled):  # the journalled one first
@@ -221,6 +207,9 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
             refused = refused or error
             undone.payment_id = payment.id
     undone.leave_out(earlier_money(instance.content))
+    if refused is None and others > 0:
+        amount = show(others, _currency(instance))
+        refused = PaymentGatewayError(PAID_ELSEWHERE, f"{amount} were paid elsewhere: give them back by hand")
     if refused is not None:
         raise RefundRefused(
             refused.error_code,
@@ -230,8 +219,39 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
             refunded=undone.refunded,
             currency=undone.currency,
             refusals=refusals + 1,
+            elsewhere=others,
         )
     return undone.result()
+
+
+async def _taken_elsewhere(instance: OrderInstance, gateway: PaymentGateway, *, decided: bool) -> Decimal:
+    """Returns what others have taken, and a person has to give back. Makes the gateway's payment of an order
+    that is paid already the order's, so that it is refunded with the others.
+
+    Raises `RefundRefused` for an order that is paid and not valid, unless a person has `decided` that it is
+    refunded.
+    """
+    entry = instance.journal.get(STEP)
+    if entry is not None and (entry.undo_result or {}).keys() & {"refunded_by_hand", "written_off"}:
+        return Decimal(0)
+    paid, currency = elsewhere.paid_before(instance.content), _currency(instance)
+    rejected = instance.failure is not None and instance.failure.kind == OrderRejected.code
+    if rejected and not decided and elsewhere.is_paid_before(instance.content):
+        raise RefundRefused(
+            PAID_AND_REJECTED,
+            "the order is paid and was not valid: correct what is wrong and retry it, or give the money back",
+            payment_id="",
+            charged=Decimal(0),
+            refunded=Decimal(0),
+            currency=currency,
+            refusals=1,
+            elsewhere=paid,
+        )
+    try:
+        adopted = await elsewhere.payment_of(instance, gateway)
+    except PaidOtherwise:  # another order's payment: nothing of this order was paid
+        return elsewhere.paid_before(instance.content, whole=False)
+    return await elsewhere.taken(instance, adopted)
 
 
 async def payments_of(order_id: str, gateway: PaymentGateway, *known: str | None) -> list[Payment]:
@@ -404,8 +424,28 @@ def _moved_in_this_try(instance: OrderInstance) -> tuple[Decimal, Decimal, Decim
     charged = max(late + Decimal(done.get("amount_charged", 0)), Decimal(found.get("amount_charged", 0)))
     if not entry.undo_due or entry.undo_status != "failed":
         return charged, refunded, Decimal(0)
-    at_risk = error.get("amount_at_risk") or done.get("amount_charged") or instance.payload.total_amount
+    if (at_risk := error.get("amount_at_risk")) is None:
+        at_risk = sum(Decimal(done.get(name, 0)) for name in ("amount_charged", "amount_elsewhere"))
+        at_risk = at_risk if done else _total(instance)
     return charged, refunded, Decimal(at_risk)
+
+
+def _total(instance: OrderInstance) -> Decimal:
+    try:
+        return instance.payload.total_amount
+    except ValidationError:
+        return elsewhere.paid_before(instance.content)
+
+
+def moved_elsewhere(instance: OrderInstance) -> Decimal:
+    """Returns what others have taken for the order, or will collect. Money that a person gave back is in
+    it."""
+    entry = instance.journal.get(STEP)
+    if entry is None:
+        return Decimal(0)
+    undone = entry.undo_error or entry.undo_result
+    found = undone if undone is not None else entry.result or {}
+    return Decimal(found.get("amount_elsewhere", 0))
 
 
 def given_by_hand(instance: OrderInstance) -> Decimal:
@@ -415,4 +455,4 @@ def given_by_hand(instance: OrderInstance) -> Decimal:
 
 
 def _currency(instance: OrderInstance) -> str:
-    return str(instance.content.get("currency", "USD"))
+    return currency_of(instance.content)

@@ -138,6 +138,41 @@ class PaymentNeedsCustomer(PaymentError):
         self.retry_after = retry_after
 
 
+class PaymentAwaited(PaymentError):
+    """The order is paid by transfer, and the money has not come yet. It waits, and keeps its stock."""
+
+    code = "payment_awaited"
+    refusal = True
+    keeps_resources = True
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__("awaited", message, retryable=True)
+        self.retry_after = retry_after
+
+
+class PaidOtherwise(PaymentRefused):
+    """The order says that it is paid already, and the payment gateway says something else."""
+
+    code = "paid_otherwise"
+
+
+class NotReceivable(StepError):
+    """Money cannot be recorded as received for an order. Carries every reason."""
+
+    code = "not_receivable"
+    refusal = True
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+PAID_ELSEWHERE = "paid_elsewhere"
+"""The `error_code` of a refund that a person has to make: the gateway never had the money."""
+PAID_AND_REJECTED = "paid_and_rejected"
+"""The `error_code` of a refund that a person has to decide: the order is paid, and was not valid."""
+
+
 class RefundRefused(PaymentError):
     """The gateway refused the refund: a person has to refund the customer."""
 
@@ -153,15 +188,18 @@ class RefundRefused(PaymentError):
         refunded: Decimal,
         currency: str,
         refusals: int,
+        elsewhere: Decimal = Decimal(0),
     ) -> None:
         self.payment_id, self.charged, self.refunded, self.currency = payment_id, charged, refunded, currency
+        self.elsewhere = elsewhere
+        """What others have taken for the order, besides the gateway."""
         self.refusals = refusals
         """The number of refusals, including this one."""
         super().__init__(error_code, error_message, retryable=False)
 
     @property
     def amount_at_risk(self) -> Decimal:
-        return self.charged - self.refunded
+        return self.charged - self.refunded + self.elsewhere
 
     def details(self) -> dict[str, Any]:
         return {
@@ -171,6 +209,7 @@ class RefundRefused(PaymentError):
             "payment_id": self.payment_id,
             "amount_charged": str(self.charged),
             "refunded_amount": str(self.refunded),
+            "amount_elsewhere": str(self.elsewhere),
             "amount_at_risk": str(self.amount_at_risk),
             "currency": self.currency,
             "refusals": self.refusals,

@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from saga.database import transaction
 from shop.orders.tries import TRY
+from shop.payments import adopted
 from shop.payments.charge import STEP
 from shop.payments.gateway import AsksCustomers, GatewayClient, Payment, Refund
 from shop.runtime.installation import installation, installation_id
@@ -78,12 +79,15 @@ class OwnPayments:
     async def get(self, payment_id: str) -> Payment:
         """Returns the payment. Its `order_id` is empty if the payment is not ours."""
         payment = await self.inner.get(payment_id)
-        return payment if await _ours([payment]) else replace(payment, order_id="")
+        return next(iter(await _ours([payment])), replace(payment, order_id=""))
 
     async def find(self, order_id: str) -> list[Payment]:
         """Returns every payment that this installation ever created for the order, oldest first."""
         found = await self.inner.find(order_id, installation=await installation_id())
-        return [*await self._unmarked(order_id), *found]
+        known = {payment.id for payment in found}
+        others = [each for each in await adopted.of_order(order_id) if each not in known]
+        adopted_ones = [replace(await self.inner.get(each), order_id=order_id) for each in others]
+        return [*await self._unmarked(order_id), *adopted_ones, *found]
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         """Yields pages of our payments that were created, charged or refunded since then, with all their
@@ -134,23 +138,28 @@ def _could_be(payment: Payment, order: Any) -> bool:
 
 
 async def _ours(payments: Sequence[Payment]) -> list[Payment]:
-    """Returns the payments that have our installation id, or whose id is in the journal."""
+    """Returns the payments that have our installation id, whose id is in the journal, or that an order has
+    adopted; the latter with that order's id."""
     if not payments:
         return []
     mine = await installation_id()
-    others = [payment.order_id for payment in payments if payment.installation != mine and payment.order_id]
+    others = [payment for payment in payments if payment.installation != mine]
     known: set[tuple[str, str]] = set()
+    owners: dict[str, str] = {}
     if others:
         # PostgreSQL cannot store a zero byte, so no order of ours has one in its id.
-        ids = [order_id for order_id in others if "\0" not in order_id]
+        ids = [payment.order_id for payment in others if payment.order_id and "\0" not in payment.order_id]
         async with transaction() as tx:
             rows = await tx.execute(_JOURNALLED, {"step": STEP, "ids": ids, "try": TRY})
             known = {(row.order_id, row.payment_id) for row in rows}
-    return [
-        payment
-        for payment in payments
-        if payment.installation == mine or (payment.order_id, payment.id) in known
-    ]
+        owners = await adopted.owners([payment.id for payment in others if "\0" not in payment.id])
+    found = []
+    for payment in payments:
+        if payment.installation == mine or (payment.order_id, payment.id) in known:
+            found.append(payment)
+        elif (order_id := owners.get(payment.id)) is not None:
+            found.append(replace(payment, order_id=order_id))
+    return found
 
 
 async def _own(key: str) -> str:

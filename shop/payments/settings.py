@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from saga.configuration import Seconds
-from shop.runtime.setting_groups import Group, Minutes, Url, prefixed
+from shop.orders.payment_methods import BANK_TRANSFER, CASH_ON_DELIVERY
+from shop.runtime.setting_groups import FromJson, Group, Minutes, Url, prefixed
 
 _URLS = {"sandbox": "http://127.0.0.1:8420", "stripe": "https://api.stripe.com"}
 
@@ -36,6 +37,21 @@ class PaymentSettings(Group):
     customer_minutes: Minutes = 60
     """How long an order waits for a customer whose bank asks for confirmation (3-D Secure) before it is
     compensated."""
+
+    ship_before_payment: Annotated[frozenset[str], FromJson] = frozenset({CASH_ON_DELIVERY})
+    """Methods of payment whose orders are shipped first (JSON): `cash_on_delivery`, `bank_transfer`. Other
+    orders that are paid by transfer or on delivery wait until the money is recorded (`order-saga paid`)."""
+    transfer_days: int = Field(default=14, ge=1, le=365)
+    """How many days an order waits for a transfer before it is compensated."""
+
+    @field_validator("ship_before_payment")
+    @classmethod
+    def _methods(cls, value: frozenset[str]) -> frozenset[str]:
+        if unknown := value - {BANK_TRANSFER, CASH_ON_DELIVERY}:
+            raise ValueError(
+                f"expected {BANK_TRANSFER} or {CASH_ON_DELIVERY}, not {', '.join(sorted(unknown))}"
+            )
+        return value
 
     @property
     def url(self) -> str:

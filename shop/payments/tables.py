@@ -43,6 +43,29 @@ class PaymentEvent(SQLModel, table=True):
     """A text about what was found and done."""
 
 
+class AdoptedPayment(SQLModel, table=True):
+    """A payment at the gateway that was made elsewhere, and that an order names as its own."""
+
+    __tablename__ = "adopted_payment"
+    __table_args__ = (Index("adopted_payment_order", "order_id"),)
+    payment_id: str = Field(sa_column=text_column(primary_key=True))
+    order_id: str = Field(sa_column=text_column(required=True))
+    adopted_at: datetime = Field(sa_column=creation_time())
+
+
+class ReceivedPayment(SQLModel, table=True):
+    """Money that came for an order by transfer or on delivery."""
+
+    __tablename__ = "received_payment"
+    order_id: str = Field(sa_column=text_column(primary_key=True))
+    reference: str = Field(sa_column=text_column(primary_key=True))
+    """The number of the transfer or of the carrier's settlement: identifies it."""
+    amount: Decimal = Field(sa_column=money_column())
+    currency: str = Field(sa_column=text_column(required=True))
+    recorded_by: str = Field(sa_column=text_column(required=True))
+    recorded_at: datetime = Field(sa_column=creation_time())
+
+
 class Dispute(SQLModel, table=True):
     """A charge that the customer's bank disputes: under manual review until it is closed."""
 

@@ -30,11 +30,13 @@ _MONEY = text(
         coalesce(
             sum(CAST(content ->> 'total_amount' AS numeric)) FILTER (WHERE outcome = 'completed'), 0
         ) AS completed,
+        coalesce(sum(o.amount_elsewhere), 0) AS elsewhere,
         coalesce(sum(o.amount_at_risk) FILTER (WHERE outcome = 'needs_attention'), 0) AS at_risk,
         coalesce(sum(a.amount_by_hand), 0) AS by_hand, coalesce(sum(a.amount_written_off), 0) AS written_off
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id
-    WHERE outcome IN ('completed', 'compensated', 'needs_attention') OR outcome IS NOT NULL AND amount_charged
-    > 0 GROUP BY o.currency ORDER BY o.currency
+    WHERE outcome IN ('completed', 'compensated', 'needs_attention')
+        OR outcome IS NOT NULL AND (amount_charged > 0 OR amount_elsewhere > 0)
+    GROUP BY o.currency ORDER BY o.currency
     """
 )
 # The decisions about money that did not go through the gateway, as they were recorded one by one.
@@ -42,6 +44,21 @@ _DECIDED = text(
     "SELECT action, count(*) AS decisions, sum(e.amount) AS amount FROM desk_entry e "
     "JOIN customer_order o ON o.id = e.order_id "
     "WHERE o.outcome IS NOT NULL AND e.currency = :currency AND e.amount > 0 GROUP BY action"
+)
+# Orders that were shipped before they were paid. What is received beyond an order's amount is not its money.
+_COLLECTED = text(
+    """
+    SELECT coalesce(sum(due), 0) AS due, coalesce(sum(least(due, received)), 0) AS received FROM (
+        SELECT o.amount_elsewhere - coalesce((
+                SELECT sum(CAST(p ->> 'amount' AS numeric))
+                FROM jsonb_array_elements(o.content -> 'part_payments') p), 0) AS due,
+            coalesce((SELECT sum(r.amount) FROM received_payment r
+                WHERE r.order_id = o.id AND r.currency = o.currency), 0) AS received
+        FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment'
+        WHERE o.outcome = 'completed' AND o.amount_elsewhere > 0 AND o.currency = :currency
+          AND s.result ->> 'payment_status' = 'collect'
+    ) each
+    """
 )
 _OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
 _STOCK = text(
@@ -149,8 +166,19 @@ def _money(connection: Connection, source: Totals | None) -> list[BookRow]:
             row["completed"] + row["at_risk"] + row["by_hand"] + row["written_off"],
         )
         name = "completed orders + at risk" + "".join(f" + {line.name}" for line in review)
-        rows.append(_amounts(name, explained, kept, currency, "charged - refunded"))
+        who = "charged - refunded"
+        if row["elsewhere"]:
+            rows.append(_elsewhere(connection, row["elsewhere"], currency))
+            kept, who = kept + row["elsewhere"], f"{who} + paid elsewhere"
+        rows.append(_amounts(name, explained, kept, currency, who))
     return rows
+
+
+def _elsewhere(connection: Connection, amount: Decimal, currency: str) -> BookRow:
+    """Returns the line about money that others took: it never went through the gateway."""
+    row = connection.execute(_COLLECTED, {"currency": currency}).one()
+    outstanding = show(row.due - row.received, currency)
+    return BookRow("paid elsewhere", show(amount, currency), f"{outstanding} of it to be collected", ok=None)
 
 
 def _settled_by_people(connection: Connection, row: RowMapping) -> Iterator[BookRow]:

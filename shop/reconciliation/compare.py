@@ -26,7 +26,7 @@ class OurOrder:
     finished_at: datetime | None
     currency: str
     total: Decimal | None
-    """The amount due; None for an order that ended uncompleted."""
+    """The amount due at the gateway; None for an order that ended uncompleted."""
     charged: Decimal
     refunded: Decimal
     at_risk: Decimal
@@ -80,7 +80,10 @@ def _completed(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepan
     describe = _Describer(ours, charges)
     # A payment that was refunded completely needs no attention if another one stands.
     standing = [payment for payment in charges if payment.kept > 0] or charges[:1]
-    if not standing:
+    if ours.total == 0:  # others have taken all of it
+        if kept := _sum(payment.kept for payment in charges):
+            yield describe(Kind.AMOUNT_DIFFERS, kept)
+    elif not standing:
         yield describe(Kind.NOT_CHARGED, ours.charged or ours.total or _NOTHING)
     elif foreign := [payment for payment in standing if payment.currency != ours.currency]:
         yield describe(Kind.CURRENCY_DIFFERS, _sum(payment.kept for payment in foreign), foreign[0].currency)

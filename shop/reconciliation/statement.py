@@ -57,14 +57,16 @@ _COMPARE = text(
         WHEN t.currency <> o.currency OR t.another <> o.currency THEN true
         WHEN o.outcome = 'completed'
             THEN t.charges <> 1 OR t.refunded > 0
-                OR t.charged <> CAST(o.content ->> 'total_amount' AS numeric)
-        WHEN o.outcome = 'needs_attention' THEN t.charged - t.refunded <> o.amount_at_risk
+                OR t.charged <> CAST(o.content ->> 'total_amount' AS numeric) - o.amount_elsewhere
+        WHEN o.outcome = 'needs_attention'
+            THEN t.charged - t.refunded <> o.amount_at_risk - o.amount_elsewhere
         ELSE t.charged <> t.refunded
     END
     UNION
     SELECT o.id FROM customer_order o
     WHERE o.finished_at >= :since AND o.outcome IS NOT NULL
-      AND (o.outcome = 'completed' OR o.amount_charged > 0 OR o.amount_at_risk > 0)
+      AND (o.amount_charged > 0 OR o.amount_at_risk > o.amount_elsewhere OR o.outcome = 'completed'
+          AND o.amount_elsewhere <> CAST(o.content ->> 'total_amount' AS numeric))
       AND NOT EXISTS (SELECT 1 FROM gateway_statement s WHERE s.order_id = o.id)
     UNION
     SELECT order_id FROM discrepancy WHERE accepted_at IS NULL

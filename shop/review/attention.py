@@ -15,6 +15,7 @@ from saga.database import Tx, as_json, sync_engine, transaction
 from saga.failpoints import failpoint
 from shop.orders.order import OrderInstance
 from shop.payments.disputes import OpenDispute, read_open
+from shop.payments.errors import PAID_AND_REJECTED, PAID_ELSEWHERE
 from shop.settings import settings
 
 _PUT = text(
@@ -22,14 +23,14 @@ _PUT = text(
     INSERT INTO attention AS a (
         order_id, step, currency, amount_at_risk, last_error, error_code, next_retry_at)
     SELECT r.order_id, r.step, r.currency, r.at_risk, r.error, r.code,
-        CASE WHEN NOT :hold THEN now() + make_interval(secs => :first) END
+        CASE WHEN NOT (:hold OR r.hold) THEN now() + make_interval(secs => :first) END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS r(order_id text, step text, currency text, at_risk numeric, error text, code text)
+        AS r(order_id text, step text, currency text, at_risk numeric, error text, code text, hold boolean)
     ON CONFLICT (order_id) DO UPDATE
     SET step = excluded.step, amount_at_risk = excluded.amount_at_risk,
         last_error = excluded.last_error, error_code = excluded.error_code,
         retries = a.retries + 1, resolved_at = NULL, resolution = NULL,
-        next_retry_at = CASE WHEN NOT :hold THEN
+        next_retry_at = CASE WHEN excluded.next_retry_at IS NOT NULL THEN
             now() + make_interval(secs => least(:longest, :first * power(2, least(a.retries + 1, 30)))) END
     """
 )
@@ -87,6 +88,8 @@ class NewCase:
     amount_at_risk: Decimal
     error: str
     code: str
+    hold: bool = False
+    """Whether trying again cannot help: only a person can."""
 
 
 class ReviewCase(BaseModel):
@@ -133,6 +136,7 @@ def case_of(order: OrderInstance, at_risk: Decimal, currency: str) -> NewCase:
         at_risk,
         str(error.get("message", "unknown")),
         str(error.get("code", "unknown")),
+        hold=error.get("error_code") in {PAID_ELSEWHERE, PAID_AND_REJECTED},
     )
 
 
@@ -149,6 +153,7 @@ async def put(tx: Tx, cases: Sequence[NewCase], *, hold: bool = False) -> None:
             "at_risk": m.amount_at_risk,
             "error": m.error,
             "code": m.code,
+            "hold": m.hold,
         }
         for m in cases
     ]
@@ -168,6 +173,11 @@ async def clear(tx: Tx, order_ids: Sequence[str]) -> None:
     """Removes orders from manual review, because they were compensated after all."""
     if order_ids:
         await tx.execute(_CLEAR, {"ids": list(order_ids)})
+
+
+def clear_sync(connection: Connection, order_ids: Sequence[str]) -> None:
+    """Runs `clear` in a transaction of a caller that cannot await."""
+    connection.execute(_CLEAR, {"ids": list(order_ids)})
 
 
 async def is_retry_due() -> bool:

@@ -45,13 +45,14 @@ _LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     """
     SELECT o.id, o.outcome, o.lease_id IS NULL AND o.not_before > now() AS postponed,
-        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk, o.content,
+        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk, o.amount_elsewhere, o.content,
         a.order_id IS NOT NULL AS was_here, a.resolved_at, a.resolution, a.next_retry_at
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
     """
 )
 _AT_RISK = text(
-    "SELECT o.currency, o.amount_at_risk, o.content, s.notes ->> 'payment_id' AS payment_id "
+    "SELECT o.currency, o.amount_at_risk - o.amount_elsewhere AS amount_at_risk, o.content, "
+    "s.notes ->> 'payment_id' AS payment_id "
     "FROM customer_order o JOIN attention a ON a.order_id = o.id AND a.resolved_at IS NULL "
     "LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step WHERE o.id = :id AND o.amount_at_risk > 0"
 )
@@ -313,12 +314,14 @@ def _write_off(connection: Connection, decided: Decision, row: RowMapping) -> No
 
 
 def _settled_money(decided: Decision, row: RowMapping, how: str) -> dict[str, Any]:
-    """Returns the refund's new journal entry, about this try. What was at risk had been charged."""
-    earlier = earlier_money(row["content"])
+    """Returns the refund's new journal entry, about this try. What was at risk had been charged, or others
+    had taken it."""
+    earlier, others = earlier_money(row["content"]), row["amount_elsewhere"]
     amount, refunded = row["amount_at_risk"], row["amount_refunded"] - earlier
     return {
         "compensation_status": how,
-        "amount_charged": str(max(row["amount_charged"] - earlier, refunded + amount)),
+        "amount_charged": str(max(row["amount_charged"] - earlier, refunded + amount - others)),
+        "amount_elsewhere": str(others),
         "refunded_amount": str(refunded),
         how: str(amount),
         "currency": row["currency"],

@@ -27,7 +27,8 @@ from shop.orders.outcomes import Outcome
 from shop.orders.payment_methods import BANK_TRANSFER, CASH_ON_DELIVERY, CHARGED
 from shop.orders.store import ORDERS
 from shop.orders.tries import IS_CANCELLED, MOST_TRIES, TRY, add_try, next_try, number_of
-from shop.review import typed_text
+from shop.payments.errors import PAID_AND_REJECTED
+from shop.review import attention, typed_text
 from shop.review.errors import NotRetryable, OrderUnknown, ResolutionIncomplete, RetryInvalid
 from shop.runtime.sync import run_sync
 
@@ -45,6 +46,8 @@ _LOOK = text(
     o.content, o.currency,
         o.amount_charged, o.amount_refunded, o.amount_at_risk, o.submitted_at, o.finished_at, o.erased_at,
         EXISTS (SELECT 1 FROM shipment s WHERE s.order_id = o.id) AS shipped,
+        o.outcome = 'needs_attention' AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id
+            AND s.undo_due AND s.undo_error ->> 'error_code' = '{PAID_AND_REJECTED}') AS paid_and_rejected,
         EXISTS (SELECT 1 FROM dispute d WHERE d.order_id = o.id AND d.closed_at IS NULL) AS disputed,
         EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id
             AND (a.resolved_at IS NULL OR a.amount_by_hand > 0 OR a.amount_written_off > 0)) AS settled
@@ -133,6 +136,8 @@ def _retry(
     changes = _new_payment(row["content"], means) if means.given else {}
     entries = manual.read_entries(connection, ORDERS, [order_id])
     changes[TRY] = next_try(row["content"], row["amount_charged"], entries)
+    if row["outcome"] == Outcome.NEEDS_ATTENTION:
+        attention.clear_sync(connection, [order_id])
     add_try(connection, dict(row), manual.start_over(connection, ORDERS, order_id, changes), **who)
     connection.execute(notification(ORDERS, WAITING))
     return RetryReceipt(order_id=order_id, status="accepted", try_number=number + 1)
@@ -146,6 +151,8 @@ def _why_not(connection: Connection, row: RowMapping) -> tuple[str, str] | None:
             return "it is in progress", "Wait for its outcome"
         case Outcome.COMPLETED:
             return "it is completed", "There is nothing to try again. To return it, use cancel-order"
+        case Outcome.NEEDS_ATTENTION if row["paid_and_rejected"] and row["amount_charged"] == 0:
+            return None  # nothing was done for it, and nothing given back
         case Outcome.NEEDS_ATTENTION:
             return "it is under manual review", "Resolve it first: order-saga review"
     if row["cancelled"]:

@@ -1,0 +1,163 @@
+"""Money that others take for an order: it is paid before it comes, in whole or in part, or later by transfer
+or on delivery.
+
+Of what is paid already, the payment gateway may have the money: then its payment counts as the order's, and a
+refund goes through it (`shop.payments.adopted`). All other money has to be given back by a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from pydantic import ValidationError
+
+from saga.clock import database_time
+from shop.orders.order import OrderInstance, read_stored
+from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
+from shop.payments.adopted import adopt
+from shop.payments.errors import PaidOtherwise, PaymentAwaited, PaymentLapsed
+from shop.payments.gateway import Payment, PaymentGateway
+from shop.payments.received import received
+from shop.payments.results import PaymentResult
+from shop.settings import settings
+from shop.values.money import show
+
+_ASK_AGAIN_SECONDS = 3600.0
+"""How long an order is postponed whose money has not come. A payment that is recorded wakes it."""
+_NOTHING = Decimal(0)
+
+
+async def settle(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult | None:
+    """Returns the result for an order of which nothing has to be charged; None if something has.
+
+    Raises `PaidOtherwise` if the gateway contradicts the shop, and for a transfer that is awaited
+    `PaymentAwaited` and, when it takes too long, `PaymentLapsed`.
+    """
+    order, info = instance.payload, instance.payload.payment_info
+    if order.amount_due == 0:
+        why = "part payments pay all of it" if order.part_payments else "the total is zero"
+        return _result(instance, "not_needed", order.paid_in_part, why=why)
+    method = info.method if info else None
+    if method == ALREADY_PAID:
+        return await _paid_already(instance, gateway)
+    if method in {BANK_TRANSFER, CASH_ON_DELIVERY}:
+        ships = method in settings().payments.ship_before_payment
+        return await (_collect if ships else _await_money)(instance)
+    return None
+
+
+def _result(
+    instance: OrderInstance, status: Any, elsewhere: Decimal, *, why: str | None = None
+) -> PaymentResult:
+    order = instance.payload
+    return PaymentResult(
+        payment_status=status,
+        amount_elsewhere=elsewhere,
+        currency=order.currency,
+        payment_method=order.payment_info.method if order.payment_info else None,
+        why=why,
+    )
+
+
+async def _paid_already(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult:
+    order = instance.payload
+    payment = await payment_of(instance, gateway)
+    if payment is None:
+        return _result(
+            instance, "paid_already", order.total_amount, why="paid already, and not by the gateway"
+        )
+    if (payment.kept, payment.currency) != (order.amount_due, order.currency):
+        raise PaidOtherwise(
+            f"the order says that {show(order.amount_due, order.currency)} are paid already, and the payment "
+            f"gateway has {show(payment.kept, payment.currency)} of that payment"
+        )
+    return PaymentResult(
+        payment_status="paid_already",
+        payment_id=payment.id,
+        transaction_id=payment.transaction_id,
+        amount_charged=payment.amount,
+        amount_elsewhere=order.paid_in_part,
+        currency=payment.currency,
+        gateway_fee=payment.fee,
+        payment_method=ALREADY_PAID,
+        charged_at=payment.charged_at,
+        why="paid already",
+    )
+
+
+async def payment_of(instance: OrderInstance, gateway: PaymentGateway) -> Payment | None:
+    """Returns the gateway's payment by which the order says that it is paid already, and makes it the
+    order's; None if the gateway has no such payment. Raises `PaidOtherwise` if it is another order's."""
+    payment_id = reference(instance)
+    return await adopt(instance.id, payment_id, gateway) if payment_id is not None else None
+
+
+def reference(instance: OrderInstance) -> str | None:
+    """Returns the id of the payment by which the order says that it is paid already; None if it does not, or
+    if the payment is not one of the configured gateway."""
+    info = instance.content.get("payment_info")
+    if not isinstance(info, Mapping) or info.get("method") != ALREADY_PAID:
+        return None
+    given, provider = info.get("reference"), info.get("provider")
+    ours = isinstance(given, str) and provider in {None, settings().payments.gateway}
+    return given if ours else None
+
+
+async def _collect(instance: OrderInstance) -> PaymentResult:
+    order = instance.payload
+    why = f"{show(order.amount_due, order.currency)} are to be collected"
+    return _result(instance, "collect", order.total_amount, why=why)
+
+
+async def _await_money(instance: OrderInstance) -> PaymentResult:
+    order = instance.payload
+    came = await received(order.id, order.currency)
+    if came >= order.amount_due:
+        return _result(instance, "paid_already", order.total_amount, why="the money has been received")
+    missing = show(order.amount_due - came, order.currency)
+    days, since = settings().payments.transfer_days, instance.submitted_at
+    if since is not None and (await database_time() - since).days >= days:
+        raise PaymentLapsed("not_received", f"{missing} have not been received within {days} days")
+    raise PaymentAwaited(f"{missing} have not been received yet", _ASK_AGAIN_SECONDS)
+
+
+async def taken(instance: OrderInstance, adopted: Payment | None) -> Decimal:
+    """Returns what others have taken for an order that fails, and a person has to give back. `adopted`: the
+    gateway's payment by which it was paid already. Works for invalid orders, too."""
+    content = instance.content
+    came = await received(instance.id, str(content.get("currency")))
+    return came + paid_before(content, whole=adopted is None)
+
+
+def paid_before(content: Mapping[str, Any], *, whole: bool = True) -> Decimal:
+    """Returns what others had taken when the order came, according to its content, which may be invalid.
+    `whole`: includes the payment of an order that is paid already, besides its part payments."""
+    info = content.get("payment_info")
+    already = isinstance(info, Mapping) and info.get("method") == ALREADY_PAID
+    try:
+        order = read_stored(content)
+    except ValidationError:
+        parts = content.get("part_payments")
+        if already and whole:
+            return _amount(content.get("total_amount"))
+        listed = parts if isinstance(parts, list) else []
+        return sum([_amount(part.get("amount")) for part in listed if isinstance(part, Mapping)], _NOTHING)
+    return order.total_amount if already and whole else order.paid_in_part
+
+
+def is_paid_before(content: Mapping[str, Any]) -> bool:
+    """Returns whether others had taken money for the order when it came."""
+    info = content.get("payment_info")
+    return bool(content.get("part_payments")) or (
+        isinstance(info, Mapping) and info.get("method") == ALREADY_PAID
+    )
+
+
+def _amount(value: Any) -> Decimal:
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        return _NOTHING
+    return amount if amount.is_finite() and amount > 0 else _NOTHING

@@ -1,0 +1,432 @@
+"""Orders whose money others take: paid already, in part, by transfer, on delivery, or nothing at all. The
+gateway's ledger says what was charged; the books say that no money is missing."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.reopened import finish_reopened
+from shop.orders import intake
+from shop.orders.order import EXAMPLE
+from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.orders.report import read
+from shop.payments.errors import NotReceivable, PaymentAwaited
+from shop.payments.gateways import gateway
+from shop.payments.recording import record
+from shop.reconciliation.books import Books, gateway_totals, read_books
+from shop.reconciliation.reconcile import compare_order, reconcile
+from shop.review.cancel import ask_to_cancel
+from shop.review.resolution import decision, resolve
+from shop.review.retry import retry
+from shop.settings import settings
+from tests.integration.world import World, an_order
+from tests.waiting import until
+
+PRICE = Decimal("999.99")
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+async def outcome_of(order: dict[str, Any]) -> OrderOutcome:
+    await process_order(order, return_state=True)
+    return ended(order["id"])
+
+
+def ended(order_id: str) -> OrderOutcome:
+    return read([order_id])[order_id]
+
+
+def paid(order_id: str, reference: str | None = None, **fields: Any) -> dict[str, Any]:
+    info = {"method": "already_paid", "reference": reference}
+    return an_order(order_id, payment_info=info, **fields)
+
+
+def paid_in_the_shop(saga: World, unique: str, amount: Decimal = PRICE, *, confirmed: bool = True) -> str:
+    """Somebody pays at the gateway, in the shop's own checkout."""
+    body = {
+        "order_id": f"checkout-{unique}",
+        "amount": int(amount * 100),
+        "currency": "USD",
+        "method": "credit_card",
+        "card_last4": "1234",
+    }
+    answer = httpx.post(f"{saga.gateway_url}/v1/payments", json=body, timeout=10).raise_for_status()
+    payment_id = str(answer.json()["id"])
+    if confirmed:
+        url = f"{saga.gateway_url}/v1/payments/{payment_id}/confirm"
+        httpx.post(url, timeout=10).raise_for_status()
+    return payment_id
+
+
+async def books(saga: World) -> Books:
+    """Our books against the gateway's own totals of this installation's payments."""
+    found = read_books(saga.database_url, await gateway_totals(gateway()))
+    assert found.balanced, found.rows
+    return found
+
+
+async def assert_all_is_well(saga: World, order_id: str) -> None:
+    await books(saga)
+    assert await compare_order(order_id, gateway(), datetime.max.replace(tzinfo=UTC), fix=False) == []
+    assert [each async for each in reconcile(gateway(), _EVER, fix=False)] == []
+
+
+# -- paid already
+
+
+async def test_an_order_that_is_paid_already_is_not_charged(saga: World, unique: str) -> None:
+    order_id = f"PAID-{unique}"
+    outcome = await outcome_of(paid(order_id, "paypal-77", customer_id=None))
+    assert outcome.outcome is Outcome.COMPLETED
+    assert (outcome.amount_charged, outcome.amount_elsewhere) == (0, PRICE)
+    assert saga.ledger(order_id) == []
+    assert saga.stock("PROD-001") == (99, 0)
+    assert saga.shipments(order_id) == 1
+    assert saga.told(order_id) == {"confirmation"}
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_the_gateway_s_own_payment_becomes_the_order_s(saga: World, unique: str) -> None:
+    order_id, payment_id = f"OURS-{unique}", paid_in_the_shop(saga, unique)
+    outcome = await outcome_of(paid(order_id, payment_id))
+    assert outcome.outcome is Outcome.COMPLETED
+    assert (outcome.amount_charged, outcome.amount_elsewhere) == (PRICE, 0)
+    assert saga.charges(f"checkout-{unique}") == 1
+    assert saga.ledger(order_id) == []
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_a_compensation_refunds_through_the_reference(saga: World, unique: str) -> None:
+    order_id, payment_id = f"BACK-{unique}", paid_in_the_shop(saga, unique)
+    outcome = await outcome_of(paid(order_id, payment_id, country="AQ"))  # the carrier refuses
+    assert outcome.outcome is Outcome.COMPENSATED
+    assert (outcome.amount_charged, outcome.amount_refunded) == (PRICE, PRICE)
+    assert saga.money(f"checkout-{unique}") == (PRICE, PRICE)
+    assert saga.told(order_id) == {"refund"}
+    assert saga.stock("PROD-001") == (100, 0)
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_money_that_is_out_of_stock_goes_back_too(saga: World, unique: str) -> None:
+    """The payment step has not begun, but the customer has paid."""
+    price = 101 * Decimal("10")
+    order_id, payment_id = f"NONE-{unique}", paid_in_the_shop(saga, unique, price)
+    line = {"product_id": "PROD-001", "quantity": 101, "price": "10"}
+    outcome = await outcome_of(paid(order_id, payment_id, items=[line], total_amount=str(price)))
+    assert (outcome.amount_charged, outcome.amount_refunded) == (price, price)
+    assert saga.money(f"checkout-{unique}") == (price, price)
+    assert outcome.outcome in {Outcome.OUT_OF_STOCK, Outcome.COMPENSATED}
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_money_that_the_gateway_never_had_goes_to_a_person(saga: World, unique: str) -> None:
+    order_id = f"HAND-{unique}"
+    outcome = await outcome_of(paid(order_id, "paypal-78", country="AQ"))
+    assert outcome.outcome is Outcome.NEEDS_ATTENTION
+    assert (outcome.amount_charged, outcome.amount_at_risk, outcome.amount_elsewhere) == (0, PRICE, PRICE)
+    assert saga.stock("PROD-001") == (100, 0)
+    assert saga.sql("SELECT next_retry_at FROM attention") == [(None,)], "trying again cannot help"
+    await assert_all_is_well(saga, order_id)
+    await resolve(decision(order_id, "refunded_by_hand", resolved_by="Kim", reference="PP-1"))
+    settled = await finish_reopened(order_id)
+    assert settled.outcome is Outcome.COMPENSATED
+    assert (settled.amount_charged, settled.amount_at_risk, settled.amount_elsewhere) == (0, 0, PRICE)
+    assert saga.told(order_id) == {"refund"}
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_a_paid_order_that_is_not_valid_can_be_corrected_and_retried(saga: World, unique: str) -> None:
+    order_id, payment_id = f"FIX-{unique}", paid_in_the_shop(saga, unique)
+    outcome = await outcome_of(paid(order_id, payment_id, product=f"NEW-{unique}"))
+    assert outcome.outcome is Outcome.NEEDS_ATTENTION
+    assert outcome.amount_at_risk == PRICE
+    assert saga.money(f"checkout-{unique}") == (PRICE, 0), "a person decides"
+    saga.receive(f"NEW-{unique}", 1, name="New")
+    assert (await retry(order_id)).status == "accepted"
+    corrected = await finish_reopened(order_id)
+    assert corrected.outcome is Outcome.COMPLETED
+    assert (corrected.amount_charged, corrected.amount_at_risk) == (PRICE, 0)
+    assert saga.money(f"checkout-{unique}") == (PRICE, 0)
+    assert saga.stock(f"NEW-{unique}") == (0, 0)
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_or_its_money_can_be_given_back(saga: World, unique: str) -> None:
+    order_id, payment_id = f"GIVE-{unique}", paid_in_the_shop(saga, unique)
+    outcome = await outcome_of(paid(order_id, payment_id, total_amount="1"))
+    assert outcome.outcome is Outcome.NEEDS_ATTENTION
+    assert saga.money(f"checkout-{unique}") == (PRICE, 0)
+    await resolve(decision(order_id, "refunded_by_hand", resolved_by="Kim", reference="B-1"))
+    settled = await finish_reopened(order_id)
+    assert (settled.outcome, settled.amount_at_risk) == (Outcome.REJECTED, 0)
+    await books(saga)
+
+
+async def test_retrying_the_compensation_of_a_rejected_order_refunds_it(saga: World, unique: str) -> None:
+    order_id, payment_id = f"AUTO-{unique}", paid_in_the_shop(saga, unique)
+    await outcome_of(paid(order_id, payment_id, product=f"NEW-{unique}"))
+    await resolve(decision(order_id, "retry_now", resolved_by="Kim"))
+    settled = await finish_reopened(order_id)
+    assert settled.outcome is Outcome.REJECTED
+    assert saga.money(f"checkout-{unique}") == (PRICE, PRICE)
+    assert saga.told(order_id) == {"refund"}
+    await assert_all_is_well(saga, order_id)
+
+
+@pytest.mark.parametrize("amount", ["999.98", "1000.00", "0.01"])
+async def test_a_payment_of_another_amount_does_not_pay_the_order(
+    saga: World, unique: str, amount: str
+) -> None:
+    order_id, payment_id = f"LESS-{unique}", paid_in_the_shop(saga, unique, Decimal(amount))
+    outcome = await outcome_of(paid(order_id, payment_id))
+    assert outcome.outcome is Outcome.NEEDS_ATTENTION
+    assert outcome.amount_at_risk == Decimal(amount)
+    assert saga.shipments(order_id) == 0
+    assert saga.stock("PROD-001") == (100, 0)
+
+
+async def test_a_payment_that_was_never_confirmed_pays_nothing(saga: World, unique: str) -> None:
+    order_id, payment_id = f"OPEN-{unique}", paid_in_the_shop(saga, unique, confirmed=False)
+    outcome = await outcome_of(paid(order_id, payment_id))
+    assert outcome.outcome is Outcome.COMPENSATED
+    assert saga.money(f"checkout-{unique}") == (0, 0)
+    assert saga.shipments(order_id) == 0
+
+
+async def test_one_payment_pays_one_order(saga: World, unique: str) -> None:
+    payment_id = paid_in_the_shop(saga, unique)
+    orders = [f"ONE-{unique}", f"TWO-{unique}", f"THREE-{unique}"]
+    outcomes = await asyncio.gather(*(outcome_of(paid(each, payment_id)) for each in orders))
+    assert sorted(str(each.outcome) for each in outcomes) == ["compensated", "compensated", "completed"]
+    assert saga.money(f"checkout-{unique}") == (PRICE, 0)
+    assert saga.stock("PROD-001") == (99, 0)
+    await books(saga)
+
+
+async def test_a_payment_of_another_order_of_ours_pays_no_other(saga: World, unique: str) -> None:
+    await outcome_of(an_order(f"FIRST-{unique}"))
+    (payment,) = saga.ledger(f"FIRST-{unique}")
+    outcome = await outcome_of(paid(f"SECOND-{unique}", payment["id"]))
+    assert outcome.outcome is Outcome.COMPENSATED
+    assert saga.money(f"FIRST-{unique}") == (PRICE, 0)
+    await books(saga)
+
+
+# -- part payments
+
+
+async def test_only_the_rest_is_charged(saga: World, unique: str) -> None:
+    order_id = f"PART-{unique}"
+    parts = [{"method": "gift_card", "amount": "300", "reference": "GC-1"}]
+    outcome = await outcome_of(an_order(order_id, part_payments=parts))
+    assert outcome.outcome is Outcome.COMPLETED
+    assert (outcome.amount_charged, outcome.amount_elsewhere) == (Decimal("699.99"), 300)
+    assert saga.money(order_id) == (Decimal("699.99"), 0)
+    text = saga.mail(order_id, "confirmation")
+    assert "-300.00" in text
+    assert "699.99" in text
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_a_part_payment_goes_back_by_hand_and_the_rest_by_the_gateway(saga: World, unique: str) -> None:
+    order_id = f"PARTS-{unique}"
+    parts = [{"method": "store_credit", "amount": "300"}]
+    outcome = await outcome_of(an_order(order_id, part_payments=parts, country="AQ"))
+    assert outcome.outcome is Outcome.NEEDS_ATTENTION
+    assert outcome.amount_at_risk == 300
+    assert saga.money(order_id) == (Decimal("699.99"), Decimal("699.99"))
+    await assert_all_is_well(saga, order_id)
+    await resolve(decision(order_id, "refunded_by_hand", resolved_by="Kim", reference="SC-1"))
+    settled = await finish_reopened(order_id)
+    assert (settled.outcome, settled.amount_charged) == (Outcome.COMPENSATED, Decimal("699.99"))
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_part_payments_may_pay_all_of_it(saga: World, unique: str) -> None:
+    order_id = f"ALL-{unique}"
+    parts = [{"method": "gift_card", "amount": "999.99"}]
+    outcome = await outcome_of(an_order(order_id, part_payments=parts, payment_info=None))
+    assert (outcome.outcome, outcome.amount_charged) == (Outcome.COMPLETED, 0)
+    assert saga.ledger(order_id) == []
+    await assert_all_is_well(saga, order_id)
+
+
+# -- nothing to pay, nothing to ship
+
+
+async def test_a_total_of_zero_needs_no_payment(saga: World, unique: str) -> None:
+    order_id = f"FREE-{unique}"
+    outcome = await outcome_of(an_order(order_id, price="0", payment_info=None))
+    assert (outcome.outcome, outcome.amount_charged) == (Outcome.COMPLETED, 0)
+    result = saga.journal(order_id)["process_payment"].result
+    assert result["payment_status"] == "not_needed"
+    assert result["why"]
+    assert saga.ledger(order_id) == []
+    assert saga.stock("PROD-001") == (99, 0)
+    assert saga.told(order_id) == {"confirmation"}
+    await assert_all_is_well(saga, order_id)
+
+
+def digital(order_id: str, **fields: Any) -> dict[str, Any]:
+    line = {"product_id": "PROD-001", "quantity": 2, "price": "10", "name": "E-book", "digital": True}
+    return an_order(order_id, items=[line], total_amount="20", shipping_info=None, **fields)
+
+
+@pytest.mark.parametrize("lane", ["own run", "batch"])
+async def test_digital_goods_are_confirmed_and_not_shipped(saga: World, unique: str, lane: str) -> None:
+    order_id = f"DIGITAL-{unique}"
+    if lane == "batch":
+        intake.submit([digital(order_id), an_order(f"BOX-{unique}")])
+        await process_pending_orders(consumer_seconds=0)
+        assert saga.shipments(f"BOX-{unique}") == 1
+    else:
+        await outcome_of(digital(order_id))
+    assert ended(order_id).outcome is Outcome.COMPLETED
+    assert saga.money(order_id) == (20, 0)
+    assert saga.shipments(order_id) == 0
+    assert saga.stock("PROD-001") == (100 if lane == "own run" else 99, 0)
+    assert saga.told(order_id) == {"confirmation"}
+    text = saga.mail(order_id, "confirmation")
+    assert "20.00" in text
+    assert "racking number" not in text
+    await books(saga)
+
+
+async def test_a_digital_order_can_be_returned(saga: World, unique: str) -> None:
+    order_id = f"UNDO-{unique}"
+    await outcome_of(digital(order_id))
+    await ask_to_cancel(order_id, reason="not wanted", requested_by="Kim", started_by=None)
+    outcome = await finish_reopened(order_id)
+    assert outcome.outcome is Outcome.COMPENSATED
+    assert saga.money(order_id) == (20, 20)
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_a_box_and_an_e_book_in_one_order(saga: World, unique: str) -> None:
+    order_id = f"BOTH-{unique}"
+    lines = [
+        {"product_id": "PROD-001", "quantity": 1, "price": "10", "digital": True},
+        {"product_id": "PROD-002", "quantity": 3, "price": "10"},
+    ]
+    outcome = await outcome_of(an_order(order_id, items=lines, total_amount="40"))
+    assert outcome.outcome is Outcome.COMPLETED
+    assert saga.sql("SELECT items FROM shipment WHERE order_id = :id", id=order_id) == [({"PROD-002": 3},)]
+    await assert_all_is_well(saga, order_id)
+
+
+# -- by transfer, on delivery
+
+
+async def test_a_transfer_is_awaited_and_then_the_order_goes_on(saga: World, unique: str) -> None:
+    order_id = f"WIRE-{unique}"
+    running = asyncio.create_task(outcome_of(an_order(order_id, payment_info={"method": "bank_transfer"})))
+
+    async def waits() -> bool:
+        rows = saga.sql("SELECT waits_for FROM customer_order WHERE id = :id", id=order_id)
+        return rows == [(PaymentAwaited.code,)]
+
+    await until(waits, 30, "an order that waits for its money")
+    assert saga.stock("PROD-001") == (100, 1), "it keeps its stock"
+    first = await record(order_id, Decimal(900), reference="T-1", recorded_by="bank")
+    assert (first.new, first.total_received) == (True, 900)
+    assert not (await record(order_id, Decimal(900), reference="T-1", recorded_by="bank")).new
+    with pytest.raises(NotReceivable):
+        await record(order_id, Decimal(901), reference="T-1", recorded_by="bank")
+    await record(order_id, Decimal("99.99"), reference="T-2", recorded_by="bank")
+    outcome = await asyncio.wait_for(running, 60)
+    assert (outcome.outcome, outcome.amount_elsewhere) == (Outcome.COMPLETED, PRICE)
+    assert saga.ledger(order_id) == []
+    assert saga.shipments(order_id) == 1
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_a_transfer_that_does_not_come_is_given_up(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = f"LATE-{unique}"
+    intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"})])
+    saga.sql("UPDATE customer_order SET submitted_at = now() - interval '15 days'")
+    await record(order_id, Decimal(400), reference="T-1", recorded_by="bank")
+    await process_pending_orders(consumer_seconds=0)
+    outcome = ended(order_id)
+    assert outcome.outcome is Outcome.NEEDS_ATTENTION
+    assert (outcome.amount_at_risk, outcome.amount_elsewhere) == (400, 400)
+    assert saga.stock("PROD-001") == (100, 0)
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_cash_on_delivery_ships_first(saga: World, unique: str) -> None:
+    order_id = f"CASH-{unique}"
+    outcome = await outcome_of(an_order(order_id, payment_info={"method": "cash_on_delivery"}))
+    assert (outcome.outcome, outcome.amount_elsewhere) == (Outcome.COMPLETED, PRICE)
+    assert saga.shipments(order_id) == 1
+    (row,) = [row for row in (await books(saga)).rows if row.name == "paid elsewhere"]
+    assert "999.99" in row.source
+    await record(order_id, PRICE, reference="DHL-7", recorded_by="carrier")
+    (row,) = [row for row in (await books(saga)).rows if row.name == "paid elsewhere"]
+    assert "999.99" not in row.source
+    await assert_all_is_well(saga, order_id)
+
+
+@pytest.mark.parametrize("collected", [False, True])
+async def test_a_return_gives_back_what_was_collected(saga: World, unique: str, collected: bool) -> None:
+    order_id = f"REFUSED-{unique}"
+    await outcome_of(an_order(order_id, payment_info={"method": "cash_on_delivery"}))
+    if collected:
+        await record(order_id, PRICE, reference="DHL-8", recorded_by="carrier")
+    await ask_to_cancel(order_id, reason="returned", requested_by="Kim", started_by=None)
+    outcome = await finish_reopened(order_id)
+    if collected:
+        assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.NEEDS_ATTENTION, PRICE)
+    else:
+        assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.COMPENSATED, 0)
+    assert saga.stock("PROD-001") == (100, 0)
+    await assert_all_is_well(saga, order_id)
+
+
+@pytest.mark.parametrize(
+    "given", [{"amount": Decimal(0)}, {"amount": Decimal("1.001")}, {"reference": " "}, {"recorded_by": ""}]
+)
+async def test_what_cannot_be_recorded(saga: World, unique: str, given: dict[str, Any]) -> None:
+    order_id = f"BAD-{unique}"
+    await outcome_of(an_order(order_id, payment_info={"method": "cash_on_delivery"}))
+    fields = {"amount": PRICE, "reference": "R", "recorded_by": "Kim", **given}
+    with pytest.raises(NotReceivable):
+        await record(order_id, fields.pop("amount"), **fields)
+    with pytest.raises(NotReceivable):
+        await record(f"NO-{unique}", PRICE, reference="R", recorded_by="Kim")
+
+
+async def test_money_is_not_received_for_an_order_that_is_paid_by_card(saga: World, unique: str) -> None:
+    await outcome_of(an_order(f"CARD-{unique}"))
+    with pytest.raises(NotReceivable):
+        await record(f"CARD-{unique}", PRICE, reference="R", recorded_by="Kim")
+
+
+# -- of real shops
+
+
+async def test_the_customer_s_number_and_language(saga: World, unique: str) -> None:
+    order_id = f"shop-{unique}"
+    order = {
+        **an_order(order_id, customer_id=None),
+        "order_number": "#1071",
+        "locale": "de-AT",
+        "notes": "x" * 5_000,
+        "unknown": 1,
+        "shipping_info": {**EXAMPLE["shipping_info"], "company": "ACME Inc.", "address2": ""},
+    }
+    assert settings().mail.language == "en"
+    assert (await outcome_of(order)).outcome is Outcome.COMPLETED
+    text = saga.mail(order_id, "confirmation")
+    assert "#1071" in text
+    assert "Bestellung" in text
+    (label,) = saga.labels([order_id]).values()
+    assert label.startswith(b"%PDF")
