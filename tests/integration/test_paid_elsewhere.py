@@ -116,7 +116,7 @@ async def test_a_compensation_refunds_through_the_reference(saga: World, unique:
 
 async def test_money_that_is_out_of_stock_goes_back_too(saga: World, unique: str) -> None:
     """The payment step has not begun, but the customer has paid."""
-    price = 101 * Decimal("10")
+    price = 101 * Decimal(10)
     order_id, payment_id = f"NONE-{unique}", paid_in_the_shop(saga, unique, price)
     line = {"product_id": "PROD-001", "quantity": 101, "price": "10"}
     outcome = await outcome_of(paid(order_id, payment_id, items=[line], total_amount=str(price)))
