@@ -34,11 +34,12 @@ _OURS = text(
     """
     SELECT o.id, o.outcome, o.finished_at, o.currency,
         o.amount_charged AS charged, o.amount_refunded AS refunded,
-        greatest(o.amount_at_risk - o.amount_elsewhere, 0) AS at_risk,
+        trim_scale(greatest(o.amount_at_risk - o.amount_elsewhere, 0)) AS at_risk,
         CASE WHEN o.outcome = 'completed'
-            THEN CAST(o.content ->> 'total_amount' AS numeric) - o.amount_elsewhere END AS total,
-        greatest(coalesce(CAST(s.undo_result ->> 'refunded_by_hand' AS numeric), 0)
-            + coalesce(CAST(s.undo_result ->> 'written_off' AS numeric), 0) - o.amount_elsewhere, 0)
+            THEN trim_scale(CAST(o.content ->> 'total_amount' AS numeric) - o.amount_elsewhere)
+            END AS total,
+        trim_scale(greatest(coalesce(CAST(s.undo_result ->> 'refunded_by_hand' AS numeric), 0)
+            + coalesce(CAST(s.undo_result ->> 'written_off' AS numeric), 0) - o.amount_elsewhere, 0))
             AS settled,
         CASE WHEN o.content ? :try THEN coalesce(CAST(s.notes ->> 'late' AS numeric), 0)
             + CAST(o.content -> :try ->> 'charged' AS numeric) ELSE 0 END AS earlier,

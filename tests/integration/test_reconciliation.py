@@ -711,6 +711,7 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_api")
 async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None:
     """1 203 payments, 40 of them of orders that are in order;
     three pages, none left out, and no more than a page in hand."""

@@ -16,7 +16,7 @@ _NOW = sa.text("now()")
 def upgrade() -> None:
     op.add_column(
         "customer_order",
-        sa.Column("amount_elsewhere", sa.Numeric(20, 6), server_default="0", nullable=False),
+        sa.Column("amount_elsewhere", sa.Numeric(20, 6), server_default=sa.text("0"), nullable=False),
     )
     op.create_table(
         "adopted_payment",
@@ -29,7 +29,7 @@ def upgrade() -> None:
         "received_payment",
         sa.Column("order_id", sa.Text(), primary_key=True),
         sa.Column("reference", sa.Text(), primary_key=True),
-        sa.Column("amount", sa.Numeric(20, 6), server_default="0", nullable=False),
+        sa.Column("amount", sa.Numeric(20, 6), server_default=sa.text("0"), nullable=False),
         sa.Column("currency", sa.Text(), nullable=False),
         sa.Column("recorded_by", sa.Text(), nullable=False),
         sa.Column("recorded_at", sa.DateTime(timezone=True), server_default=_NOW, nullable=False),
