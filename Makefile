@@ -2,7 +2,8 @@
 # make demo        the same, but stops when the sample orders have ended
 # make example     runs a second saga on the same engine, with its own tables; CRASH=1 kills it in the middle
 # make check       shows what the shop is connected to: what is real, embedded or misconfigured
-# make test        runs the linters and most tests
+# make test        runs the linters and the tests, the crash matrix and the model in a short form
+# make test-faults runs short forms of the other suites: faults, hostile input, random kills, speed
 # make test-slow   runs the tests that take minutes: demo, deployed workers and web app, planted secrets, pauses
 # make test-ui     tests the Prefect UI in a headless browser: forms, runs, pages, manual review, cancellation
 # make diagrams    refreshes the diagrams in README.md and docs/, and docs/reference/settings.md
@@ -37,8 +38,10 @@ PIP_INSTALL_HERE := -m pip install --quiet --disable-pip-version-check --no-inde
 # Tests wait for servers a third of their time: one more process than processors, at most four.
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
+PARALLEL := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+
 # exec below: the program itself handles Ctrl-C, stops what it started and reports it.
-.PHONY: run demo check example test test-slow crash-test fault-test model lint format bench bench-peers install lock sbom audit llm diagrams node pgbouncer test-ui
+.PHONY: run demo check example test test-faults test-slow crash-test fault-test model lint format bench bench-peers install lock sbom audit llm diagrams node pgbouncer test-ui
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -54,17 +57,22 @@ check: $(STAMP)
 example: $(STAMP)
 	@$(BIN)/python -m deployments.local.with_servers examples.minimal_saga $(if $(CRASH),--crash)
 
-# Runs test files in parallel, the long ones first, each process with its own servers. Then, one by one, the
-# tests that measure time or use all cores.
-test: lint node pgbouncer
-	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest -m "alone and not slow"
+# Runs test files in parallel, the long ones first, each process with its own servers. Then the crash matrix,
+# which uses all cores.
+test: lint node
+	$(BIN)/python -m pytest tests/unit tests/saga tests/integration tests/model/test_promises.py -m "not slow and not alone" $(PARALLEL)
+	$(BIN)/python -m pytest tests/crash/test_matrix.py tests/crash/test_witnesses.py -m "not slow"
+
+# After those that run in parallel, one by one, the tests that measure time or use all cores.
+test-faults: $(STAMP) pgbouncer
+	$(BIN)/python -m pytest tests/faults tests/hostile tests/model/test_defects.py -m "not slow and not alone" $(PARALLEL)
+	$(BIN)/python -m pytest tests/faults tests/integration tests/crash/test_storm.py -m "alone and not slow"
 
 test-slow: $(STAMP) pgbouncer
-	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and not alone" $(PARALLEL)
 	$(BIN)/python -m pytest tests/crash tests/integration tests/faults tests/hostile -m "slow and alone"
 
-# The complete fault tests, of which make test runs short versions: databases, gateways and Prefect servers that
+# The complete fault tests, of which make test-faults runs short versions: databases, gateways and Prefect servers that
 # fail, workers that are paused, stopped or silent.
 fault-test: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest tests/faults
