@@ -116,12 +116,12 @@ def entries(shop: World, order_id: str) -> list[tuple[str, str, str]]:
 
 
 class TestShopify:
-    async def test_a_paid_order_is_shipped(self, shop: World, shopify: Send) -> None:
+    async def test_a_paid_order_is_shipped_and_not_charged(self, shop: World, shopify: Send) -> None:
         taken = shopify(paid(), "orders/create")
         assert (taken["status"], taken["order_id"], taken["reasons"]) == ("accepted", ORDER, [])
         await process_pending_orders(consumer_seconds=0)
         assert shop.order(ORDER).outcome == Outcome.COMPLETED
-        assert shop.stock("82804GM") == (8, 0)
+        assert (shop.stock("82804GM"), shop.money(ORDER)) == ((8, 0), (0, 0))
 
     async def test_replays_and_other_topics_change_nothing(self, shop: World, shopify: Send) -> None:
         first = shopify(paid(), "orders/create")
@@ -153,7 +153,7 @@ class TestShopify:
             "returns",
             "environment_fee",
         }
-        assert shop.stock("82804GM") == (10, 0)
+        assert (shop.stock("82804GM"), shop.money(ORDER)) == ((10, 0), (0, 0))
         assert shopify(order)["status"] == "known"
         corrected = paid() | {"updated_at": "2026-02-05T10:00:00+11:00", "returns": []}
         assert sorted(shopify(corrected)["differs"]) == [
