@@ -82,9 +82,9 @@ def order_table(order: Order, language: Language) -> Table:
 def item_name(item: Item) -> str:
     """Returns the item's name, as the customer saw it, with what was chosen for it, in one line."""
     name = one_line(item.name) or one_line(item.product_id)
-    if item.variant is None and not item.properties:
+    if item.variant is None and item.properties is None:
         return name
-    chosen = [one_line(item.variant), *(f"{key}: {value}" for key, value in item.properties.items())]
+    chosen = [one_line(item.variant), *(f"{key}: {value}" for key, value in (item.properties or {}).items())]
     return one_line(f"{name} ({', '.join(filter(None, chosen))})", 300)
 
 

@@ -7,8 +7,9 @@ A line costs its `line_total`, or price times quantity, rounded to the currency'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from itertools import chain
 from typing import NamedTuple
 
 from shop.orders.order import Order
@@ -49,14 +50,22 @@ def lines_total(order: Order) -> Decimal:
 
 def tax(order: Order) -> Decimal:
     """Returns all tax of the order, whether it is contained in the prices or not."""
-    parts: list[Item | ShippingLine | Fee] = [*order.items, *order.shipping_lines, *order.fees]
-    return sum([part.tax_amount for part in parts], order.tax_amount)
+    amount = order.tax_amount
+    parts: list[Sequence[Item | ShippingLine | Fee]] = [order.items, order.shipping_lines, order.fees]
+    for part in chain.from_iterable(parts):
+        if part.tax_amount:
+            amount += part.tax_amount
+    return amount
 
 
 def discount(order: Order) -> Decimal:
     """Returns the sum of all discounts."""
-    parts: list[Item | ShippingLine] = [*order.items, *order.shipping_lines]
-    return sum([part.discount_amount for part in parts], order.discount_amount)
+    amount = order.discount_amount
+    parts: list[Sequence[Item | ShippingLine]] = [order.items, order.shipping_lines]
+    for part in chain.from_iterable(parts):
+        if part.discount_amount:
+            amount += part.discount_amount
+    return amount
 
 
 def extras(order: Order) -> Iterator[Extra]:

@@ -106,11 +106,11 @@ class Order(Part):
     prices_include_tax: Flag = Field(
         default=False, description="Whether the prices contain the tax; then no tax is added"
     )
-    shipping_lines: Annotated[list[ShippingLine], Listed] = Field(default_factory=list)
-    fees: Annotated[list[Fee], Listed] = Field(default_factory=list)
+    shipping_lines: Annotated[tuple[ShippingLine, ...], Listed] = Field(default=())
+    fees: Annotated[tuple[Fee, ...], Listed] = Field(default=())
     tip_amount: AmountOrZero = Field(default=_NOTHING)
-    part_payments: Annotated[list[PartPayment], Listed] = Field(
-        default_factory=list, description="Parts of the total that are paid already, such as by gift card"
+    part_payments: Annotated[tuple[PartPayment, ...], Listed] = Field(
+        default=(), description="Parts of the total that are paid already, such as by gift card"
     )
     billing_info: Annotated[BillingInfo | None, _LeftOut] = Field(
         default=None, description="Whom the invoice is for, if not the recipient"
@@ -123,7 +123,7 @@ class Order(Part):
         default=None, description="The language of the mails, such as de or de-AT; else the country decides"
     )
     metadata: Metadata = Field(
-        default_factory=dict,
+        default=None,
         description="Whatever the shop wants to find with the order; never sent to a language model",
     )
 

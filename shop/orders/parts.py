@@ -61,7 +61,7 @@ class Item(Part):
     variant: OptionalText = Field(default=None, description="Size, colour and the like")
     weight_grams: OptionalPieces = Field(default=None, description="Weight of one piece, in grams")
     properties: Properties = Field(
-        default_factory=dict, description="What the customer chose for this line, such as an engraving"
+        default=None, description="What the customer chose for this line, such as an engraving"
     )
     digital: Flag = Field(default=False, description="Whether it needs no shipment")
 

@@ -181,12 +181,12 @@ def _total(order: Readable, limits: Settings) -> Iterator[Problem]:
         yield Problem("total_amount", shown(total), f"0 or more, at most {most}")
         return
     items: Mapping[int, Item] = order.get("items") or {}
-    priced = [item.price is not None or item.line_total is not None for item in items.values()]
-    if not items or not all(priced) or order.get("incomplete"):
+    unpriced = [item for item in items.values() if item.price is None and item.line_total is None]
+    if not items or unpriced or order.get("incomplete"):
         return  # no sum can be calculated; the reason is reported
     whole = order if isinstance(order, Whole) else Whole(order)
     difference = abs(total - (calculated := amounts.calculated(whole.order)))
-    if difference > amounts.tolerance(whole.order):
+    if difference and difference > amounts.tolerance(whole.order):
         yield Problem("total_amount", shown(total), f"{calculated} ({_formula(whole.order)})")
 
 
@@ -199,6 +199,8 @@ def _formula(order: Order) -> str:
 
 class Whole(dict[str, Any]):
     """The fields of an order with all its amounts, and the order itself."""
+
+    __slots__ = ("_order",)
 
     def __init__(self, fields: Mapping[str, Any], order: Order | None = None) -> None:
         super().__init__(fields)

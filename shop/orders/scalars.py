@@ -116,7 +116,9 @@ def _is_blank(value: Any) -> bool:
 
 
 def _optional_text(value: Any) -> Any:
-    return None if _is_blank(value) else _text(value)
+    if type(value) is str:
+        return value if value.strip() else None
+    return None if value is None else _text(value)
 
 
 def none_if_left_out(value: Any) -> Any:
@@ -129,7 +131,7 @@ def _zero_if_left_out(value: Any) -> Any:
 
 
 def _empty_if_left_out(value: Any) -> Any:
-    return [] if _is_blank(value) else value
+    return () if _is_blank(value) else value
 
 
 def _no_if_left_out(value: Any) -> Any:
@@ -172,19 +174,19 @@ def _facts(value: Any, depth: int = 0) -> Any:
 
 def _metadata(value: Any) -> Any:
     if is_left_out(value) or value == []:
-        return {}
+        return None
     if not isinstance(value, Mapping):
         raise ValueError("an object")
-    return {} if is_left_out(facts := _facts(value)) else facts
+    return None if is_left_out(facts := _facts(value)) else facts
 
 
 def _properties(value: Any) -> Any:
     if is_left_out(value) or value == []:
-        return {}
+        return None
     if not isinstance(value, Mapping):
         raise ValueError("an object of texts")
     entries = [(str(key), _text(each)) for key, each in list(value.items())[:_MAX_FACTS]]
-    return {key: text.strip() for key, text in entries if isinstance(text, str) and text.strip()}
+    return {key: text.strip() for key, text in entries if isinstance(text, str) and text.strip()} or None
 
 
 OptionalText = Annotated[str | None, BeforeValidator(_optional_text)]
@@ -196,8 +198,8 @@ Moment = Annotated[
     datetime | None, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 """An optional time, in UTC."""
-Metadata = Annotated[dict[str, Any], BeforeValidator(_metadata)]
-Properties = Annotated[dict[str, str], BeforeValidator(_properties)]
+Metadata = Annotated[dict[str, Any] | None, BeforeValidator(_metadata)]
+Properties = Annotated[dict[str, str] | None, BeforeValidator(_properties)]
 Listed = BeforeValidator(_empty_if_left_out)
-"""For lists that may be left out."""
+"""For lists that may be left out. Tuples, because an empty one is no object of each order's own."""
 Currency = Annotated[Text, AfterValidator(str.upper)]
