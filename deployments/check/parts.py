@@ -405,7 +405,8 @@ async def web_app(known: Known) -> Finding:
         if able.get("stripe_webhooks")
         else "no webhooks of Stripe's (STRIPE_WEBHOOK_SECRET is not set)"
     )
-    return Finding("web app", State.REAL, f"{known.web_url}: takes {orders}, {hooks}")
+    shops = "".join(f", {name.capitalize()}'s webhooks" for name in able.get("shops", ()))
+    return Finding("web app", State.REAL, f"{known.web_url}: takes {orders}, {hooks}{shops}")
 
 
 async def files(known: Known) -> Finding:

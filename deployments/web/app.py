@@ -63,6 +63,8 @@ class Health(BaseModel):
     """Whether `ORDERS_API_KEY` is set."""
     stripe_webhooks: bool
     """Whether `STRIPE_WEBHOOK_SECRET` is set."""
+    shops: list[str]
+    """The shop systems whose webhooks are taken: those with a secret."""
 
 
 @asynccontextmanager
@@ -120,7 +122,12 @@ def create_app() -> FastAPI:
         if read_only:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is read-only")
         s = settings()
-        return Health(orders=bool(s.web.orders_api_keys), stripe_webhooks=bool(s.stripe.webhook_secrets))
+        shops = {"shopify": s.shopify.webhook_secrets, "woocommerce": s.woocommerce.webhook_secrets}
+        return Health(
+            orders=bool(s.web.orders_api_keys),
+            stripe_webhooks=bool(s.stripe.webhook_secrets),
+            shops=[name for name, secrets in shops.items() if secrets],
+        )
 
     made.state.routes = [*(route for router in routers for route in router.routes), *made.router.routes]
     return made

@@ -14,7 +14,7 @@ import re
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection
 
 from saga.cancelling import Asked
@@ -24,7 +24,11 @@ from shop.orders.comparison import Difference, Stored, differences, lock_stored,
 from shop.orders.errors import UnusableOrder
 from shop.orders.formats.mapping import Mapped
 from shop.orders.intake_content import Content
+from shop.orders.order import read_stored
 from shop.orders.outcomes import Outcome
+from shop.orders.payment_methods import ALREADY_PAID
+from shop.payments.errors import NotReceivable
+from shop.payments.recording import record
 from shop.review.address import ACTION as CHANGE_ADDRESS
 from shop.review.address import change_address
 from shop.review.cancel import ask_to_cancel
@@ -33,6 +37,9 @@ from shop.review.errors import AddressInvalid, AddressSettled, OrderUnknown
 
 log = logging.getLogger(__name__)
 
+_PAYMENT = "payment_info"
+_OF_MONEY = frozenset({"currency", "total_amount", "part_payments", "prices_include_tax"})
+"""Places whose differences say that another amount was paid than is due here."""
 ADDRESS, BY_HAND = "shipping_info", "an address that was changed here"
 MESSAGE = "webhook "
 """Begins what the record of decisions says about who started an entry that a shop's message caused."""
@@ -59,9 +66,9 @@ class Taken(BaseModel):
         "accepted", "known", "waiting", "rejected", "cancelled", "updated", "changed", "ignored"
     ] = Field(
         description="`accepted`: stored, and processed. `known`: nothing has changed. `waiting`: not paid "
-        "yet, nothing is stored. `updated`: it has the new address. `rejected`: stored, but not processed; "
-        "see `reasons`. `cancelled`: it is being cancelled, or was before. `changed`: the change cannot be "
-        "applied; see `differs`. `ignored`: of no interest here."
+        "yet, nothing is stored. `updated`: it has the new address, or its money is recorded as received. "
+        "`rejected`: stored, but not processed; see `reasons`. `cancelled`: it is being cancelled, or was "
+        "before. `changed`: the change cannot be applied; see `differs`. `ignored`: of no interest here."
     )
     reasons: list[str] = Field(default_factory=list, description="why, one entry per problem")
     ignored: list[str] = Field(
@@ -105,7 +112,8 @@ async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
     if not found:
         return known
     as_of = _as_of(content)
-    left = await _with_new_address(mapped, found, shop, message, as_of)
+    left = await _with_payment(mapped, found, stored, shop)
+    left = await _with_new_address(mapped, left, shop, message, as_of)
     if not left:
         return known.model_copy(update={"status": "updated"})
     async with transaction() as tx:
@@ -135,6 +143,26 @@ async def _with_new_address(
         why = Difference(ADDRESS, "an address", f"another one: {error.reasons()[0]}")
         return [why if each.place == ADDRESS else each for each in found]
     return [each for each in found if each.place != ADDRESS]
+
+
+async def _with_payment(
+    mapped: Mapped, found: list[Difference], stored: Stored, shop: str
+) -> list[Difference]:
+    """Records the money of an order that was to be paid by transfer or on delivery, and that the shop says is
+    paid now. Returns the differences that are left."""
+    info = mapped.order.get(_PAYMENT) or {}
+    places = {each.place for each in found}
+    if f"{_PAYMENT}.method" not in places or info.get("method") != ALREADY_PAID or mapped.reasons:
+        return found
+    if places & _OF_MONEY:
+        return found
+    try:
+        order = read_stored(stored.content)
+        reference = f"{shop}: {info.get('reference') or mapped.order_id}"[:200]
+        await record(mapped.order_id, order.amount_due, reference=reference, recorded_by=shop)
+    except (ValidationError, NotReceivable):
+        return found
+    return [each for each in found if not each.place.startswith(f"{_PAYMENT}.")]
 
 
 async def cancel(order_id: str, reason: str, shop: str, message: str) -> Taken | None:

@@ -441,6 +441,7 @@ class TestServersThatAreAway:
             "status": "ok",
             "orders": True,
             "stripe_webhooks": False,
+            "shops": [],
         }
 
 

@@ -116,6 +116,26 @@ def entries(shop: World, order_id: str) -> list[tuple[str, str, str]]:
 
 
 class TestShopify:
+    async def test_a_transfer_that_came_lets_its_order_go_on(self, shop: World, shopify: Send) -> None:
+        unpaid = {"financial_status": "pending", "total_outstanding": paid()["total_price"]}
+        pending = {**paid(), **unpaid, "payment_gateway_names": ["Bank Deposit"]}
+        assert shopify(pending, "orders/create")["status"] == "accepted"
+        await process_pending_orders(consumer_seconds=0)
+        assert shop.order(ORDER).outcome is None
+        assert shop.order(ORDER).waits_for == "payment_awaited"
+        assert shop.shipments(ORDER) == 0
+        came = {**paid(), "payment_gateway_names": ["Bank Deposit"]}
+        assert shopify(came, "orders/paid")["status"] == "updated"
+        assert shopify(came, "orders/paid")["status"] in {"updated", "known"}
+        await process_pending_orders(consumer_seconds=0)
+        assert shop.order(ORDER).outcome == Outcome.COMPLETED
+        assert shop.shipments(ORDER) == 1
+        assert shop.ledger(ORDER) == []
+        received = shop.sql(
+            "SELECT sum(amount), count(*) FROM received_payment WHERE order_id = :id", id=ORDER
+        )
+        assert received == [(Decimal(paid()["total_price"]), 1)]
+
     async def test_a_paid_order_is_shipped_and_not_charged(self, shop: World, shopify: Send) -> None:
         taken = shopify(paid(), "orders/create")
         assert (taken["status"], taken["order_id"], taken["reasons"]) == ("accepted", ORDER, [])
