@@ -209,6 +209,23 @@ def start_consumer() -> bool:
     return True
 
 
+def wake_pending_lane() -> bool:
+    """Makes sure that a consumer processes waiting orders: submitting has woken a running one; if none
+    runs or is about to start, starts one. Returns False if the Prefect server does not answer: a worker,
+    or the schedule, starts one when it is available."""
+    try:
+        if wakeup.is_consumer_running(ORDERS):
+            return True
+        start_consumer()
+    except Exception as error:  # noqa: BLE001  (any error: the orders are stored, and the schedule starts a consumer)
+        log.warning(
+            "no consumer is running, and none could be started (%s): the orders wait for a worker",
+            type(error).__name__,
+        )
+        return False
+    return True
+
+
 def _is_starting(client: SyncPrefectClient, deployment_id: object, now: datetime) -> bool:
     """Returns whether a consumer is due, is being started, or has just begun."""
     from prefect.client.schemas.filters import (

@@ -32,6 +32,7 @@ _COMMANDS = (
     ("label", _ORDERS, "Write the labels of orders as files, or for a label printer."),
     ("review", _ORDERS, "List and resolve the orders under manual review."),
     ("receive", _ORDERS, "Record goods that have arrived, and add them to the stock."),
+    ("paid", _ORDERS, "Record money that came for orders by transfer or on delivery."),
     ("books", _ORDERS, "Compare our tables with the payment gateway, and stock with shipments."),
     ("status", _ORDERS, "Show throughput, latency, errors and processes over any window."),
     ("migrate", _SERVERS, "Migrate the tables of DATABASE_URL."),

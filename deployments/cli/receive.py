@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -14,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
-from deployments.cli.submit import InputError, read_orders
+from deployments.cli.entries import listed, read_entries
+from deployments.cli.submit import InputError
 from deployments.cli.trouble import explanation
 from deployments.who import user
 from saga.errors import StepError
@@ -92,22 +89,7 @@ def _entries(file: str | None, given: dict[str, str]) -> list[Any]:
         return [given]
     if given:
         raise InputError("give --file, or a product and its pieces, not both")
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    if file.lower().endswith(".csv") or not text.lstrip().startswith(("{", "[")):
-        rows = list(csv.DictReader(io.StringIO(text)))
-        if not rows:
-            raise InputError(f"{file} has no delivery: give JSON, or CSV with a header and a line for each")
-        return [_csv_row(number, row) for number, row in enumerate(rows, 2)]
-    try:
-        return read_orders(text)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
-
-
-def _csv_row(number: int, row: dict[str | None, Any]) -> dict[str, Any]:
-    if None in row:
-        raise InputError(f"line {number} has more columns than the header")
-    return {str(name).strip(): value for name, value in row.items() if value not in {None, ""}}
+    return [entry.given for entry in read_entries(file, "delivery")]
 
 
 def _read(entries: list[Any], shared: dict[str, str], *, of_a_file: bool) -> list[DeliveryNote]:
@@ -123,8 +105,7 @@ def _read(entries: list[Any], shared: dict[str, str], *, of_a_file: bool) -> lis
     if len(deliveries) > MOST_LINES:
         problems.append(f"{len(deliveries)} deliveries: at most {MOST_LINES} at once")
     if problems:
-        more = [f"and {len(problems) - 25} more problems"] if len(problems) > 25 else []
-        raise InputError("\n".join([*problems[:25], *more]))
+        raise listed(problems)
     return deliveries
 
 

@@ -162,22 +162,11 @@ def is_well_shaped(content: Content) -> bool:
 
 
 def wake_pending_lane() -> bool:
-    """Makes sure that a consumer processes waiting orders: submitting has woken a running one; if none
-    runs or is about to start, starts one. Returns False if the Prefect server does not answer: a worker,
-    or the schedule, starts one when it is available."""
-    from flows.consumers import start_consumer
+    """Makes sure that a consumer processes waiting orders; see `flows.consumers`, which is imported only when
+    it is needed. Returns False if the Prefect server does not answer."""
+    from flows import consumers
 
-    try:
-        if wakeup.is_consumer_running(ORDERS):
-            return True
-        start_consumer()
-    except Exception as error:  # noqa: BLE001  (any error: the orders are stored, and the schedule starts a consumer)
-        log.warning(
-            "no consumer is running, and none could be started (%s): the orders wait for a worker",
-            type(error).__name__,
-        )
-        return False
-    return True
+    return consumers.wake_pending_lane()
 
 
 def start_handling_events() -> None:

@@ -9,9 +9,9 @@ It needs only the database. What it answers with 2xx is stored; flows on the wor
   unavailable, orders are accepted, and processed when it is back.
 - `POST /orders/shopify` and `POST /orders/woocommerce` take those shops' webhooks: orders, and what becomes
   of them later.
-- Below `/orders/{id}`, orders are cancelled, retried and given another address: each request is stored, and a
-  worker does what follows. `GET` of what cancelling costs, and of a payment, asks the payment gateway, with a
-  time limit.
+- Below `/orders/{id}`, orders are cancelled, retried and given another address, and money that came for them
+  is recorded: each request is stored, and a worker does what follows. `GET` of what cancelling costs, and of
+  a payment, asks the payment gateway, with a time limit.
 - `POST /stock/deliveries` records goods, in our tables or at the inventory service.
 - `POST /webhooks/stripe` checks the signature and stores the event by its id. In the same transaction it
   wakes an order that waits for its customer. Everything else requires calls to Stripe, so the running
@@ -41,6 +41,7 @@ from deployments.web import (
     order_list,
     orders,
     payments,
+    payments_received,
     retrying,
     shops,
     stock,
@@ -97,6 +98,7 @@ def create_app() -> FastAPI:
         retrying,
         addresses,
         payments,
+        payments_received,
         shops,
         orders,
         stock,

@@ -7,28 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import uuid4
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from sqlalchemy import text
 
 from saga.database import Tx, as_json
 from shop.inventory.errors import DeliveryConflict, InvalidDelivery, UnknownProducts
 from shop.inventory.reservations import lock_products
-from shop.orders.errors import UnusableOrder
-from shop.orders.intake_content import usable_id
-from shop.orders.scalars import Pieces, Text
-from shop.text.card_numbers import has_card_number
-from shop.text.sanitize import one_line
+from shop.orders.entered import EnteredId, OptionalWords, what
+from shop.orders.scalars import Pieces
 
 MOST_LINES = 5_000
 """Limits the lines of one delivery, and the deliveries of one call."""
@@ -51,35 +40,11 @@ _ADD = text(
 _STOCK = text("SELECT id, on_hand, reserved FROM product WHERE id = ANY(CAST(:ids AS text[]))")
 
 
-def _name(value: str) -> str:
-    """Applies the rules of orders' ids: 1 to 200 characters, none of them invisible."""
-    try:
-        return usable_id(value)
-    except UnusableOrder as error:
-        (problem,) = error.problems
-        raise ValueError(f"got {problem.given}, expected {problem.expected}") from None
-
-
-def _words(value: object) -> object:
-    return (one_line(value, 10_000) or None) if isinstance(value, str) else value
-
-
-def _no_card(value: str) -> str:
-    if has_card_number(value):
-        raise ValueError("it contains what looks like a card number, which is never stored")
-    return value
-
-
-ProductId = Annotated[Text, AfterValidator(_name)]
-Reference = Annotated[Text, AfterValidator(_name)]
 _MOST_PIECES = 1_000_000_000
 DeliveredPieces = Annotated[
     Pieces,
     Field(ge=1, le=_MOST_PIECES),
     WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _MOST_PIECES}),
-]
-Words = Annotated[
-    Annotated[str, Field(max_length=300), AfterValidator(_no_card)] | None, BeforeValidator(_words)
 ]
 
 
@@ -90,23 +55,23 @@ class _Part(BaseModel):
 class DeliveredItem(_Part):
     """One line of a delivery."""
 
-    product_id: ProductId = Field(description="The catalogue's id of the product", examples=["PROD-001"])
+    product_id: EnteredId = Field(description="The catalogue's id of the product", examples=["PROD-001"])
     pieces: DeliveredPieces = Field(description="How many pieces", examples=[20])
-    name: Words = Field(default=None, description="Creates the product with this name, if it is new")
+    name: OptionalWords = Field(default=None, description="Creates the product with this name, if it is new")
 
 
 class DeliveryNote(_Part):
     """One delivery, as whoever received it records it."""
 
-    reference: Reference = Field(
+    reference: EnteredId = Field(
         default_factory=lambda: f"delivery-{uuid4().hex}",
         description="Number of the delivery note: the same delivery again changes nothing. Generated if left "
         "out; then sending it again receives the goods twice",
         examples=["DN-4711"],
     )
     items: list[DeliveredItem] = Field(min_length=1, max_length=MOST_LINES)
-    received_by: Words = Field(default=None, description="Who received the goods", examples=["ann"])
-    note: Words = Field(default=None, description="Stored with the delivery; no card data")
+    received_by: OptionalWords = Field(default=None, description="Who received the goods", examples=["ann"])
+    note: OptionalWords = Field(default=None, description="Stored with the delivery; no card data")
 
     @property
     def pieces(self) -> dict[str, int]:
@@ -153,16 +118,12 @@ def read_delivery(raw: object) -> DeliveryNote:
         return DeliveryNote.model_validate(raw)
     except ValidationError as error:
         raise InvalidDelivery(
-            [(_place(each["loc"], prefix), _what(each)) for each in error.errors()]
+            [(_place(each["loc"], prefix), what(each)) for each in error.errors()]
         ) from None
 
 
 def _place(place: tuple[str | int, ...], prefix: int) -> tuple[str | int, ...]:
     return place[prefix:] if prefix and place[:1] == ("items",) else place
-
-
-def _what(problem: Any) -> str:
-    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 async def store(

@@ -48,10 +48,12 @@ class OrderHooks(Hooks[Order]):
         "amount_elsewhere": "numeric",
     }
     status_past_pivot = "shipped"
-    # The gateway sent an event while the order's worker was about to postpone the order.
+    # The gateway sent an event, or its money was recorded, while the order's worker was about to postpone it.
     urgent = (
         "EXISTS (SELECT 1 FROM payment_event e WHERE e.order_id = i.id AND e.handled_at IS NULL "
-        "AND e.received_at > now() - interval '5 seconds')"
+        "AND e.received_at > now() - interval '5 seconds') "
+        "OR EXISTS (SELECT 1 FROM received_payment r WHERE r.order_id = i.id "
+        "AND r.recorded_at > now() - interval '5 seconds')"
     )
 
     def outcome(self, instance: OrderInstance, compensations: Sequence[Compensation]) -> Outcome:

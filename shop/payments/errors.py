@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -157,14 +157,47 @@ class PaidOtherwise(PaymentRefused):
 
 
 class NotReceivable(StepError):
-    """Money cannot be recorded as received for an order. Carries every reason."""
+    """Money cannot be recorded as received for an order. Names every problem with its field, which may be
+    empty."""
 
     code = "not_receivable"
     refusal = True
 
-    def __init__(self, *problems: str) -> None:
+    def __init__(self, *problems: tuple[str, str]) -> None:
         self.problems = problems
-        super().__init__("; ".join(problems))
+        super().__init__("; ".join(self.reasons()))
+
+    def reasons(self) -> list[str]:
+        return [f"{field}: {what}" if field else what for field, what in self.problems]
+
+
+class PayableOrderUnknown(NotReceivable):
+    """There is no such order."""
+
+    code = "no_such_order"
+
+
+class ReferenceConflict(NotReceivable):
+    """The reference was recorded before with another amount."""
+
+    code = "reference_conflict"
+
+
+class NotPaidThisWay(NotReceivable):
+    """The order is paid neither by transfer nor on delivery."""
+
+    code = "not_paid_this_way"
+
+
+class PaymentsNotRecorded(StepError):
+    """Some of several payments cannot be recorded, so none was. Carries the error of each by its position."""
+
+    code = "payments_not_recorded"
+    refusal = True
+
+    def __init__(self, errors: Mapping[int, NotReceivable]) -> None:
+        self.errors = dict(errors)
+        super().__init__("; ".join(f"payment {n + 1}: {error}" for n, error in self.errors.items()))
 
 
 PAID_ELSEWHERE = "paid_elsewhere"

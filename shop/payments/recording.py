@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, text
 
 from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
+from shop.orders.entered import EnteredId, Words, what
 from shop.orders.payment_methods import BANK_TRANSFER, CASH_ON_DELIVERY
+from shop.orders.scalars import Amount
 from shop.orders.store import ORDERS
-from shop.payments.errors import NotReceivable, PaymentAwaited
+from shop.payments.errors import (
+    NotPaidThisWay,
+    NotReceivable,
+    PayableOrderUnknown,
+    PaymentAwaited,
+    PaymentsNotRecorded,
+    ReferenceConflict,
+)
 from shop.payments.received import SUM
+from shop.runtime.sync import run_sync
 from shop.values import money
 
-_LONGEST = 200
-"""Limits the reference and the name of who recorded it, in characters."""
+MOST = 5_000
+"""Limits the payments of one call of `record_all`."""
 _ORDER = text(
     "SELECT outcome, content ->> 'currency' AS currency, content -> 'payment_info' ->> 'method' AS method "
     "FROM customer_order WHERE id = :id FOR NO KEY UPDATE"
@@ -27,16 +39,45 @@ _ADD = text(
     "VALUES (:id, :reference, :amount, :currency, :by) ON CONFLICT DO NOTHING RETURNING order_id"
 )
 _KNOWN = text("SELECT amount FROM received_payment WHERE order_id = :id AND reference = :reference")
-# Wakes an order that waits for this money, unless a worker has it, which reads the sum itself.
+# Wakes an order that waits for this money. A worker that has it reads the sum itself, or postpones it with
+# the hook `urgent`. It is due now, and not since its submission: until it is claimed, it raises no alert.
 _WAKE = text(
-    "UPDATE customer_order SET not_before = NULL WHERE id = :id AND outcome IS NULL AND lease_id IS NULL "
+    "UPDATE customer_order SET not_before = now() WHERE id = :id AND outcome IS NULL AND lease_id IS NULL "
     "AND waits_for = :code"
 )
 _RECORDING = failpoint("the commit of a received payment")
 
 
+def _positive(amount: Decimal) -> Decimal:
+    if amount <= 0:
+        raise ValueError("it has to be more than 0")
+    return amount
+
+
+class MoneyReceived(BaseModel):
+    """Money that came by transfer or on delivery, as whoever saw it records it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    amount: Annotated[Amount, AfterValidator(_positive)] = Field(
+        description="What came, in the order's currency", examples=["1059.97"]
+    )
+    reference: EnteredId = Field(
+        description="Number of the bank's transfer or of the carrier's settlement: the same again changes "
+        "nothing",
+        examples=["2031-02-03/17"],
+    )
+    recorded_by: Words = Field(description="Who records it; no card data", examples=["ann"])
+
+
+class IncomingPayment(MoneyReceived):
+    """Money that came for this order."""
+
+    order_id: EnteredId = Field(description="The order's id", examples=["ORDER-1001"])
+
+
 class Received(BaseModel):
-    """What `record` did."""
+    """What became of one payment."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,47 +85,79 @@ class Received(BaseModel):
     reference: str
     amount: Decimal
     currency: str
-    total_received: Decimal
-    """All that was received for the order until now."""
-    new: bool
-    """False: the same was recorded before."""
+    total_received: Decimal = Field(description="All that was received for the order until now")
+    new: bool = Field(description="false: the same was recorded before")
 
 
-async def record(order_id: str, amount: Decimal, *, reference: str, recorded_by: str) -> Received:
-    """Records money that came for an order. The same reference again changes nothing: it is the number of the
-    bank's transfer, or of the carrier's settlement. An order that waits for the money goes on at once.
+def read_incoming(raw: object) -> IncomingPayment:
+    """Reads a payment. Raises `NotReceivable` with every problem."""
+    try:
+        return IncomingPayment.model_validate(raw)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+    raise NotReceivable(*[(".".join(map(str, each["loc"])), what(each)) for each in found])
 
-    Raises `NotReceivable`, with every problem.
-    """
+
+async def record(payment: IncomingPayment) -> Received:
+    """Records money that came for an order. The same reference again changes nothing. An order that waits for
+    the money goes on at once. Raises `NotReceivable`."""
     async with transaction(_RECORDING) as tx:
-        return await tx.run_sync(_record, order_id.strip(), amount, reference.strip(), recorded_by.strip())
+        return await tx.run_sync(_record, payment)
 
 
-def _record(connection: Connection, order_id: str, amount: Decimal, reference: str, by: str) -> Received:
-    order = connection.execute(_ORDER, {"id": order_id}).one_or_none()
+async def record_all(payments: Sequence[IncomingPayment]) -> list[Received]:
+    """Records all the payments, or raises `PaymentsNotRecorded` and records none."""
+    async with transaction(_RECORDING) as tx:
+        return await tx.run_sync(_record_all, payments)
+
+
+def record_all_sync(payments: Sequence[IncomingPayment]) -> list[Received]:
+    return run_sync(lambda: record_all(payments))
+
+
+def _record_all(connection: Connection, payments: Sequence[IncomingPayment]) -> list[Received]:
+    done: dict[int, Received] = {}
+    errors: dict[int, NotReceivable] = {}
+    # In the orders' sequence, so that two calls do not wait for each other.
+    for position, payment in sorted(enumerate(payments), key=lambda each: (each[1].order_id, each[0])):
+        try:
+            done[position] = _record(connection, payment)
+        except NotReceivable as error:
+            errors[position] = error
+    if errors:
+        raise PaymentsNotRecorded(dict(sorted(errors.items())))
+    return [done[position] for position in range(len(payments))]
+
+
+def _record(connection: Connection, payment: IncomingPayment) -> Received:
+    order = connection.execute(_ORDER, {"id": payment.order_id}).one_or_none()
     if order is None:
-        raise NotReceivable(f"there is no order {order_id}")
-    problems = []
+        raise PayableOrderUnknown(("order_id", f"there is no order {payment.order_id}"))
     if order.method not in {BANK_TRANSFER, CASH_ON_DELIVERY}:
-        problems.append("the order is paid neither by bank_transfer nor by cash_on_delivery")
-    if not amount > 0 or not money.is_currency(order.currency) or not money.fits(amount, order.currency):
-        problems.append(f"the amount is not one of {order.currency}, more than 0")
-    for name, given in (("reference", reference), ("recorded_by", by)):
-        if not 0 < len(given) <= _LONGEST:
-            problems.append(f"{name} needs 1 to {_LONGEST} characters")
-    if problems:
-        raise NotReceivable(*problems)
-    row = {"id": order_id, "reference": reference, "amount": amount, "currency": order.currency, "by": by}
+        raise NotPaidThisWay(("", f"the order is paid neither by {BANK_TRANSFER} nor by {CASH_ON_DELIVERY}"))
+    if not money.is_currency(order.currency):
+        raise NotPaidThisWay(("", "the order has no valid currency"))
+    if not money.fits(payment.amount, order.currency):
+        digits = money.decimals(order.currency)
+        raise NotReceivable(("amount", f"{order.currency} has {digits} decimals"))
+    row = {
+        "id": payment.order_id,
+        "reference": payment.reference,
+        "amount": payment.amount,
+        "currency": order.currency,
+        "by": payment.recorded_by,
+    }
     new = connection.execute(_ADD, row).one_or_none() is not None
-    if not new and connection.execute(_KNOWN, row).scalar_one() != amount:
-        raise NotReceivable(f"the reference {reference} was recorded with another amount")
-    if new and connection.execute(_WAKE, {"id": order_id, "code": PaymentAwaited.code}).rowcount:
+    if not new and (known := connection.execute(_KNOWN, row).scalar_one()) != payment.amount:
+        shown = money.show(known, order.currency)
+        raise ReferenceConflict(("reference", f"{payment.reference} was recorded before with {shown}"))
+    if new and connection.execute(_WAKE, {"id": payment.order_id, "code": PaymentAwaited.code}).rowcount:
         connection.execute(notification(ORDERS, WAITING))
     total = connection.execute(SUM, row).scalar_one()
     return Received(
-        order_id=order_id,
-        reference=reference,
-        amount=amount,
+        order_id=payment.order_id,
+        reference=payment.reference,
+        amount=money.exact(payment.amount, order.currency),
         currency=order.currency,
         total_received=money.exact(Decimal(total), order.currency),
         new=new,

@@ -42,6 +42,7 @@ GIVEN = {
     "resolve-order": {"order_id": "A", "resolution": "hold", "resolved_by": "b"},
     "accept-discrepancies": {"order_id": "A", "accepted_by": "b", "reason": "r"},
     "receive-goods": {"product_id": "P", "pieces": 1, "reference": "r", "received_by": "b"},
+    "record-payment": {"order_id": "A", "amount": "1", "reference": "r", "recorded_by": "b"},
     "show-order": {"order_id": "A"},
 }
 """What has to be filled in."""

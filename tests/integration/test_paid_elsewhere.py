@@ -20,7 +20,8 @@ from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.orders.report import read
 from shop.payments.errors import NotReceivable, PaymentAwaited
 from shop.payments.gateways import gateway
-from shop.payments.recording import record
+from shop.payments.recording import Received, read_incoming
+from shop.payments.recording import record as record_one
 from shop.reconciliation.books import Books, gateway_totals, read_books
 from shop.reconciliation.reconcile import compare_order, reconcile
 from shop.review.cancel import ask_to_cancel
@@ -32,6 +33,11 @@ from tests.waiting import until
 
 PRICE = Decimal("999.99")
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+async def record(order_id: str, amount: Decimal, *, reference: str, recorded_by: str) -> Received:
+    given = {"order_id": order_id, "amount": amount, "reference": reference, "recorded_by": recorded_by}
+    return await record_one(read_incoming(given))
 
 
 async def outcome_of(order: dict[str, Any]) -> OrderOutcome:

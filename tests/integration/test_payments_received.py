@@ -1,0 +1,205 @@
+"""Money that came by transfer or on delivery, recorded from every way in: once, and the order goes on. The
+witnesses are the table of payments, the stock and the shipments."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from deployments.cli import order_saga
+from deployments.local.environment import environment
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.record_payment import record_payment
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
+from shop.payments.errors import NotReceivable
+from shop.payments.recording import read_incoming
+from tests.integration.test_web_orders import NOBODY, problem
+from tests.integration.web import KEY, served
+from tests.integration.world import World, an_order
+
+PRICE = Decimal("999.99")
+TRANSFER = {"method": "bank_transfer"}
+
+
+@pytest.fixture(autouse=True)
+def nobody_to_wake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    woken: list[str] = []
+    for name in ("deployments.cli.paid", "flows.record_payment"):
+        monkeypatch.setattr(f"{name}.wake_pending_lane", lambda name=name: woken.append(name))
+    return woken
+
+
+@pytest.fixture
+def web(saga: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    monkeypatch.setenv("ORDERS_API_KEY", KEY)
+    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+        yield client
+
+
+async def waiting(*order_ids: str) -> None:
+    """Submits orders that wait for a transfer afterwards."""
+    intake.submit([an_order(order_id, payment_info=TRANSFER) for order_id in order_ids])
+    await process_pending_orders(consumer_seconds=0)
+
+
+def received(saga: World) -> set[tuple[Any, ...]]:
+    return set(saga.sql("SELECT order_id, reference, amount, recorded_by FROM received_payment"))
+
+
+async def run(*arguments: str) -> int:
+    return await asyncio.to_thread(order_saga, ["paid", *arguments])
+
+
+async def test_the_command_records_and_the_order_goes_on(
+    saga: World, unique: str, nobody_to_wake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    await waiting(unique)
+    assert saga.order(unique).outcome is None
+    assert await run(unique, "999.98", "--reference", "T-1", "--by", "ann") == 0
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.order(unique).outcome is None, "one cent is missing"
+    assert saga.shipments(unique) == 0
+    capsys.readouterr()
+    assert await run(unique, "0.01", "--reference", "T-2", "--by", "ann", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["total_received"], printed["new"]) == ("999.99", True)
+    assert await run(unique, "0.01", "--reference", "T-2", "--by", "bob") == 0
+    assert len(nobody_to_wake) == 2, "nothing new, nobody to wake"
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.order(unique).outcome == Outcome.COMPLETED
+    assert saga.shipments(unique) == 1
+    assert received(saga) == {
+        (unique, "T-1", Decimal("999.98"), "ann"),
+        (unique, "T-2", Decimal("0.01"), "ann"),
+    }
+
+
+async def test_what_the_command_refuses(saga: World, unique: str, capsys: pytest.CaptureFixture[str]) -> None:
+    await waiting(unique)
+    await process_order(an_order(f"CARD-{unique}"), return_state=True)
+    good = ("--reference", "T-1", "--by", "ann")
+    for wrong in (
+        (),
+        (unique,),
+        (unique, "1", "--by", "ann"),
+        (unique, "1", "--reference", "T-1"),
+        (unique, "0", *good),
+        (unique, "much", *good),
+        (unique, "1", "--file", "x"),
+        ("--file", "no such file"),
+    ):
+        assert await run(*wrong) == 2, wrong
+    assert await run(unique, "1.001", *good) == 1
+    assert await run("nobody", "1", *good) == 1
+    assert await run(f"CARD-{unique}", "1", *good) == 1
+    assert received(saga) == set()
+    assert await run(unique, "1", *good) == 0
+    assert await run(unique, "2", *good) == 1
+    assert received(saga) == {(unique, "T-1", 1, "ann")}
+    assert "1.00 USD" in capsys.readouterr().out
+
+
+async def test_files_are_recorded_as_a_whole(
+    saga: World, tmp_path: Path, unique: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = f"ONE-{unique}", f"TWO-{unique}"
+    await waiting(one, two)
+    table, lines, broken, unknown = (tmp_path / name for name in ("a.csv", "b.ndjson", "c.csv", "d.csv"))
+    header = "order_id,amount,reference"
+    table.write_text(f"{header}\n{two},999.99,B-1\n{one},500,B-2\n")
+    lines.write_text(json.dumps({"order_id": one, "amount": 499.99, "reference": "B-3"}) + "\n")
+    broken.write_text(f"{header}\n{one},500,B-4\n\n{one},-1,B-5\n{two},1,\n")
+    unknown.write_text(f"{header}\nnobody,5,B-6\n{one},5,B-7\n{two},5,B-1\n")
+    assert await run("--file", str(broken), "--by", "ann") == 2
+    told = capsys.readouterr().out
+    assert "line 4: amount" in told
+    assert "line 5: reference" in told
+    assert received(saga) == set()
+    for _ in range(2):
+        assert await run("--file", str(table), "--by", "ann") == 0
+        assert await run("--file", str(lines), "--by", "ann") == 0
+    capsys.readouterr()
+    assert await run("--file", str(unknown), "--by", "ann") == 1
+    told = capsys.readouterr().out
+    assert "line 2: order_id" in told
+    assert "line 4: reference" in told
+    assert "line 3" not in told
+    assert {reference for _, reference, _, _ in received(saga)} == {"B-1", "B-2", "B-3"}
+    await process_pending_orders(consumer_seconds=0)
+    assert [saga.order(each).outcome for each in (one, two)] == [Outcome.COMPLETED] * 2
+    saga.assert_books_balance()
+
+
+async def test_over_http(saga: World, web: httpx.Client, unique: str) -> None:
+    await waiting(unique)
+    await process_order(an_order(f"CARD-{unique}"), return_state=True)
+    body = {"amount": "999.99", "reference": "T/1", "recorded_by": "ann"}
+
+    async def post(to: str, **fields: Any) -> httpx.Response:
+        sent = {name: value for name, value in {**body, **fields}.items() if value is not None}
+        path = f"/orders/{quote(to, safe='')}/payments"
+        return await asyncio.to_thread(web.post, path, json=sent)
+
+    first, again = await post(unique), await post(unique, recorded_by="bob")
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.headers["location"] == f"/orders/{unique}"
+    assert (first.json()["new"], again.json()["new"]) == (True, False)
+    assert again.json()["total_received"] == "999.99"
+    problem(await post(unique, amount="1000"), 409)
+    problem(await post(f"CARD-{unique}"), 409)
+    problem(await post("nobody"), 404)
+    wrong = problem(await post(unique, amount="-1", reference=None, recorded_by=" ", more=1), 422)
+    assert {each["pointer"] for each in wrong["errors"]} == {
+        "#/amount",
+        "#/reference",
+        "#/recorded_by",
+        "#/more",
+    }
+    wrong = problem(await post(unique, amount="1.001", reference="T-2"), 422)
+    assert [each["pointer"] for each in wrong["errors"]] == ["#/amount"]
+    wrong = problem(await post(unique, order_id="other"), 422)
+    assert [each["pointer"] for each in wrong["errors"]] == ["#/order_id"]
+    assert "4242" not in str(problem(await post(unique, recorded_by="4242 4242 4242 4242"), 422))
+    answer = await asyncio.to_thread(httpx.post, f"{web.base_url}/orders/{unique}/payments", json=body)
+    assert answer.status_code == 401
+    assert received(saga) == {(unique, "T/1", PRICE, "ann")}
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.order(unique).outcome == Outcome.COMPLETED
+    assert saga.shipments(unique) == 1
+
+
+async def test_the_form_records_once(saga: World, unique: str, nobody_to_wake: list[str]) -> None:
+    await waiting(unique)
+    states = [await record_payment(unique, " 999.99", "T-1", by, return_state=True) for by in ("ann", "bob")]
+    assert [state.name for state in states] == ["Recorded", "Known"]
+    assert nobody_to_wake == ["flows.record_payment"]
+    refused = await record_payment(unique, "1", "T-1", "ann", return_state=True)
+    assert refused.is_failed()
+    assert received(saga) == {(unique, "T-1", PRICE, "ann")}
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.order(unique).outcome == Outcome.COMPLETED
+
+
+def test_every_problem_of_a_payment_is_named() -> None:
+    given = {
+        "order_id": "a\u200bb",
+        "amount": "0",
+        "reference": "",
+        "recorded_by": "4242424242424242",
+        "x": 1,
+    }
+    with pytest.raises(NotReceivable) as refused:
+        read_incoming(given)
+    fields = {field for field, _ in refused.value.problems}
+    assert fields == {"order_id", "amount", "reference", "recorded_by", "x"}
+    assert "4242" not in str(refused.value)
