@@ -28,7 +28,7 @@ from shop.orders.order import read_stored
 from shop.orders.outcomes import Outcome
 from shop.orders.payment_methods import ALREADY_PAID
 from shop.payments.errors import NotReceivable
-from shop.payments.recording import record
+from shop.payments.recording import read_incoming, record
 from shop.review.address import ACTION as CHANGE_ADDRESS
 from shop.review.address import change_address
 from shop.review.cancel import ask_to_cancel
@@ -159,7 +159,8 @@ async def _with_payment(
     try:
         order = read_stored(stored.content)
         reference = f"{shop}: {info.get('reference') or mapped.order_id}"[:200]
-        await record(mapped.order_id, order.amount_due, reference=reference, recorded_by=shop)
+        paid = {"order_id": mapped.order_id, "amount": order.amount_due, "reference": reference}
+        await record(read_incoming({**paid, "recorded_by": shop}))
     except (ValidationError, NotReceivable):
         return found
     return [each for each in found if not each.place.startswith(f"{_PAYMENT}.")]
