@@ -63,6 +63,11 @@ _HEADERS = {
 }
 
 
+_IGNORED: list[str] = Field(
+    default_factory=list, description="places of fields that an order does not have; they are not stored"
+)
+
+
 class Accepted(BaseModel):
     """The order is stored and reaches an outcome. Until then, submitting it again returns the same."""
 
@@ -70,6 +75,7 @@ class Accepted(BaseModel):
 
     order_id: str
     status: str = Field(default="accepted", pattern="^accepted$")
+    ignored: list[str] = _IGNORED
     status_url: str = Field(description="address of its status, as in the header Location")
 
 
@@ -82,6 +88,7 @@ class Ended(BaseModel):
     status: str = Field(default="known", pattern="^known$")
     outcome: Outcome
     reasons: list[str] = Field(description="why it did not complete, one entry per problem; empty if it did")
+    ignored: list[str] = _IGNORED
     how_to_retry: str | None = Field(
         default=None, description="if it ended uncompleted and can be tried again: how"
     )
@@ -129,10 +136,11 @@ async def send_order(request: Request, response: Response) -> Accepted | Ended:
             order_id=order_id,
             outcome=receipt.outcome,
             reasons=receipt.reasons,
+            ignored=receipt.ignored,
             how_to_retry=receipt.how_to_retry,
             status_url=url,
         )
-    return Accepted(order_id=order_id, status_url=url)
+    return Accepted(order_id=order_id, ignored=receipt.ignored, status_url=url)
 
 
 STATUS_PROBLEMS = answers(*_KEY, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
