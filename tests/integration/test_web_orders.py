@@ -81,7 +81,12 @@ class TestTakingOrders:
         answer = web.post("/orders", json=an_order(unique))
 
         assert answer.status_code == 202
-        assert answer.json() == {"order_id": unique, "status": "accepted", "status_url": f"/orders/{unique}"}
+        assert answer.json() == {
+            "order_id": unique,
+            "status": "accepted",
+            "ignored": [],
+            "status_url": f"/orders/{unique}",
+        }
         assert answer.headers["location"] == f"/orders/{unique}"
         assert world.order(unique).content["total_amount"] == "999.99"
         status = web.get(answer.headers["location"]).raise_for_status().json()
