@@ -109,6 +109,8 @@ def planted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
             "ALERT_URLS": f"json://{PLANTED}:{PLANTED}@127.0.0.1:9/{PLANTED}?+X-Key={PLANTED}",
             "STRIPE_API_KEY": f"sk_test_{PLANTED}",
             "STRIPE_WEBHOOK_SECRET": f"whsec_{PLANTED}",
+            "SHOPIFY_WEBHOOK_SECRET": f"shpss_{PLANTED}",
+            "WOOCOMMERCE_WEBHOOK_SECRET": f"woo-{PLANTED}",
             "EASYPOST_API_KEY": f"EZTK{PLANTED}",
             "ORDERS_API_KEY": f"{PLANTED}-{PLANTED}",
             "LOG_LEVEL": "DEBUG",
@@ -176,6 +178,7 @@ def found_in(saga: World, postgres: EmbeddedPostgres, world_dir: Path) -> list[s
     return [*tables, *files_with_secrets(saga.var_dir), *files_with_secrets(world_dir / "logs")]
 
 
+@pytest.mark.usefixtures("prefect_api")  # its log and its database are searched
 async def test_in_this_process_no_secret_and_no_card_is_kept(
     planted: None,
     saga: World,
