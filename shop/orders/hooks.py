@@ -23,8 +23,8 @@ from shop.orders.order import Order, OrderInstance
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import earlier_money
 from shop.payments.charge import STEP as PAYMENT
-from shop.payments.charge import given_by_hand, money_moved, moved_elsewhere
 from shop.payments.elsewhere import is_paid_before
+from shop.payments.moved import given_by_hand, money_moved, moved_elsewhere
 from shop.review import attention
 from shop.text.customer_words import hidden, without_customer
 from shop.values.money import currency_of

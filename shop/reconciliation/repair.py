@@ -28,9 +28,10 @@ from shop.orders.order import OrderInstance, customer_of
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
 from shop.orders.tries import earlier_money, try_number
-from shop.payments.charge import LATE, STEP, money_moved, refund, settle_earlier_tries
+from shop.payments.charge import LATE, STEP, refund, settle_earlier_tries
 from shop.payments.errors import RefundRefused
 from shop.payments.gateway import PaymentGateway, PaymentStatus
+from shop.payments.moved import money_moved
 from shop.review import attention
 from shop.text.customer_words import hidden
 

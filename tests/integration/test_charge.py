@@ -27,7 +27,6 @@ from shop.payments.charge import (
     PaymentResult,
     RefundResult,
     charge,
-    money_moved,
     refund,
 )
 from shop.payments.errors import (
@@ -39,6 +38,7 @@ from shop.payments.errors import (
     RefundRefused,
 )
 from shop.payments.gateway import PaymentStatus
+from shop.payments.moved import money_moved
 from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
