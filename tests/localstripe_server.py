@@ -89,11 +89,12 @@ class LocalStripe:
         )
 
     def ledger(self, order_id: str) -> list[dict[str, Any]]:
-        """The order's payments, in the shape of the sandbox's ledger; every single charge counts."""
+        """The order's payments, or those of a checkout outside (`metadata`), in the shape of the sandbox's
+        ledger; every single charge counts."""
         charges, refunds = self.all("charges"), self.all("refunds")
         entries = []
         for intent in self.all("payment_intents"):
-            if intent["metadata"].get("order_id") != order_id:
+            if order_id not in {intent["metadata"].get("order_id"), intent["metadata"].get("checkout")}:
                 continue
             mine = [
                 charge
@@ -101,7 +102,13 @@ class LocalStripe:
                 if charge["payment_intent"] == intent["id"] and charge["status"] == "succeeded"
             ]
             given = [refund for refund in refunds if refund["charge"] in {charge["id"] for charge in mine}]
-            left = {"id": intent["id"], "status": intent["status"], "amount": 0, "refunds": []}
+            left = {
+                "id": intent["id"],
+                "status": intent["status"],
+                "currency": intent["currency"],
+                "amount": 0,
+                "refunds": [],
+            }
             entries += [
                 {**left, "status": "succeeded", "amount": charge["amount"], "refunds": given}
                 for charge in mine

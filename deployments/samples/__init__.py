@@ -27,6 +27,8 @@ class Expected(BaseModel):
     charged: Decimal = Decimal(0)
     refunded: Decimal = Decimal(0)
     at_risk: Decimal = Decimal(0)
+    elsewhere: Decimal = Decimal(0)
+    """What others have taken for the order."""
 
     def differences(self, actual: OrderOutcome) -> list[str]:
         """Returns what is not as expected; empty if all is."""
@@ -37,6 +39,7 @@ class Expected(BaseModel):
             ("charged", self.charged, actual.amount_charged),
             ("refunded", self.refunded, actual.amount_refunded),
             ("at risk", self.at_risk, actual.amount_at_risk),
+            ("paid elsewhere", self.elsewhere, actual.amount_elsewhere),
         ]
         return [
             f"{name}: {there or 'nothing'}, expected {wanted or 'nothing'}"

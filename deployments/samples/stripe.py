@@ -29,6 +29,7 @@ def at_stripe(samples: Sequence[Sample]) -> list[Sample]:
 
 def _paid_by_token(order: dict[str, Any]) -> dict[str, Any]:
     order = {**order, "id": f"{order['id']}-STRIPE"}
-    if info := order.get("payment_info"):
-        order["payment_info"] = {**info, "token": _TOKENS.get(str(info["card_last4"]), "pm_card_visa")}
+    info = order.get("payment_info") or {}
+    if (card := info.get("card_last4")) is not None:
+        order["payment_info"] = {**info, "token": _TOKENS.get(str(card), "pm_card_visa")}
     return order

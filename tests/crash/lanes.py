@@ -24,11 +24,12 @@ from shop.payments.events import inbox
 from shop.payments.events.event import PaymentEvent
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import gateway
+from shop.payments.recording import record
 from shop.review.cancel import ask_to_cancel, ask_to_cancel_sync
 from shop.review.errors import NotRetryable
 from shop.review.resolution import Resolution
 from shop.review.retry import NewMeans, retry
-from tests.crash.scenarios import stranger
+from tests.crash.scenarios import PRICE, stranger
 
 
 class _Watcher:
@@ -88,6 +89,12 @@ async def _event(order_id: str) -> None:
     await housekeeping(return_state=True)
 
 
+async def _receive(order_id: str) -> None:
+    """The order's transfer comes. Whoever recorded it and heard nothing records it again."""
+    await record(order_id, PRICE, reference=f"transfer for {order_id}", recorded_by="bank")
+    await process_pending_orders(consumer_seconds=0, return_state=True)
+
+
 async def _second_try(order_id: str) -> None:
     """Its customer gives another card; whoever asked for it and heard nothing asks again."""
     with suppress(NotRetryable):  # it is paid
@@ -103,6 +110,7 @@ AFTERWARDS = {
     "accept": _accept,
     "event": _event,
     "second": _second_try,
+    "receive": _receive,
 }
 
 
@@ -139,7 +147,10 @@ async def walk(
     passed: str | None = None,
 ) -> None:
     """Works on the orders in that lane, until it is killed."""
-    if lane in AFTERWARDS:  # until it has ended, it is any order
+    if lane == "receive":  # until its money comes, it waits
+        intake.submit(orders)
+        await process_pending_orders(consumer_seconds=0, return_state=True)
+    elif lane in AFTERWARDS:  # until it has ended, it is any order
         await process_order(orders[0], return_state=True)
         if lane in {"reconcile", "event", "second"}:
             await _pay_again(orders[0])

@@ -23,8 +23,9 @@ _SIDE_BY_SIDE = min(
     8, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2 * (os.cpu_count() or 2)
 )
 """Shops, each with workers that mostly wait, and with connections to one PostgreSQL."""
-_BYSTANDERS = (SCENARIOS["completes"], SCENARIOS["completes"])
-"""In the pending lane an order shares its batch."""
+_BYSTANDERS = ("completes", "paid in the shop", "free", "digital")
+_OF_ONE_THAT_FAILS = ("paid elsewhere, cannot be shipped", "paid in part, cannot be shipped", "completes")
+"""In the pending lane an order shares its batch, and so these die with it at each of its points."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class Way:
     """Mails go to a mail server, and a CRM hears of them."""
 
     def is_about(self, point: str) -> bool:
-        """Whether the point has to do with what is outside here,
+        """Whether the point has to do with what is outside here or else special,
         and is not elsewhere; all the others are on other ways, too."""
         about = (_CARRIERS if ("CARRIER", "easypost") in self.settings else ()) + (
             _MESSAGES if self.outside else ()
         )
         about += _STOCK if _AT_SERVICE[0] in self.settings else ()
+        about += SCENARIOS[self.scenario].about
         return not about or any(word in point for word in about)
 
     @property
@@ -74,8 +76,9 @@ _AFTERWARDS = {
     "told of a late charge": "event",
     "cancelled with its stock": "cancelled",
     "second try": "second",
+    "paid by transfer": "receive",
 }
-"""What is done with an order that has ended, by another flow."""
+"""What is done with an order that has ended, or waits, by another flow."""
 _ON_THEIR_OWN = {"given up", *_AFTERWARDS}
 _AT_ONCE = (("RECONCILIATION_GRACE_SECONDS", "0"),)
 _CARRIERS = ("label", "carrier", "fulfill_order", "return_shipment", "commit of notes")
@@ -86,7 +89,12 @@ _OUTSIDE = (("CARRIER", "easypost"),)
 _AT_SERVICE = (("INVENTORY_SERVICE_URL", SERVICE),)
 """With the stock at an inventory service."""
 FIRST = (
-    *(Way(scenario, lane) for scenario in SCENARIOS for lane in LANES if scenario not in _ON_THEIR_OWN),
+    *(
+        Way(scenario, lane)
+        for scenario in SCENARIOS
+        for lane in LANES
+        if scenario not in {*_ON_THEIR_OWN, *_BYSTANDERS[1:], *_OF_ONE_THAT_FAILS[:-1]}
+    ),
     *(
         Way(scenario, lane, settings=_AT_ONCE)
         for scenario, lane in _AFTERWARDS.items()
@@ -123,6 +131,7 @@ RECOVERIES = (
     Way("completes", "recover", ("after reserving at the inventory service",), _AT_SERVICE),
     Way("completes", "pending", ("after committing at the inventory service",), _AT_SERVICE),
     Way("cannot be shipped", "recover", ("after releasing at the inventory service",), _AT_SERVICE),
+    Way("paid in the shop, cannot be shipped", "recover", ("after the commit of a payment's adoption",)),
     # One that nobody gets through is given up: what was only created is cancelled.
     Way(
         "given up",
@@ -180,7 +189,8 @@ def _all(ways: Iterable[tuple[Way, Sequence[str]]]) -> Iterator[Case]:
     seen: set[tuple[object, ...]] = set()
     for way, points in ways:
         for point in filter(way.is_about, points):
-            key = (point, way.lane, way.outside, *way.died_at, *way.settings)
+            special = way.scenario if SCENARIOS[way.scenario].about else ""
+            key = (point, way.lane, special, way.outside, *way.died_at, *way.settings)
             if key not in seen:
                 seen.add(key)
                 yield from (Case(point, way, gateway) for gateway in _gateways(point, way))
@@ -253,7 +263,8 @@ def _let_all_end(shop: Shop) -> None:
 def _run(shop: Shop, way: Way, **options: str) -> tuple[dict[str, Scenario], int, list[dict[str, object]]]:
     scenario = SCENARIOS[way.scenario]
     alone = way.lane in {"process_order", *_AFTERWARDS.values()} or way.died_at
-    sent, orders = shop.some_orders(scenario, *(() if alone else _BYSTANDERS))
+    beside = _OF_ONE_THAT_FAILS if scenario.adopts else _BYSTANDERS
+    sent, orders = shop.some_orders(scenario, *(() if alone else (SCENARIOS[name] for name in beside)))
     if not way.died_at:
         if scenario.fail_at:
             options["fail_at"] = scenario.fail_at

@@ -29,6 +29,14 @@ class Scenario:
     """No payment is left that could still be charged."""
     accepted: bool = False
     """Somebody has paid for an order that nobody knows (`stranger`), and a person accepts that."""
+    adopts: bool = False
+    """It is paid before it comes, at the gateway: the payment of `checkout` becomes its own."""
+    elsewhere: Decimal = Decimal(0)
+    """What others take for it."""
+    digital: bool = False
+    about: tuple[str, ...] = ()
+    """Words of the points that are tried on the ways of this scenario also where another leads to them; only
+    these."""
     charges: int = 1
     """How often it is charged, if it is."""
     tries: int = 1
@@ -36,11 +44,23 @@ class Scenario:
     """A point at which the first worker's code raises."""
 
     @property
+    def at_risk(self) -> Decimal:
+        """What a person has to decide about."""
+        left = self.charged - self.refunded + self.elsewhere
+        return left if self.outcome is Outcome.NEEDS_ATTENTION else Decimal(0)
+
+    @property
+    def parcel(self) -> bool:
+        """Whether a parcel has left."""
+        return (self.outcome is Outcome.COMPLETED or self.returned) and not self.digital
+
+    @property
     def told(self) -> set[str]:
         """The kinds of mails that its customer gets."""
         due = {
             "confirmation": self.outcome is Outcome.COMPLETED or self.returned,
-            "refund": self.refunded + self.by_hand > 0 and self.outcome is not Outcome.COMPLETED,
+            "refund": self.refunded + self.by_hand > 0
+            and self.outcome not in {Outcome.COMPLETED, Outcome.NEEDS_ATTENTION},
             "payment_failed": self.changes.get("card") == "0000",
             "out_of_stock": self.outcome is Outcome.OUT_OF_STOCK,
         }
@@ -50,6 +70,11 @@ class Scenario:
         return an_order(order_id, **self.changes)
 
 
+_PART = Decimal(300)
+_DIGITAL = {
+    "items": [{"product_id": "PROD-001", "quantity": 1, "price": str(PRICE), "digital": True}],
+    "shipping_info": None,
+}
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -90,8 +115,52 @@ SCENARIOS = {
         Scenario(
             "fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"
         ),
+        Scenario("paid in the shop", Outcome.COMPLETED, PRICE, adopts=True),
+        Scenario(
+            "paid in the shop, cannot be shipped",
+            Outcome.COMPENSATED,
+            PRICE,
+            PRICE,
+            {"country": "AQ"},
+            adopts=True,
+            about=("payment",),
+        ),
+        Scenario(
+            "paid elsewhere, cannot be shipped",
+            Outcome.NEEDS_ATTENTION,
+            changes={
+                "country": "AQ",
+                "payment_info": {"method": "already_paid", "reference": "paypal-77"},
+            },
+            elsewhere=PRICE,
+        ),
+        Scenario(
+            "paid in part, cannot be shipped",
+            Outcome.NEEDS_ATTENTION,
+            PRICE - _PART,
+            PRICE - _PART,
+            {
+                "country": "AQ",
+                "part_payments": [{"method": "gift_card", "amount": str(_PART), "reference": "GC-1"}],
+            },
+            elsewhere=_PART,
+        ),
+        Scenario(
+            "paid by transfer",
+            Outcome.COMPLETED,
+            changes={"payment_info": {"method": "bank_transfer"}},
+            elsewhere=PRICE,
+            about=("payment",),
+        ),
+        Scenario("free", Outcome.COMPLETED, changes={"price": "0", "payment_info": None}),
+        Scenario("digital", Outcome.COMPLETED, PRICE, changes=_DIGITAL, digital=True),
     )
 }
+
+
+def checkout(order_id: str) -> str:
+    """The id under which the shop's own checkout took the money at the gateway, before there was an order."""
+    return f"{order_id}-CHECKOUT"
 
 
 def stranger(order_id: str) -> str:
@@ -99,11 +168,18 @@ def stranger(order_id: str) -> str:
     return f"{order_id}-STRANGER"
 
 
-AT_STRIPE = {
+AT_STRIPE: dict[str, str | None] = {
     "completes": "pm_card_visa",
     "cannot be shipped": "pm_card_visa",
+    "paid in the shop": None,
+    "paid in the shop, cannot be shipped": None,
+    "paid elsewhere, cannot be shipped": None,
+    "paid in part, cannot be shipped": "pm_card_visa",
+    "free": None,
+    "digital": "pm_card_visa",
     "declined": "pm_card_chargeCustomerFail",
     "sent back": "pm_card_visa",
     "given up": "pm_card_visa",
 }
-"""Those that a Stripe server can act out, and by which of its test PaymentMethods."""
+"""Those that a Stripe server can act out, and by which of its test PaymentMethods; None charges
+none."""

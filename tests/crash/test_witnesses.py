@@ -39,6 +39,11 @@ _LIES = (
         _ORDER.format("amount_at_risk = 0"),
     ),
     (
+        "the amount that others took",
+        _ORDER.format("amount_elsewhere = 1"),
+        _ORDER.format("amount_elsewhere = 0"),
+    ),
+    (
         "a reservation is left",
         "UPDATE reservation SET state = 'held' WHERE order_id = :id",
         "UPDATE reservation SET state = 'shipped' WHERE order_id = :id",

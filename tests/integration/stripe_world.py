@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from tests.integration.world import World, an_order
@@ -20,6 +21,17 @@ class StripeWorld(World):
 
     def ledger(self, order_id: str) -> list[dict[str, Any]]:
         return self.stripe.ledger(order_id)
+
+    def pay(self, order_id: str, amount: Decimal, *, confirmed: bool = True) -> str:
+        intent = self.stripe.post(
+            "/v1/payment_intents",
+            amount=str(int(amount * 100)),
+            currency="usd",
+            payment_method="pm_card_visa",
+            confirm=str(confirmed).lower(),
+            **{"metadata[checkout]": order_id},
+        )
+        return str(intent["id"])
 
     def asking(self, order_id: str, **more: Any) -> dict[str, Any]:
         """An order paid by a card whose bank asks its holder."""

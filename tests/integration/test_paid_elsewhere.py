@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-import httpx
 import pytest
 
 from flows.process_order import process_order
@@ -56,19 +55,7 @@ def paid(order_id: str, reference: str | None = None, **fields: Any) -> dict[str
 
 def paid_in_the_shop(saga: World, unique: str, amount: Decimal = PRICE, *, confirmed: bool = True) -> str:
     """Somebody pays at the gateway, in the shop's own checkout."""
-    body = {
-        "order_id": f"checkout-{unique}",
-        "amount": int(amount * 100),
-        "currency": "USD",
-        "method": "credit_card",
-        "card_last4": "1234",
-    }
-    answer = httpx.post(f"{saga.gateway_url}/v1/payments", json=body, timeout=10).raise_for_status()
-    payment_id = str(answer.json()["id"])
-    if confirmed:
-        url = f"{saga.gateway_url}/v1/payments/{payment_id}/confirm"
-        httpx.post(url, timeout=10).raise_for_status()
-    return payment_id
+    return saga.pay(f"checkout-{unique}", amount, confirmed=confirmed)
 
 
 async def books(saga: World) -> Books:

@@ -25,12 +25,13 @@ from shop.payments.errors import PaymentNeedsCustomer
 from shop.payments.events import inbox
 from shop.payments.events.event import PaymentEvent
 from shop.payments.gateways import close_gateway, gateway
+from shop.reconciliation.books import gateway_totals, read_books
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile
 from shop.review.retry import NewMeans, retry
 from shop.settings import settings
 from tests.integration.stripe_world import StripeWorld, paid_by
-from tests.integration.test_samples import own_runs, pending_lane, retry_sample
+from tests.integration.test_samples import needs_shipment, own_runs, pending_lane, retry_sample
 from tests.integration.world import an_order
 from tests.waiting import until
 
@@ -65,7 +66,9 @@ async def test_sample_ends_as_it_should(
         assert expected.differences(outcome) == []
         assert stripe_saga.money(order["id"]) == (expected.charged, expected.refunded), "what localstripe has"
         assert stripe_saga.charges(order["id"]) == (1 if expected.charged else 0)
-        assert stripe_saga.shipments(order["id"]) == int(expected.outcome is Outcome.COMPLETED)
+        assert stripe_saga.shipments(order["id"]) == int(
+            expected.outcome is Outcome.COMPLETED and needs_shipment(order)
+        )
         assert all(
             entry["status"] in {"succeeded", "canceled"} for entry in stripe_saga.ledger(order["id"])
         ), "nothing can be paid later"
@@ -74,6 +77,24 @@ async def test_sample_ends_as_it_should(
 
 def test_no_sample_is_forgotten() -> None:
     assert len(SAMPLES) == len(load_samples()) - 1
+
+
+@pytest.mark.parametrize("country", ["US", "AQ"])
+async def test_a_payment_of_the_shop_s_own_checkout_becomes_the_order_s(
+    stripe_saga: StripeWorld, unique: str, country: str
+) -> None:
+    """Stripe has it without any mark of this installation."""
+    reference = stripe_saga.pay(f"checkout-{unique}", PRICE)
+    order = an_order(unique, country=country, payment_info={"method": "already_paid", "reference": reference})
+    await process_order(order, return_state=True)
+    completed, back = country == "US", Decimal(0) if country == "US" else PRICE
+    assert ended(unique).outcome is (Outcome.COMPLETED if completed else Outcome.COMPENSATED)
+    assert (ended(unique).amount_charged, ended(unique).amount_refunded) == (PRICE, back)
+    assert stripe_saga.money(f"checkout-{unique}") == (PRICE, back)
+    assert stripe_saga.ledger(unique) == []
+    found = read_books(stripe_saga.database_url, await gateway_totals(gateway()))
+    assert found.balanced, found.rows
+    assert [each async for each in reconcile(gateway(), LONG_AGO, fix=False)] == []
 
 
 async def test_a_second_try_pays_with_another_card_and_refunds_the_late_one(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import email
 import mailbox
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ from shop.runtime.sync import run_sync
 from shop.settings import Settings
 from shop.shipping.labels.formats import LabelFormat
 from shop.shipping.labels.stored import Label, NoLabel, find_label
+from shop.values.money import from_minor
+
+_ONE_ENVIRONMENT = threading.Lock()
+"""All threads have the same, and some tests have a shop in each thread."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class World:
     def receive(self, product_id: str, pieces: int, *, name: str | None = None) -> None:
         """Goods arrive; with a name, of a new product."""
         delivery = read_delivery({"product_id": product_id, "pieces": pieces, "name": name})
-        with environment({"DATABASE_URL": self.database_url}):
+        with _ONE_ENVIRONMENT, environment({"DATABASE_URL": self.database_url}):
             run_sync(lambda: receive([delivery], started_by="a test"))
 
     def ledger(self, order_id: str) -> list[dict[str, Any]]:
@@ -69,12 +74,28 @@ class World:
         payments: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
         return payments
 
+    def pay(self, order_id: str, amount: Decimal, *, confirmed: bool = True) -> str:
+        """Somebody pays at the gateway, in the shop's own checkout. Returns the payment's id."""
+        payments = f"{self.gateway_url}/v1/payments"
+        body = {
+            "order_id": order_id,
+            "amount": int(amount * 100),
+            "currency": "USD",
+            "method": "credit_card",
+            "card_last4": "1234",
+        }
+        payment_id = str(httpx.post(payments, json=body, timeout=10).raise_for_status().json()["id"])
+        if confirmed:
+            httpx.post(f"{payments}/{payment_id}/confirm", timeout=10).raise_for_status()
+        return payment_id
+
     def money(self, order_id: str) -> tuple[Decimal, Decimal]:
-        """(charged, refunded) in two-decimal currency, by the gateway's ledger."""
+        """(charged, refunded), by the gateway's ledger."""
         payments = self.ledger(order_id)
         charged = sum(payment["amount"] for payment in payments if payment["status"] == "succeeded")
         refunded = sum(refund["amount"] for payment in payments for refund in payment["refunds"])
-        return Decimal(charged) / 100, Decimal(refunded) / 100
+        currency = payments[0]["currency"].upper() if payments else "USD"
+        return from_minor(charged, currency), from_minor(refunded, currency)
 
     def charges(self, order_id: str) -> int:
         """How many times the order was charged."""
@@ -112,7 +133,8 @@ class World:
                     labels[order_id] = await find_label(order_id)
             return labels
 
-        with environment({"DATABASE_URL": self.database_url, "VAR_DIR": str(self.var_dir)}):
+        ours = {"DATABASE_URL": self.database_url, "VAR_DIR": str(self.var_dir)}
+        with _ONE_ENVIRONMENT, environment(ours):
             return {i: label.render(LabelFormat.PDF) for i, label in run_sync(found).items()}
 
     def journal(self, order_id: str) -> dict[str, Any]:
