@@ -127,8 +127,9 @@ class PaymentGateway(Protocol):
         ...
 
     def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
-        """Yields pages of the orders' payments that were created, charged or refunded since then, with all
-        their refunds. Payments that are created while the pages are read may be missing."""
+        """Yields pages of the payments that were created, charged or refunded since then, with all their
+        refunds; also of those that name no order, as a shop's own checkout makes them. Payments that are
+        created while the pages are read may be missing."""
         ...
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:

@@ -100,6 +100,7 @@ def one_item(**fields: Any) -> dict[str, Any]:
 CARD_FIELDS: dict[str, Any] = {
     "card_last4": lambda card: paid_with(card_last4=card),
     "token": lambda card: paid_with(token=card),
+    "reference": lambda card: paid_with(reference=card),
     "method": lambda card: paid_with(method=card),
     "card_number": lambda card: paid_with(card_number=card),
     "number": lambda card: paid_with(number=card),
@@ -116,8 +117,8 @@ CARD_FIELDS: dict[str, Any] = {
 @pytest.mark.parametrize("place", CARD_FIELDS)
 @pytest.mark.parametrize("card", [*CARDS, DINERS, "4222222222222"])
 def test_a_field_for_card_data_refuses_a_card_number(place: str, card: str) -> None:
-    if place == "token" and len(card) == 13:
-        return  # tokens may be numbers, too, and no issuer uses so few digits any more
+    if place in {"token", "reference"} and len(card) == 13:
+        return  # these may be numbers, too, and no issuer uses so few digits any more
     check_refused(card, CARD_FIELDS[place](card))
     check_refused(card, CARD_FIELDS[place](grouped(card, " ")))
     check_refused(card, CARD_FIELDS[place](grouped(card, "-")))
@@ -191,6 +192,8 @@ def test_a_security_code_is_refused(field: str, value: object, shape: str) -> No
         },
         {"card_last4": "4242", "token": "pm_1PAbcdEfghIjklMnopQrstuv"},
         {"card_last4": 4242, "token": "6076399753379"},
+        {"method": "already_paid", "reference": "2026113004124"},
+        {"method": "already_paid", "reference": "pay_456789012345_18"},
     ],
 )
 def test_what_is_about_a_card_but_no_card_data_does_no_harm(fields: dict[str, Any]) -> None:

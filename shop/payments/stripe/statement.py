@@ -89,12 +89,12 @@ class StripeStatement:
         return sorted(found.values(), key=lambda intent: (intent.created, intent.id))
 
     async def moved(self, since: datetime) -> AsyncIterator[Sequence[Intent | OddIntent]]:
-        """Yields the orders' payments that were created since then, then older ones that were charged, then
-        those that were refunded."""
+        """Yields the account's payments that were created since then, then older ones that were charged, then
+        those that were refunded. One without an order's id may be an order's that was paid already."""
         seen: set[str] = set()
         async for page in self._intents(since):
             seen |= {intent.id for intent in page}
-            yield [intent for intent in page if isinstance(intent, OddIntent) or intent.order_id]
+            yield page
         for listing in (_charges, _refunds):
             async for references in self._pages(ReferencePage, listing, since):
                 ids = {
@@ -105,11 +105,7 @@ class StripeStatement:
                 older = [await self._intent_or_odd(payment_id) for payment_id in sorted(ids - seen)]
                 seen |= ids
                 before = _whole_second(since).timestamp()
-                yield [
-                    each
-                    for each in older
-                    if each.created < before and (isinstance(each, OddIntent) or each.order_id)
-                ]
+                yield [each for each in older if each.created < before]
 
     async def refunds(self, intent: Intent) -> Sequence[RefundRecord]:
         """Returns all refunds of the payment, as its charge has only the latest."""
