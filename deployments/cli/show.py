@@ -8,7 +8,7 @@ from deployments import terminal
 from shop.orders.page.boxes import order_boxes, order_facts
 from shop.orders.page.diagram import order_diagram
 from shop.orders.page.formatting import for_terminal
-from shop.orders.page.story import read_story_sync
+from shop.orders.page.story import read_customer_lines_sync, read_story_sync
 from shop.settings import settings
 from shop.text.sanitize import tame
 
@@ -22,7 +22,8 @@ def show(
 ) -> int:
     """Draw the saga, or the history of one order: steps, compensations, reasons, money, decisions of people.
 
-    On a terminal it draws boxes, elsewhere Mermaid.
+    On a terminal it draws boxes, elsewhere Mermaid. Below the boxes it says what was ordered, how it is paid,
+    and who the customer is.
 
     Exit codes: 0; 1, there is no such order; 2, the settings are wrong, or the database does not answer.
 
@@ -42,6 +43,9 @@ def show(
     if (story := read_story_sync(order)) is None:
         terminal.write(f"There is no order {for_terminal(order)}. Ids are case-sensitive.", sys.stderr)
         return 1
-    drawn = order_boxes(story, ORDER_SAGA) + order_facts(story) if boxes else order_diagram(story, ORDER_SAGA)
-    sys.stdout.write(tame(drawn))
+    if not boxes:
+        sys.stdout.write(tame(order_diagram(story, ORDER_SAGA)))
+        return 0
+    of_customer = "".join(f"{for_terminal(line, 1_000)}\n" for line in read_customer_lines_sync(order))
+    sys.stdout.write(tame(order_boxes(story, ORDER_SAGA) + order_facts(story) + of_customer))
     return 0

@@ -37,6 +37,7 @@ TYPES = {
     Kind.PAYMENT_FAILED: "order.payment_failed",
     Kind.INCOMPLETE: "order.incomplete",
     Kind.OUT_OF_STOCK: "order.out_of_stock",
+    Kind.AWAITING_PAYMENT: "order.awaiting_payment",
 }
 _CONNECTIONS = 4
 """Limits the simultaneous requests to the CRM."""

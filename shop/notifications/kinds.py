@@ -18,6 +18,8 @@ class Kind(StrEnum):
     """The order has no delivery address or no payment method; nothing was charged."""
     OUT_OF_STOCK = "out_of_stock"
     """An item is not in stock; nothing was charged."""
+    AWAITING_PAYMENT = "awaiting_payment"
+    """The order waits for a transfer."""
 
 
 REPORT = "daily_report"

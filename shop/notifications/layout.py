@@ -66,8 +66,8 @@ class Table:
         )
 
 
-def order_table(order: Order, language: Language) -> Table:
-    """Returns the table of this order."""
+def order_table(order: Order, language: Language, *, collects: bool = False) -> Table:
+    """Returns the table of this order. `collects`: it is shipped before it is paid."""
     head = (language.say("quantity"), language.say("item"), language.say("price"), language.say("sum"))
     return Table(
         [_item(item, order.currency, language) for item in order.items],
@@ -75,7 +75,7 @@ def order_table(order: Order, language: Language) -> Table:
         language.money(order.total_amount, order.currency),
         head,
         language.say("total"),
-        list(_notes(order, language)),
+        list(_notes(order, language, collects=collects)),
     )
 
 
@@ -118,13 +118,16 @@ def _extras(order: Order, language: Language) -> Iterator[ExtraRow]:
         yield ExtraRow(name, language.number(extra.amount, order.currency))
 
 
-def _notes(order: Order, language: Language) -> Iterator[ExtraRow]:
+def _notes(order: Order, language: Language, *, collects: bool) -> Iterator[ExtraRow]:
     if order.prices_include_tax and (contained := amounts.tax(order)):
         yield ExtraRow(language.say("included_tax"), language.number(contained, order.currency))
     for part in order.part_payments:
         known = part.method if part.method in PART_METHODS else "other"
         yield ExtraRow(language.say(f"part_payment.{known}"), language.number(-part.amount, order.currency))
-    if order.part_payments:
+    if collects and order.payment_info is not None:
+        name = language.say(f"to_pay.{order.payment_info.method}")
+        yield ExtraRow(name, language.money(order.amount_due, order.currency))
+    elif order.part_payments:
         yield ExtraRow(language.say("due"), language.money(order.amount_due, order.currency))
 
 

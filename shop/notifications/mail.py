@@ -28,6 +28,7 @@ from shop.notifications.message import Mail, message
 from shop.notifications.templates import render
 from shop.orders.names import stem
 from shop.orders.order import Order
+from shop.orders.payment_methods import BANK_TRANSFER, CHARGED
 from shop.payments.errors import NoDeliveryAddress, PaymentDeclined, PaymentLapsed
 from shop.settings import Settings
 from shop.text.domains import ascii_domain
@@ -40,7 +41,7 @@ _REFUND_NEWS = {
     SagaReturned.code: "refund.returned",
     OutOfStock.code: "refund.out_of_stock",
 }
-_PAYMENT_NEWS = {PaymentDeclined.code: "payment_failed.declined", PaymentLapsed.code: "payment_failed.lapsed"}
+_PAYMENT_NEWS = {PaymentDeclined.code: "declined", PaymentLapsed.code: "lapsed"}
 _NOTICE = "notice"
 """The template of mails without their own one."""
 
@@ -76,6 +77,9 @@ def mail(order: Order, kind: Kind, payload: Mapping[str, Any], context: MailCont
             return incomplete_mail(order, context, why=str(payload["why"]))
         case Kind.OUT_OF_STOCK:
             return out_of_stock_mail(order, payload["shortages"], context)
+        case Kind.AWAITING_PAYMENT:
+            amount, currency = Decimal(payload["amount"]), str(payload["currency"])
+            return awaiting_payment_mail(order, amount, currency, context)
 
 
 def confirmation_mail(
@@ -84,11 +88,19 @@ def confirmation_mail(
     """Builds the confirmation with the order's table, the tracking number, and a tracking link
     (`TRACKING_URL`); without them, if nothing is shipped (None)."""
     language, number, s = _language(order, context), one_line(tracking_number), context.settings
-    table = order_table(order, language)
+    method = order.payment_info.method if order.payment_info and order.amount_due else None
+    collects = method in s.payments.ship_before_payment
+    table = order_table(order, language, collects=collects)
     greeting, summary, next_steps, tracking = [paragraphs(str(texts.get(name) or "")) for name in ELEMENTS]
+    how_to_pay: list[str] = []
+    if collects and method == BANK_TRANSFER:
+        how_to_pay = [
+            _transfer(order, order.amount_due, order.currency, context),
+            *_account(context, language),
+        ]
     values = {
         "before": [*_paragraphs(greeting), *_paragraphs(summary)],
-        "after": [*_paragraphs(next_steps), *_paragraphs(tracking)],
+        "after": [*_paragraphs(next_steps), *_paragraphs(tracking), *how_to_pay],
         "table": table,
         "total": table.total,
         "tracking_number": number,
@@ -126,14 +138,20 @@ def refund_mail(
 def payment_failed_mail(order: Order, context: MailContext, *, why: str | None = None) -> Mail:
     """Builds the mail about a failed payment: nothing was charged, and what to do. It does not give the
     bank's reason."""
-    language = _language(order, context)
-    news = language.say(_PAYMENT_NEWS.get(why or "", "payment_failed.failed"), order_id=order.number)
+    language, key, important = (
+        _language(order, context),
+        _PAYMENT_NEWS.get(why or "", "failed"),
+        "not_charged",
+    )
+    if why == PaymentLapsed.code and order.payment_info and order.payment_info.method not in CHARGED:
+        key, important = "not_received", "do_not_pay"
+    news = language.say(f"payment_failed.{key}", order_id=order.number)
     to_do = language.say(
         "payment_failed.to_do" if why == PaymentDeclined.code else "payment_failed.to_do_again"
     )
     values = {
         "before": [_hello(order, language), news],
-        "important": language.say("payment_failed.not_charged"),
+        "important": language.say(f"payment_failed.{important}"),
         "after": [to_do],
     }
     return _mail(order, Kind.PAYMENT_FAILED, _NOTICE, values, context)
@@ -173,6 +191,36 @@ def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], cont
         "after": [language.say("out_of_stock.to_do")],
     }
     return _mail(order, Kind.OUT_OF_STOCK, "out_of_stock", values, context)
+
+
+def awaiting_payment_mail(order: Order, amount: Decimal, currency: str, context: MailContext) -> Mail:
+    """Builds the mail that asks for a transfer: how much, with which reference, and where to."""
+    language = _language(order, context)
+    days = language.say("awaiting_payment.days", days=context.settings.payments.transfer_days)
+    values = {
+        "before": [
+            _hello(order, language),
+            language.say("awaiting_payment.thanks", order_id=order.number),
+        ],
+        "important": _transfer(order, amount, currency, context),
+        "after": [*_account(context, language), days],
+    }
+    preview = {"amount": language.money(amount, currency)}
+    return _mail(order, Kind.AWAITING_PAYMENT, _NOTICE, values, context, preview=preview)
+
+
+def _transfer(order: Order, amount: Decimal, currency: str, context: MailContext) -> str:
+    language = _language(order, context)
+    shown = language.money(amount, currency)
+    return language.say("awaiting_payment.transfer", amount=shown, order_id=order.number)
+
+
+def _account(context: MailContext, language: Language) -> list[str]:
+    """Returns the paragraphs about the shop's bank account, or about whom to ask for it."""
+    shop = context.settings.shop
+    if not (details := paragraphs(shop.bank_details or "")):
+        return [language.say("awaiting_payment.ask", support=shop.support_email)]
+    return [f"{language.say('awaiting_payment.account')}\n{details}"]
 
 
 def message_id(order_id: str, kind: Kind, settings: Settings, installation: str, try_number: int = 1) -> str:

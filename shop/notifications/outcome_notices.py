@@ -1,4 +1,4 @@
-"""Selects the notice for an order that has reached its outcome."""
+"""Selects the notice for an order that has reached its outcome, or that waits for its money."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ from shop.payments.errors import NoDeliveryAddress, PaymentRefused
 
 INCOMPLETE = frozenset({NoDeliveryAddress.code, PaymentRefused.code})
 """Failures because the order lacks required data."""
+
+
+def awaiting_payment(order: OrderInstance, received: Decimal) -> Notice:
+    """Returns the notice of an order that waits for a transfer, of which this much has come."""
+    content = order.payload
+    money = {"amount": str(content.amount_due - received), "currency": content.currency}
+    return Notice(order.id, content.customer_id, Kind.AWAITING_PAYMENT, money, money, try_number(order))
 
 
 def notice_of(

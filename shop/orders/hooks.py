@@ -4,6 +4,7 @@ postponed orders."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from saga.database import Tx
@@ -16,15 +17,18 @@ from shop.inventory.errors import OutOfStock
 from shop.inventory.port import STEP as RESERVING
 from shop.monitoring import outcome_counter
 from shop.monitoring.outcome_counter import Ended
-from shop.notifications.notices import Notice, add_notices
-from shop.notifications.outcome_notices import notice_of
+from shop.notifications.kinds import Kind
+from shop.notifications.notices import Notice, add_notices, withdraw
+from shop.notifications.outcome_notices import awaiting_payment, notice_of
 from shop.orders.errors import OrderRejected
 from shop.orders.order import Order, OrderInstance
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import earlier_money
 from shop.payments.charge import STEP as PAYMENT
-from shop.payments.elsewhere import is_paid_before
+from shop.payments.elsewhere import is_paid_before, is_paid_later
+from shop.payments.errors import PaymentAwaited
 from shop.payments.moved import given_by_hand, money_moved, moved_elsewhere
+from shop.payments.received import received_by_order
 from shop.review import attention
 from shop.text.customer_words import hidden, without_customer
 from shop.values.money import currency_of
@@ -95,6 +99,8 @@ class OrderHooks(Hooks[Order]):
 
     async def ended(self, tx: Tx, endings: Sequence[Ending[Order]]) -> None:
         extras: list[_Extra] = [ending.extra for ending in endings]
+        waited = [ending.instance.id for ending in endings if is_paid_later(ending.instance.content)]
+        await withdraw(tx, waited, Kind.AWAITING_PAYMENT)
         await add_notices(tx, [extra.notice for extra in extras if extra.notice is not None])
         await attention.put(tx, [extra.case for extra in extras if extra.case is not None])
         await attention.clear(
@@ -116,6 +122,11 @@ class OrderHooks(Hooks[Order]):
     ) -> None:
         if error is not None and error.keeps_resources:
             await stock.extend(tx, instances, seconds)
+        if isinstance(error, PaymentAwaited):
+            came = await received_by_order(tx, [each.id for each in instances])
+            await add_notices(
+                tx, [awaiting_payment(each, came.get(each.id, Decimal(0))) for each in instances]
+            )
 
     def redacted(self, error: StepError, instance: OrderInstance) -> StepError:
         return hidden(error, instance.content)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import text
 
 from saga.database import transaction
+from shop.orders.order import read_stored
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import EARLIER_TRIES, IS_CANCELLED, TRY, EarlierTry, how_to_retry, read_tries
 from shop.payments.charge import STEP as PAYMENT
-from shop.values.money import exact
+from shop.values.money import currency_of, exact
 
 # One statement, so one snapshot.
 _ORDER = text(
@@ -22,7 +25,9 @@ _ORDER = text(
         CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'under_way'
             ELSE o.status END AS status,
         o.outcome, o.failing_step, o.reasons,
-        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk, o.amount_elsewhere,
+        o.currency, o.content, o.amount_charged, o.amount_refunded, o.amount_at_risk, o.amount_elsewhere,
+        (SELECT coalesce(sum(r.amount), 0) FROM received_payment r
+            WHERE r.order_id = o.id) AS amount_received,
         (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
         (SELECT s.notes ->> 'payment_id' FROM order_step s
             WHERE s.order_id = o.id AND s.step = :payment) AS payment_id,
@@ -58,6 +63,7 @@ class OrderStatus(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     order_id: str
+    order_number: str | None = Field(default=None, description="what the customer knows the order by")
     status: str = Field(description="`received`, `under_way`, `shipped`; once it has ended, the outcome")
     outcome: Outcome | None = Field(default=None, description="null while the order is in progress")
     failing_step: str | None = None
@@ -70,6 +76,14 @@ class OrderStatus(BaseModel):
     amount_at_risk: Decimal = Field(description="paid and due to be refunded, but not refunded yet")
     amount_elsewhere: Decimal = Field(
         description="what others have taken or will collect: paid already, by gift card, on delivery"
+    )
+    amount_due: Decimal | None = Field(
+        default=None,
+        description="the total less part payments, which the payment method pays; null if the order is not "
+        "well-formed",
+    )
+    amount_received: Decimal = Field(
+        default=Decimal(0), description="recorded as received by transfer or on delivery"
     )
     payment_id: str | None = Field(
         default=None, description="the gateway's payment id, for a page on which the customer authenticates"
@@ -95,10 +109,30 @@ async def read_status(order_id: str) -> OrderStatus | None:
         )
     if row is None:
         return None
+    fields = dict(row)
+    content = fields.pop("content")
+    if row["outcome"] is None:  # the column is written with the outcome
+        fields["currency"] = currency_of(content)
     money = {
-        name: exact(row[name], row["currency"])
-        for name in ("amount_charged", "amount_refunded", "amount_at_risk", "amount_elsewhere")
+        name: exact(row[name], fields["currency"])
+        for name in (
+            "amount_charged",
+            "amount_refunded",
+            "amount_at_risk",
+            "amount_elsewhere",
+            "amount_received",
+        )
     }
-    fields = {**row, **money, "earlier_tries": read_tries(row["earlier_tries"])}
+    fields |= _of_content(content)
+    fields = {**fields, **money, "earlier_tries": read_tries(row["earlier_tries"])}
     how = how_to_retry(order_id, row["outcome"], cancelled=fields.pop("cancelled"))
     return OrderStatus(**fields, how_to_retry=how)
+
+
+def _of_content(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the status has of the order itself: its number and what is due."""
+    try:
+        order = read_stored(content)
+    except ValidationError:
+        return {}
+    return {"order_number": order.order_number, "amount_due": exact(order.amount_due, order.currency)}

@@ -30,6 +30,8 @@ from shop.payments.errors import (
     PAID_AND_REJECTED,
     PAID_ELSEWHERE,
     NoDeliveryAddress,
+    PaidAndRejected,
+    PaidElsewhere,
     PaidOtherwise,
     PaymentError,
     PaymentGatewayError,
@@ -207,11 +209,13 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
             refused = refused or error
             undone.payment_id = payment.id
     undone.leave_out(earlier_money(instance.content))
+    kind = RefundRefused
     if refused is None and others > 0:
+        kind = PaidElsewhere
         amount = show(others, _currency(instance))
         refused = PaymentGatewayError(PAID_ELSEWHERE, f"{amount} were paid elsewhere: give them back by hand")
     if refused is not None:
-        raise RefundRefused(
+        raise kind(
             refused.error_code,
             refused.error_message,
             payment_id=str(undone.payment_id),
@@ -237,7 +241,7 @@ async def _taken_elsewhere(instance: OrderInstance, gateway: PaymentGateway, *, 
     paid, currency = elsewhere.paid_before(instance.content), _currency(instance)
     rejected = instance.failure is not None and instance.failure.kind == OrderRejected.code
     if rejected and not decided and elsewhere.is_paid_before(instance.content):
-        raise RefundRefused(
+        raise PaidAndRejected(
             PAID_AND_REJECTED,
             "the order is paid and was not valid: correct what is wrong and retry it, or give the money back",
             payment_id="",

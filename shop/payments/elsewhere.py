@@ -155,6 +155,12 @@ def is_paid_before(content: Mapping[str, Any]) -> bool:
     )
 
 
+def is_paid_later(content: Mapping[str, Any]) -> bool:
+    """Returns whether the order's money comes by transfer or on delivery."""
+    info = content.get("payment_info")
+    return isinstance(info, Mapping) and info.get("method") in {BANK_TRANSFER, CASH_ON_DELIVERY}
+
+
 def _amount(value: Any) -> Decimal:
     try:
         amount = Decimal(str(value))

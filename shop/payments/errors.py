@@ -200,12 +200,6 @@ class PaymentsNotRecorded(StepError):
         super().__init__("; ".join(f"payment {n + 1}: {error}" for n, error in self.errors.items()))
 
 
-PAID_ELSEWHERE = "paid_elsewhere"
-"""The `error_code` of a refund that a person has to make: the gateway never had the money."""
-PAID_AND_REJECTED = "paid_and_rejected"
-"""The `error_code` of a refund that a person has to decide: the order is paid, and was not valid."""
-
-
 class RefundRefused(PaymentError):
     """The gateway refused the refund: a person has to refund the customer."""
 
@@ -247,3 +241,19 @@ class RefundRefused(PaymentError):
             "currency": self.currency,
             "refusals": self.refusals,
         }
+
+
+PAID_ELSEWHERE = "paid_elsewhere"
+PAID_AND_REJECTED = "paid_and_rejected"
+
+
+class PaidElsewhere(RefundRefused):
+    """A refund that a person has to make: the gateway never had the money."""
+
+    code = PAID_ELSEWHERE
+
+
+class PaidAndRejected(RefundRefused):
+    """A refund that a person has to decide: the order is paid, and was not valid."""
+
+    code = PAID_AND_REJECTED

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 from sqlalchemy import text
 
-from saga.database import transaction
+from saga.database import Tx, transaction
 
 SUM = text(
     "SELECT coalesce(sum(amount), 0) FROM received_payment WHERE order_id = :id AND currency = :currency"
 )
+
+
+_SUMS = text(
+    "SELECT order_id, sum(amount) AS amount FROM received_payment "
+    "WHERE order_id = ANY(CAST(:ids AS text[])) GROUP BY order_id"
+)
+
+
+async def received_by_order(tx: Tx, order_ids: Sequence[str]) -> dict[str, Decimal]:
+    """Returns what was received for those of the orders for which anything was."""
+    rows = await tx.execute(_SUMS, {"ids": list(order_ids)})
+    return {row.order_id: Decimal(row.amount) for row in rows}
 
 
 async def received(order_id: str, currency: str) -> Decimal:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from saga.errors import StepTimeout
 from shop.inventory.errors import InventoryMismatch
-from shop.payments.errors import PaymentGatewayError, PaymentGatewayTimeout, RefundRefused
+from shop.payments.errors import (
+    PaidAndRejected,
+    PaidElsewhere,
+    PaymentGatewayError,
+    PaymentGatewayTimeout,
+    RefundRefused,
+)
 from shop.review.attention import ReviewCase
 from shop.shipping.errors import CarrierMismatch, CarrierTimeout, CarrierUnavailable, VoidRefused
 from shop.values.money import show
@@ -20,6 +26,20 @@ def advice(case: ReviewCase) -> str:
         return (
             "Nothing now: it is being retried. "
             "To refund in another way nevertheless: resolve-order with 'hold' first."
+        )
+    if case.error_code == PaidAndRejected.code:
+        return (
+            "The order is paid and was not valid; nothing was shipped or refunded. "
+            "Correct what its reasons name, then order-saga retry: its payment stays. "
+            "If it cannot be corrected, resolve-order with 'retry_now' refunds what the gateway has; "
+            "give back what others have, then 'refunded_by_hand' with the reference."
+        )
+    if case.error_code == PaidElsewhere.code:
+        amount = show(case.amount_at_risk, case.currency)
+        return (
+            f"Others than the gateway have {amount} for this order: paid already, by gift card, by transfer "
+            "or on delivery. Give it back where it was paid, then resolve-order with 'refunded_by_hand' "
+            "and the reference; or 'written_off', if it was never paid. Trying again cannot help."
         )
     if case.error_code == RefundRefused.code:
         amount = show(case.amount_at_risk, case.currency)

@@ -37,7 +37,7 @@ METHODS = (*CHARGED, BANK_TRANSFER, CASH_ON_DELIVERY)
 a new order can have."""
 _PAYMENT = "payment_info"
 _LONGEST_TOKEN = 255
-_NO_LONGER_TRUE = (Kind.PAYMENT_FAILED, Kind.INCOMPLETE, Kind.OUT_OF_STOCK)
+_NO_LONGER_TRUE = (Kind.PAYMENT_FAILED, Kind.INCOMPLETE, Kind.OUT_OF_STOCK, Kind.AWAITING_PAYMENT)
 # Two statements: one alone would read what was there before it waited for the lock.
 _LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(

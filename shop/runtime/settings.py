@@ -28,6 +28,9 @@ class ShopSettings(Group):
     """Recipient of the daily report. Default: `SUPPORT_EMAIL`."""
     address: str = "1 Warehouse Way, Anytown CA 90210, US"
     """Address of the shop, on labels."""
+    bank_details: str | None = Field(default=None, max_length=1_000)
+    """The shop's bank account, for mails to customers who pay by transfer. It may have several lines.
+    Default: the mails name `SUPPORT_EMAIL`."""
     timezone: str = "UTC"
     """Time zone of the shop, such as `Europe/Vienna` (IANA): of the daily report's day, of times that people
     read, and of the nightly schedules. What is stored, and what programs read, is in UTC."""

@@ -19,10 +19,16 @@ from deployments.local.environment import environment
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.record_payment import record_payment
+from saga.database import sync_engine
+from shop.alerts.rules import Rule, evaluate
+from shop.monitoring.config import Monitoring
 from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from shop.payments.errors import NotReceivable
 from shop.payments.recording import read_incoming
+from shop.review import attention
+from shop.review.advice import advice
+from shop.settings import settings
 from tests.integration.test_web_orders import NOBODY, problem
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order
@@ -188,6 +194,58 @@ async def test_the_form_records_once(saga: World, unique: str, nobody_to_wake: l
     assert received(saga) == {(unique, "T-1", PRICE, "ann")}
     await process_pending_orders(consumer_seconds=0)
     assert saga.order(unique).outcome == Outcome.COMPLETED
+
+
+async def test_the_customer_is_asked_for_the_money_once(saga: World, unique: str) -> None:
+    order = an_order(unique, payment_info=TRANSFER, order_number="#1071")
+    intake.submit([order])
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.told(unique) == {"awaiting_payment"}
+    text = saga.mail(unique, "awaiting_payment")
+    assert "999.99 USD" in text
+    assert "#1071" in text
+    await run(unique, "1", "--reference", "T-1", "--by", "ann")
+    await process_pending_orders(consumer_seconds=0)
+    rows = saga.sql("SELECT attempts, payload ->> 'amount' FROM outbox WHERE kind = 'awaiting_payment'")
+    assert rows == [(1, "999.99")]
+    assert len(saga.sql("SELECT 1 FROM customer_interaction WHERE kind = 'order_awaiting_payment'")) == 1
+
+
+async def test_nobody_is_asked_for_money_that_has_come(saga: World, unique: str) -> None:
+    await waiting(unique)
+    saga.sql("UPDATE outbox SET sent_at = NULL, next_attempt_at = now() + interval '1 hour'")
+    assert await run(unique, "999.99", "--reference", "T-1", "--by", "ann") == 0
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.sql("SELECT kind FROM outbox") == [("confirmation",)]
+
+
+async def test_waiting_for_money_is_no_alert(saga: World, unique: str) -> None:
+    await waiting(unique)
+    saga.sql("UPDATE customer_order SET submitted_at = now() - interval '3 days'")
+    saga.sql("UPDATE customer_order SET waits_since = now() - interval '3 days'")
+    assert breaches() == []
+    assert await run(unique, "999.99", "--reference", "T-1", "--by", "ann") == 0
+    assert breaches() == [], "it is due now, and not for three days"
+
+
+async def test_paid_and_rejected_is_for_a_person_and_no_system_is_away(saga: World, unique: str) -> None:
+    paid = {"method": "already_paid", "reference": "paypal-1"}
+    orders = [an_order(f"{unique}-{n}", payment_info=paid, total_amount="1") for n in range(25)]
+    intake.submit(orders)
+    await process_pending_orders(consumer_seconds=0)
+    rules = {rule for rule, _ in breaches()}
+    assert Rule.NEEDS_ATTENTION in rules
+    assert Rule.EXTERNAL_UNAVAILABLE not in rules
+    cases = attention.read_queue_sync().cases
+    assert {case.error_code for case in cases} == {"paid_and_rejected"}
+    assert "order-saga retry" in advice(cases[0])
+
+
+def breaches() -> list[tuple[Rule, str]]:
+    """What is wrong according to the alert rules."""
+    with sync_engine(settings().database_url).connect() as connection:
+        found = evaluate(connection, Monitoring(), settings(), frozenset())
+    return [(each.rule, each.subject) for each in found]
 
 
 def test_every_problem_of_a_payment_is_named() -> None:

@@ -4,6 +4,7 @@ the progress of a batch, the dashboard, the daily report and its mail."""
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,14 +23,19 @@ from flows import order_picture, progress
 from flows import show_dashboard as dashboard
 from flows.daily_report import daily_report
 from flows.housekeeping import housekeeping
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.show_dashboard import show_dashboard
 from flows.show_order import show_order
 from shop.monitoring.dashboard.figures import read_figures
 from shop.orders import intake
+from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import Outcome
-from shop.orders.page.page import page_key
+from shop.orders.page.page import order_page, page_key
+from shop.orders.page.story import read_story
+from shop.payments.recording import read_incoming, record
+from shop.retention.customers import erase_customers
 from shop.review.errors import OrderUnknown
 from shop.runtime.times import bounds_of, day_of
 from shop.settings import settings
@@ -314,3 +320,77 @@ class TestDailyReport:
 
 async def _is(value: bool) -> bool:
     return value
+
+
+async def test_what_was_ordered_and_how_it_is_paid(
+    saga: World, unique: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page, which Prefect keeps, has nothing of the customer; the command has."""
+    line = {"product_id": "PROD-001", "quantity": 2, "price": "10", "variant": "red, XL", "sku": "AB-7"}
+    mine = {"properties": {"Engraving": "To MARIE-qmarker"}}
+    order = an_order(
+        unique,
+        customer_id=None,
+        items=[{**line, **mine}],
+        total_amount="27.50",
+        fees=[{"name": "Gift wrapping", "amount": "5"}],
+        tip_amount="2.50",
+        tax_amount="3.33",
+        prices_include_tax=True,
+        part_payments=[{"method": "gift_card", "amount": "7.50", "provider": "cards inc"}],
+        payment_info={"method": "cash_on_delivery"},
+        order_number="#1071",
+        ordered_at="2031-02-03T04:05:06+01:00",
+        billing_info={"name": "BILL-qmarker", "vat_id": "ATU1", "company": "ACME-qmarker"},
+        metadata={"gift": "META-qmarker"},
+    )
+    await process_order(order, return_state=True)
+    story = await read_story(unique)
+    assert story is not None
+    page = html.unescape(order_page(story, ORDER_SAGA, settings()))
+    for seen in (
+        "#1071",
+        "2031-02-03",
+        "a guest",
+        "AB-7",
+        "5.00 USD",
+        "2.50 USD",
+        "3.33 USD",
+        "27.50 USD",
+        "gift card, cards inc",
+        "20.00 USD by cash on delivery, to collect 20.00 USD",
+    ):
+        assert seen in page, seen
+    for hidden in (
+        "qmarker",
+        "XL",
+        "wrapping",
+        "ATU1",
+        EXAMPLE["customer_email"],
+        EXAMPLE["shipping_info"]["address"],
+    ):
+        assert hidden not in page
+
+    async def shown() -> str:
+        assert await asyncio.to_thread(order_saga, ["show", unique, "--ascii"]) == 0
+        return capsys.readouterr().out
+
+    for word in (
+        "#1071",
+        "red, XL",
+        "Gift wrapping",
+        "MARIE-qmarker",
+        "BILL-qmarker",
+        "ACME-qmarker",
+        "META-qmarker",
+    ):
+        assert word in await shown()
+    payment = read_incoming(
+        {"order_id": unique, "amount": "20", "reference": "DHL-1", "recorded_by": "carrier"}
+    )
+    await record(payment)
+    assert "20.00 USD by cash on delivery, received" in await shown()
+    await asyncio.to_thread(erase_customers, 0)
+    erased = await shown()
+    assert "qmarker" not in erased
+    assert "27.50 USD" in erased

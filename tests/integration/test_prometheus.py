@@ -158,6 +158,7 @@ async def test_what_orders_are_postponed_for_is_told(world: World, unique: str) 
             "carrier_unavailable",
             "infrastructure",
             "unknown_step",
+            "payment_awaited",
         ),
         0,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import json
 import mailbox
 import re
 from datetime import UTC, datetime, timedelta, timezone
@@ -22,10 +23,11 @@ from shop.confirmation.template import template_confirmation
 from shop.notifications import language as language_module
 from shop.notifications import message as message_module
 from shop.notifications.kinds import Kind
-from shop.notifications.language import language, words
+from shop.notifications.language import language, language_of, words
 from shop.notifications.layout import order_table, wrapped
 from shop.notifications.mail import (
     MailContext,
+    awaiting_payment_mail,
     confirmation_mail,
     incomplete_mail,
     mail,
@@ -37,6 +39,7 @@ from shop.notifications.mail import (
 from shop.notifications.maildir import Maildir, mail_name
 from shop.notifications.settings import LANGUAGES
 from shop.orders.order import EXAMPLE, Order
+from shop.payments.errors import PaymentLapsed
 from shop.settings import Settings
 from shop.text.sanitize import paragraphs
 
@@ -106,6 +109,7 @@ def every(order: Order, about: MailContext = ABOUT) -> list[EmailMessage]:
         payment_failed_mail(order, about, why="payment_declined"),
         incomplete_mail(order, about, why="no_delivery_address"),
         out_of_stock_mail(order, short, about),
+        awaiting_payment_mail(order, Decimal(1), order.currency, about),
     ]
     return [parsed(each.data) for each in made]
 
@@ -342,6 +346,42 @@ class TestNotices:
         assert "declined" not in text
         assert "could not be completed" in text
 
+    @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
+    def test_what_is_to_be_transferred_and_where_to(self, code: str) -> None:
+        account = {"SHOP_BANK_DETAILS": "First Bank\nIBAN XX00 0000", "MAIL_LANGUAGE": code}
+        given = Settings(_env_file=None, DSPY_MODEL=None, **account)
+        order = an_order(payment_info={"method": "bank_transfer"}, order_number="#1071")
+        for s, where in ((given, "First Bank\nIBAN XX00 0000"), (SETTINGS, SETTINGS.shop.support_email)):
+            message = parsed(
+                awaiting_payment_mail(order, Decimal("1059.97"), "USD", MailContext(s, DATE)).data
+            )
+            text = text_of(message)
+            assert where in text
+            assert "#1071" in text
+            assert language_of(order, s).money(Decimal("1059.97"), "USD") in text
+
+    @pytest.mark.parametrize("method", ["bank_transfer", "cash_on_delivery"])
+    def test_a_confirmation_says_what_is_still_to_be_paid(self, method: str) -> None:
+        first = json.dumps(["bank_transfer", "cash_on_delivery"])
+        account = {"SHOP_BANK_DETAILS": "IBAN XX00 0000", "PAYMENT_SHIP_BEFORE_PAYMENT": first}
+        about = MailContext(Settings(_env_file=None, DSPY_MODEL=None, **account), DATE)
+        parts = [{"method": "gift_card", "amount": "59.97"}]
+        order = an_order(payment_info={"method": method}, part_payments=parts)
+        text = text_of(sent(order, about))
+        due = [line for line in text.splitlines() if line.endswith("1,000.00 USD")]
+        assert [line.strip().startswith(words("en")[f"to_pay.{method}"]) for line in due] == [True]
+        assert ("IBAN XX00 0000" in text) == (method == "bank_transfer")
+        assert words("en")[f"to_pay.{method}"] not in text_of(sent(an_order(part_payments=parts), about))
+
+    def test_a_transfer_that_did_not_come_is_no_declined_payment(self) -> None:
+        order = an_order(payment_info={"method": "bank_transfer"})
+        mail = payment_failed_mail(order, ABOUT, why=PaymentLapsed.code)
+        text = " ".join(text_of(parsed(mail.data)).split())
+        said = words("en")
+        assert said["payment_failed.do_not_pay"] in text
+        assert said["payment_failed.not_charged"] not in text
+        assert said["payment_failed.lapsed"].format(order_id=order.id) not in text
+
     def test_what_is_short_is_named(self) -> None:
         message = parsed(out_of_stock_mail(ORDER, SHORTAGES, ABOUT).data)
         assert "- Mouse\n  Ordered: 2, In stock: 1" in text_of(message)
@@ -356,6 +396,7 @@ class TestNotices:
             Kind.PAYMENT_FAILED: {"why": "payment_declined"},
             Kind.INCOMPLETE: {"why": "no_delivery_address"},
             Kind.OUT_OF_STOCK: {"shortages": SHORTAGES},
+            Kind.AWAITING_PAYMENT: {"amount": "1.00", "currency": "USD"},
         }
         ids = {parsed(mail(ORDER, kind, payloads[kind], ABOUT).data)["Message-ID"] for kind in Kind}
         assert ids == {message_id(ORDER.id, kind, SETTINGS, "") for kind in Kind}

@@ -23,7 +23,7 @@ from shop.monitoring.exposition.totals import Total
 from shop.monitoring.postponed import EXTERNAL, POSTPONED
 from shop.notifications.outbox import CONFIRMATION_STEP
 from shop.orders.outcomes import Outcome
-from shop.payments.errors import PaymentNeedsCustomer
+from shop.payments.errors import PaymentAwaited, PaymentNeedsCustomer
 from shop.values.money import is_currency
 
 PREFIX = "order_saga"
@@ -31,7 +31,7 @@ STEP_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 
 ORDER_BOUNDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 21_600, 86_400)
 OTHER = "other"
 _MOST_WRITERS = 20
-_REASONS = (*EXTERNAL, PaymentNeedsCustomer.code)
+_REASONS = (*EXTERNAL, PaymentNeedsCustomer.code, PaymentAwaited.code)
 """The reasons for postponing orders: reported even if there are no such orders."""
 _OPEN_STATES = ("waiting", "held", "postponed", "left_behind")
 _OUTBOX_STATES = ("waiting", "failing", "refused")

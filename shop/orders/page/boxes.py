@@ -58,9 +58,18 @@ def _try_line(each: EarlierTry, story: OrderStory) -> str:
 
 
 def order_facts(story: OrderStory) -> str:
-    """Returns what the boxes do not show, each line with a line break: reasons, times, mails, decisions of
-    people."""
+    """Returns what the boxes do not show, each line with a line break: reasons, what was ordered and how
+    it is paid, times, mails, decisions of people."""
     lines = [f"reason: {for_terminal(reason, 300)}" for reason in story.reasons]
+    if (details := story.details) is not None:
+        lines += [f"{name}: {for_terminal(value, 300)}" for name, value in details.facts]
+        lines += [
+            f"{each.quantity} x {for_terminal(each.product, 300)}, {each.price}: {each.total}"
+            for each in details.lines
+        ]
+        if details.more_lines:
+            lines.append(f"and {details.more_lines:,} more lines")
+        lines += [f"{for_terminal(name, 300)}: {amount}" for name, amount in details.sums]
     if story.submitted_at is not None:
         lines.append(f"submitted {shown(story.submitted_at)}")
     if story.not_before is not None and story.outcome is None:
@@ -109,6 +118,7 @@ def _ending(story: OrderStory) -> list[str]:
         "charged": story.amount_charged,
         "refunded": story.amount_refunded,
         "at risk": story.amount_at_risk,
+        "elsewhere": story.amount_elsewhere,
     }
     lines += [f"{name:<9} {show(amount, story.currency)}" for name, amount in money.items() if amount]
     if story.tracking_number:

@@ -46,7 +46,8 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
         "## Steps",
         _steps(story, saga),
         "## Money",
-        markdown_table(("charged", "refunded", "at risk"), [_money(story)]),
+        markdown_table(("charged", "refunded", "at risk", "paid elsewhere"), [_money(story)]),
+        *_details(story),
         *_earlier_tries(story),
         *_manual_actions(story),
         "## Label and mails",
@@ -61,7 +62,8 @@ def summary(story: OrderStory) -> str:
     money = f", {show(story.amount_charged, story.currency)} charged" if story.amount_charged else ""
     back = f", {show(story.amount_refunded, story.currency)} refunded" if story.amount_refunded else ""
     risk = f", {show(story.amount_at_risk, story.currency)} at risk" if story.amount_at_risk else ""
-    return f"Order {for_markdown(story.order_id)}: {_end(story)}{money}{back}{risk}"
+    others = f", {show(story.amount_elsewhere, story.currency)} elsewhere" if story.amount_elsewhere else ""
+    return f"Order {for_markdown(story.order_id)}: {_end(story)}{money}{back}{risk}{others}"
 
 
 def _end(story: OrderStory) -> str:
@@ -96,8 +98,26 @@ def _row(step: StepView) -> tuple[str, ...]:
 def _money(story: OrderStory) -> tuple[str, ...]:
     return tuple(
         show(amount, story.currency)
-        for amount in (story.amount_charged, story.amount_refunded, story.amount_at_risk)
+        for amount in (
+            story.amount_charged,
+            story.amount_refunded,
+            story.amount_at_risk,
+            story.amount_elsewhere,
+        )
     )
+
+
+def _details(story: OrderStory) -> Iterator[str]:
+    """Yields what was ordered, and how it is paid."""
+    if (details := story.details) is None:
+        return
+    yield "## Order"
+    yield markdown_table(("", ""), details.facts)
+    rows = [(line.product, line.quantity, line.price, line.total) for line in details.lines]
+    if details.more_lines:
+        rows.append((f"and {details.more_lines:,} more lines", "", "", ""))
+    rows += [(name, "", "", amount) for name, amount in details.sums]
+    yield markdown_table(("item", "quantity", "price", "sum"), rows)
 
 
 def _earlier_tries(story: OrderStory) -> Iterator[str]:

@@ -17,14 +17,17 @@ from saga.definition import Saga, Step
 from saga.errors import SagaCancelled, SagaReturned
 from shop.notifications.kinds import Kind as MailKind
 from shop.orders.outcomes import Outcome
+from shop.orders.page.details import OrderDetails, PaymentSoFar, customer_lines, details_of
 from shop.orders.tries import EARLIER_TRIES, EarlierTry, read_tries
+from shop.payments.charge import STEP as PAYMENT
 from shop.runtime.times import shown_minute
 from shop.settings import settings
 from shop.shipping.carriers import STEP as SHIPPING
+from shop.values.money import currency_of
 
 _CANCELLED = {SagaCancelled.code, SagaReturned.code}
-# One statement, so one snapshot. It reads no customer data: of an invalid order's problems only the place and
-# what was expected.
+# One statement, so one snapshot. A story has no customer data: of an invalid order's problems only the place
+# and what was expected, and of its content what `details_of` takes.
 _STORY = text(
     f"""
     SELECT o.id AS order_id, {EARLIER_TRIES} AS tries, o.status, o.outcome, o.failing_step, o.currency,
@@ -37,7 +40,10 @@ _STORY = text(
             FROM order_step s, jsonb_array_elements(s.error -> 'problems') p
             WHERE s.order_id = o.id AND s.step = o.failing_step)
             ELSE o.reasons END AS reasons,
-        o.amount_charged, o.amount_refunded, o.amount_at_risk,
+        o.amount_charged, o.amount_refunded, o.amount_at_risk, o.amount_elsewhere, o.content,
+        (SELECT s.result ->> 'payment_status' FROM order_step s
+            WHERE s.order_id = o.id AND s.step = :payment) AS payment_status,
+        (SELECT coalesce(sum(r.amount), 0) FROM received_payment r WHERE r.order_id = o.id) AS received,
         o.submitted_at, o.finished_at, o.not_before, o.takeovers, o.flow_run_id,
         extract(epoch FROM coalesce(o.finished_at, clock_timestamp()) - o.submitted_at)::float AS seconds,
         (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
@@ -65,6 +71,9 @@ _STORY = text(
     FROM customer_order o WHERE o.id = :id
     """  # noqa: S608  (a constant)
 )
+
+
+_CONTENT = text("SELECT content FROM customer_order WHERE id = :id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,10 @@ class OrderStory:
     amount_charged: Decimal = Decimal(0)
     amount_refunded: Decimal = Decimal(0)
     amount_at_risk: Decimal = Decimal(0)
+    amount_elsewhere: Decimal = Decimal(0)
+    """What others have taken or will collect."""
+    details: OrderDetails | None = None
+    """None: the order is not well-formed."""
     submitted_at: datetime | None = None
     finished_at: datetime | None = None
     not_before: datetime | None = None
@@ -244,10 +257,24 @@ def read_story_sync(order_id: str) -> OrderStory | None:
         return _read(connection, order_id)
 
 
+def read_customer_lines_sync(order_id: str) -> list[str]:
+    """Returns what a story leaves out of the order: customer, addresses, metadata. For a person's eyes; it is
+    stored nowhere else."""
+    with sync_engine(settings().database_url).connect() as connection:
+        content = connection.execute(_CONTENT, {"id": order_id}).scalar_one_or_none()
+    return customer_lines(content) if content is not None else []
+
+
 def _read(connection: Connection, order_id: str) -> OrderStory | None:
     row = (
         connection.execute(
-            _STORY, {"id": order_id, "kinds": [str(kind) for kind in MailKind], "shipping": SHIPPING}
+            _STORY,
+            {
+                "id": order_id,
+                "kinds": [str(kind) for kind in MailKind],
+                "shipping": SHIPPING,
+                "payment": PAYMENT,
+            },
         )
         .mappings()
         .one_or_none()
@@ -255,6 +282,11 @@ def _read(connection: Connection, order_id: str) -> OrderStory | None:
     if row is None:
         return None
     fields: dict[str, Any] = dict(row)
+    paid = PaymentSoFar(fields.pop("payment_status"), fields.pop("received"), row["outcome"])
+    content = fields.pop("content")
+    fields["details"] = details_of(content, paid)
+    if row["outcome"] is None:  # the column is written with the outcome
+        fields["currency"] = currency_of(content)
     fields["steps"] = tuple(StepRow(**each) for each in row["steps"])
     fields["mails"] = tuple(MailRow(**each) for each in row["mails"])
     fields["review"] = tuple(
