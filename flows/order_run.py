@@ -110,9 +110,10 @@ class OrderRun(InstanceRun[Order]):
         return claimed
 
     async def read_outcome(self) -> OrderOutcome | None:
-        """Returns the order's outcome; None: it has none yet."""
+        """Returns the order's outcome, or that it waits for a transfer: no run waits for days. None: it has
+        none yet."""
         known = await retry_while_database_down(lambda: read_one(self.instance_id))
-        return known if known is not None and known.outcome is not None else None
+        return known if known is not None and (known.outcome is not None or known.awaits_money) else None
 
     async def _claim(self, tx: Tx, instance_id: str) -> OrderInstance | None:
         claimed = await super()._claim(tx, instance_id)

@@ -35,8 +35,8 @@ async def _run(order_id: str) -> bool:
 
 
 async def finish_reopened(order_id: str) -> OrderOutcome:
-    """Takes the order to its outcome, or waits for the worker that has claimed it; then sends its mail and
-    shows its page."""
+    """Takes the order to its outcome, or until it waits for a transfer, or waits for the worker that has
+    claimed it; then sends its mail and shows its page."""
     async with artifacts_shown():
         known = await _wait_for_outcome(order_id)
         if await outbox.is_due([order_id]):
@@ -47,7 +47,9 @@ async def finish_reopened(order_id: str) -> OrderOutcome:
 
 async def _wait_for_outcome(order_id: str) -> OrderOutcome:
     async with wakeup.listening(ORDERS, wakeup.FINISHED) as listener:
-        while (known := await read_one(order_id)) is None or known.outcome is None:
+        while (known := await read_one(order_id)) is None or (
+            known.outcome is None and not known.awaits_money
+        ):
             if not await _run(order_id):
                 await listener.wait(settings().poll_seconds)
     return known

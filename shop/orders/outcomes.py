@@ -9,6 +9,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from saga.outcome import Compensation
+from shop.payments.errors import PaymentAwaited
 
 
 class Outcome(StrEnum):
@@ -62,6 +63,13 @@ class OrderOutcome(BaseModel):
     flow_run_id: str | None = None
     try_number: int = 1
     """The number of its current try. Amounts are those of all tries; the rest is about the current one."""
+    waits_for: str | None = None
+    """While it is postponed: the code of what it waits for."""
+
+    @property
+    def awaits_money(self) -> bool:
+        """Whether it waits for a transfer, which may take days."""
+        return self.waits_for == PaymentAwaited.code
 
 
 class Receipt(BaseModel):

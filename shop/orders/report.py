@@ -18,7 +18,8 @@ _ORDERS = text(
     "SELECT id, outcome, failing_step, reasons, undone, currency, amount_charged, amount_refunded, "
     "amount_at_risk, amount_elsewhere, submitted_at, finished_at, "
     "extract(epoch FROM finished_at - submitted_at)::float AS seconds, takeovers, flow_run_id, "
-    "coalesce(CAST(content -> :try ->> 'number' AS int), 1) AS try_number "
+    "coalesce(CAST(content -> :try ->> 'number' AS int), 1) AS try_number, "
+    "CASE WHEN outcome IS NULL AND lease_id IS NULL AND not_before > now() THEN waits_for END AS waits_for "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
 ).bindparams(**{"try": TRY})
 _STEPS = text(

@@ -28,7 +28,6 @@ from shop.review.resolution import decision, resolve
 from shop.review.retry import retry
 from shop.settings import settings
 from tests.integration.world import World, an_order
-from tests.waiting import until
 
 PRICE = Decimal("999.99")
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -319,24 +318,35 @@ async def test_a_box_and_an_e_book_in_one_order(saga: World, unique: str) -> Non
 
 async def test_a_transfer_is_awaited_and_then_the_order_goes_on(saga: World, unique: str) -> None:
     order_id = f"WIRE-{unique}"
-    running = asyncio.create_task(outcome_of(an_order(order_id, payment_info={"method": "bank_transfer"})))
-
-    async def waits() -> bool:
-        rows = saga.sql("SELECT waits_for FROM customer_order WHERE id = :id", id=order_id)
-        return rows == [(PaymentAwaited.code,)]
-
-    await until(waits, 30, "an order that waits for its money")
+    state = await process_order(
+        an_order(order_id, payment_info={"method": "bank_transfer"}), return_state=True
+    )
+    assert (state.name, ended(order_id).outcome) == ("AwaitingPayment", None), "no run waits for days"
+    assert saga.order(order_id).waits_for == PaymentAwaited.code
     assert saga.stock("PROD-001") == (100, 1), "it keeps its stock"
     first = await record(order_id, Decimal(900), reference="T-1", recorded_by="bank")
     assert (first.new, first.total_received) == (True, 900)
     assert not (await record(order_id, Decimal(900), reference="T-1", recorded_by="bank")).new
     with pytest.raises(NotReceivable):
         await record(order_id, Decimal(901), reference="T-1", recorded_by="bank")
+    await process_pending_orders(consumer_seconds=0)
+    assert ended(order_id).outcome is None, "a part is not enough"
     await record(order_id, Decimal("99.99"), reference="T-2", recorded_by="bank")
-    outcome = await asyncio.wait_for(running, 60)
+    await process_pending_orders(consumer_seconds=0)
+    outcome = ended(order_id)
     assert (outcome.outcome, outcome.amount_elsewhere) == (Outcome.COMPLETED, PRICE)
     assert saga.ledger(order_id) == []
     assert saga.shipments(order_id) == 1
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_an_order_that_awaits_its_money_can_be_cancelled(saga: World, unique: str) -> None:
+    order_id = f"STOP-{unique}"
+    await process_order(an_order(order_id, payment_info={"method": "bank_transfer"}), return_state=True)
+    await ask_to_cancel(order_id, reason="changed my mind", requested_by="Kim", started_by=None)
+    outcome = await finish_reopened(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.COMPENSATED, 0)
+    assert saga.stock("PROD-001") == (100, 0)
     await assert_all_is_well(saga, order_id)
 
 
