@@ -90,7 +90,7 @@ async def settle_earlier_tries(instance: OrderInstance, gateway: PaymentGateway)
     notes."""
     undone = _Undone(_currency(instance))
     for payment in await payments_of(instance.id, gateway, *earlier_payments(instance.content)):
-        if payment.try_number < try_number(instance) and payment.id != elsewhere.reference(instance):
+        if payment.try_number < try_number(instance) and payment.id != elsewhere.reference(instance.content):
             await _undo(instance, payment, gateway, undone, (0, 0))
     return max(undone.refunded - earlier_money(instance.content), Decimal(0))
 

@@ -90,14 +90,14 @@ async def _paid_already(instance: OrderInstance, gateway: PaymentGateway) -> Pay
 async def payment_of(instance: OrderInstance, gateway: PaymentGateway) -> Payment | None:
     """Returns the gateway's payment by which the order says that it is paid already, and makes it the
     order's; None if the gateway has no such payment. Raises `PaidOtherwise` if it is another order's."""
-    payment_id = reference(instance)
+    payment_id = reference(instance.content)
     return await adopt(instance.id, payment_id, gateway) if payment_id is not None else None
 
 
-def reference(instance: OrderInstance) -> str | None:
+def reference(content: Mapping[str, Any]) -> str | None:
     """Returns the id of the payment by which the order says that it is paid already; None if it does not, or
     if the payment is not one of the configured gateway."""
-    info = instance.content.get("payment_info")
+    info = content.get("payment_info")
     if not isinstance(info, Mapping) or info.get("method") != ALREADY_PAID:
         return None
     given, provider = info.get("reference"), info.get("provider")

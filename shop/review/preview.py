@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -16,11 +17,14 @@ from saga.definition import Kind, Saga
 from shop.inventory.stock import held_pieces
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import number_of
+from shop.payments import elsewhere
+from shop.payments.adopted import UNKNOWN
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
-from shop.payments.errors import PaymentError
-from shop.payments.gateway import PaymentGateway, PaymentStatus
+from shop.payments.errors import PaymentError, PaymentGatewayError
+from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
 from shop.payments.gateways import gateway
+from shop.payments.received import SUM
 from shop.review.errors import OrderUnknown
 from shop.runtime.sync import run_sync
 from shop.values.money import currency_of, show
@@ -84,6 +88,8 @@ class CancelPreview(BaseModel):
     """What has been refunded already, for example in the gateway's dashboard."""
     fee_lost: Decimal = Decimal(0)
     """The part of its fee that the gateway keeps of a refunded charge."""
+    by_hand: Decimal = Decimal(0)
+    """What others have taken, and a person would have to give back: the order goes to manual review."""
     currency: str = "USD"
 
     def lines(self) -> list[tuple[str, str]]:
@@ -91,7 +97,7 @@ class CancelPreview(BaseModel):
         if self.effect is Effect.NOTHING:
             return [("order", self.order_id), ("stands", self.stage), ("cancelling", "changes nothing")]
         pieces = ", ".join(f"{n} x {product}" for product, n in self.pieces.items()) or "none"
-        nothing = "nothing is left to refund" if self.refunded else "nothing was charged"
+        nothing = "nothing is left to refund" if self.refunded else "the payment gateway has nothing of it"
         refund = show(self.refund, self.currency) if self.refund else nothing
         refunded = [("refunded already", show(self.refunded, self.currency))] if self.refunded else []
         return [
@@ -105,6 +111,7 @@ class CancelPreview(BaseModel):
             ("pieces for sale again", pieces),
             ("refund", refund if self.refund_is_certain else f"at most {refund}"),
             *refunded,
+            *([("to give back by hand", show(self.by_hand, self.currency))] if self.by_hand else []),
             ("gateway fee, not refunded", show(self.fee_lost, self.currency) if self.fee_lost else "none"),
         ]
 
@@ -143,6 +150,12 @@ class _Seen:
     """Without the money."""
     begun: _Charge | None = None
     """None: nothing would be refunded."""
+    named: str | None = None
+    """The gateway's payment by which the order says that it is paid already."""
+    by_hand: Decimal = Decimal(0)
+    """What others have taken, besides that payment."""
+    by_hand_without: Decimal = Decimal(0)
+    """The same, if the gateway does not know that payment."""
 
 
 async def _with_money(seen: _Seen, gateway: PaymentGateway, seconds: float | None) -> CancelPreview:
@@ -153,15 +166,25 @@ async def _with_money(seen: _Seen, gateway: PaymentGateway, seconds: float | Non
     try:
         async with asyncio.timeout(seconds):
             payments = await payments_of(preview.order_id, gateway, begun.payment_id)
+            if seen.named is not None and seen.named not in {payment.id for payment in payments}:
+                payments += await _named(seen.named, gateway)
     except (PaymentError, TimeoutError):
         return preview.model_copy(
-            update={"refund": begun.amount, "refund_is_certain": False, "fee_lost": begun.fee}
+            update={
+                "refund": begun.amount,
+                "refund_is_certain": False,
+                "fee_lost": begun.fee,
+                "by_hand": seen.by_hand,
+            }
         )
+    is_named = seen.named in {payment.id for payment in payments}
     # What an earlier try charged and refunded is no part of it.
     mine = [
         payment
         for payment in payments
-        if payment.currency == preview.currency and (payment.try_number == begun.of_try or payment.kept > 0)
+        if payment.currency == preview.currency
+        and (payment.try_number == begun.of_try or payment.kept > 0)
+        and (payment.id != seen.named or payment.order_id in {"", preview.order_id})
     ]
     may_be_charged = not begun.ended or any(payment.status is PaymentStatus.CREATED for payment in payments)
     kept = sum((payment.kept for payment in mine), Decimal(0))
@@ -171,8 +194,19 @@ async def _with_money(seen: _Seen, gateway: PaymentGateway, seconds: float | Non
             "refund_is_certain": not may_be_charged,
             "refunded": sum((payment.amount_refunded for payment in mine), Decimal(0)),
             "fee_lost": sum((payment.fee for payment in mine), Decimal(0)),
+            "by_hand": seen.by_hand if is_named else seen.by_hand_without,
         }
     )
+
+
+async def _named(payment_id: str, gateway: PaymentGateway) -> list[Payment]:
+    """Returns the gateway's payment by which the order says that it is paid already, if there is one."""
+    try:
+        return [await gateway.get(payment_id)]
+    except PaymentGatewayError as error:
+        if error.retryable or error.error_code not in UNKNOWN:
+            raise
+        return []
 
 
 def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
@@ -185,8 +219,10 @@ def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
             CancelPreview(order_id=order_id, effect=Effect.NOTHING, stage=why_not, in_hand=order["in_hand"])
         )
     shipped = order["shipped"] is not None
-    begun = [step for step in reversed(saga.steps) if step.undo is not None and step.name in steps]
+    unbegun = {PAYMENT} if PAYMENT not in steps and elsewhere.is_paid_before(order["content"]) else set()
+    begun = [step for step in reversed(saga.steps) if step.undo and step.name in steps.keys() | unbegun]
     undo = [step for step in begun if step.kind is not Kind.PIVOT or shipped or steps[step.name]["undo_due"]]
+    came = connection.execute(SUM, {"id": order_id, "currency": order["currency"]}).scalar_one()
     preview = CancelPreview(
         order_id=order_id,
         effect=Effect.RETURN if shipped else Effect.CANCEL,
@@ -199,7 +235,13 @@ def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
         pieces=dict(order["shipped"] or held_pieces(connection, order_id)),
         currency=currency_of({"currency": order["currency"] or order["known_currency"]}),
     )
-    return _Seen(preview, _charge(order, steps.get(PAYMENT)))
+    return _Seen(
+        preview,
+        _paid_before(order["content"]) if unbegun else _charge(order, steps.get(PAYMENT)),
+        elsewhere.reference(order["content"]),
+        came + elsewhere.paid_before(order["content"], whole=elsewhere.reference(order["content"]) is None),
+        came + elsewhere.paid_before(order["content"]),
+    )
 
 
 def _why_not(order: Any) -> str | None:
@@ -221,6 +263,13 @@ def _stage(order: Any, steps: Any, saga: Saga) -> str:
         return "shipped"
     done = [step.name for step in saga if step.name in steps and steps[step.name]["status"] == "done"]
     return f"not shipped; done so far: {', '.join(done)}" if done else "not shipped; nothing done yet"
+
+
+def _paid_before(content: Mapping[str, Any]) -> _Charge:
+    """Returns what others have begun for an order whose payment step has not."""
+    named = elsewhere.reference(content)
+    whole, parts = (elsewhere.paid_before(content, whole=whole) for whole in (True, False))
+    return _Charge(None, whole - parts if named else Decimal(0), Decimal(0), ended=True)
 
 
 def _charge(order: Any, payment: Any) -> _Charge | None:

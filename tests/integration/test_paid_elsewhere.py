@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.reopened import finish_reopened
@@ -24,6 +25,7 @@ from shop.payments.recording import record as record_one
 from shop.reconciliation.books import Books, gateway_totals, read_books
 from shop.reconciliation.reconcile import compare_order, reconcile
 from shop.review.cancel import ask_to_cancel
+from shop.review.preview import preview_cancel
 from shop.review.resolution import decision, resolve
 from shop.review.retry import retry
 from shop.settings import settings
@@ -411,6 +413,42 @@ async def test_money_is_not_received_for_an_order_that_is_paid_by_card(saga: Wor
     await outcome_of(an_order(f"CARD-{unique}"))
     with pytest.raises(NotReceivable):
         await record(f"CARD-{unique}", PRICE, reference="R", recorded_by="Kim")
+
+
+# -- what cancelling would cost
+
+
+async def cost(order_id: str) -> tuple[Decimal, Decimal]:
+    """What the gateway would refund, and a person would have to give back."""
+    seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
+    assert seen.refund_is_certain
+    assert "refund_payment" in {planned.compensation for planned in seen.undo}
+    return seen.refund, seen.by_hand
+
+
+async def test_a_preview_of_cancelling_says_who_has_the_money(saga: World, unique: str) -> None:
+    ours, later = paid_in_the_shop(saga, unique), paid_in_the_shop(saga, f"later-{unique}")
+    parts = [{"method": "gift_card", "amount": "300"}]
+    costs = {
+        "ELSEWHERE": (paid("ELSEWHERE", "paypal-1"), (0, PRICE)),
+        "OURS": (paid("OURS", ours), (PRICE, 0)),
+        "ANOTHER": (paid("ANOTHER", ours), (0, 0)),
+        "PARTS": (an_order("PARTS", part_payments=parts), (Decimal("699.99"), 300)),
+        "CASH": (an_order("CASH", payment_info={"method": "cash_on_delivery"}), (0, 0)),
+    }
+    for order_id, (order, expected) in costs.items():
+        if order_id != "ANOTHER":
+            await outcome_of(order)
+            assert await cost(order_id) == expected, order_id
+    await record("CASH", PRICE, reference="DHL-1", recorded_by="carrier")
+    assert await cost("CASH") == (0, PRICE)
+    waiting = [costs["ANOTHER"][0], paid("WAITING", later), paid("UNKNOWN", "paypal-2")]
+    intake.submit(waiting)
+    assert await cost("ANOTHER") == (0, 0), "another order is paid by it"
+    assert await cost("WAITING") == (PRICE, 0)
+    assert await cost("UNKNOWN") == (0, PRICE)
+    adopted = saga.sql("SELECT order_id FROM adopted_payment")
+    assert adopted == [("OURS",)], "looking changes nothing"
 
 
 # -- of real shops
