@@ -113,6 +113,8 @@ def _show(console: Console, recorded: list[Received], *, json: bool) -> None:
     table.add_column("")
     for each in recorded:
         amounts = (show(amount, each.currency) for amount in (each.amount, each.total_received))
-        known = "" if each.new else "recorded before: nothing was changed"
-        table.add_row(Text(each.order_id), Text(each.reference), *amounts, known)
+        remark = "" if each.new else "recorded before: nothing was changed"
+        if each.came_in_vain:
+            remark = f"the order is {each.outcome}: give the money back"
+        table.add_row(Text(each.order_id), Text(each.reference), *amounts, remark)
     console.print(table)

@@ -13,6 +13,7 @@ from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
 from shop.orders.entered import EnteredId, Words, what
+from shop.orders.outcomes import Outcome
 from shop.orders.payment_methods import BANK_TRANSFER, CASH_ON_DELIVERY
 from shop.orders.scalars import Amount
 from shop.orders.store import ORDERS
@@ -87,6 +88,15 @@ class Received(BaseModel):
     currency: str
     total_received: Decimal = Field(description="All that was received for the order until now")
     new: bool = Field(description="false: the same was recorded before")
+    outcome: Outcome | None = Field(
+        default=None,
+        description="of the order; unless it is `completed`, somebody has to give the money back",
+    )
+
+    @property
+    def came_in_vain(self) -> bool:
+        """Whether the order has ended uncompleted, so that its money has to be given back."""
+        return self.outcome not in {None, Outcome.COMPLETED}
 
 
 def read_incoming(raw: object) -> IncomingPayment:
@@ -161,4 +171,5 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
         currency=order.currency,
         total_received=money.exact(Decimal(total), order.currency),
         new=new,
+        outcome=order.outcome,
     )

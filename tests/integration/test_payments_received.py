@@ -241,6 +241,21 @@ async def test_paid_and_rejected_is_for_a_person_and_no_system_is_away(saga: Wor
     assert "order-saga retry" in advice(cases[0])
 
 
+async def test_money_that_comes_too_late_is_said_to(
+    saga: World, unique: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    intake.submit([an_order(unique, payment_info=TRANSFER)])
+    saga.sql("UPDATE customer_order SET submitted_at = now() - interval '15 days'")
+    await process_pending_orders(consumer_seconds=0)
+    assert await run(unique, "999.99", "--reference", "T-1", "--by", "ann", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["outcome"], printed["total_received"]) == ("compensated", "999.99")
+    assert await run(unique, "999.99", "--reference", "T-1", "--by", "ann") == 0
+    assert "compensated" in capsys.readouterr().out
+    assert saga.told(unique) == {"payment_failed"}
+    assert "not received the money" in saga.mail(unique, "payment_failed")
+
+
 def breaches() -> list[tuple[Rule, str]]:
     """What is wrong according to the alert rules."""
     with sync_engine(settings().database_url).connect() as connection:
