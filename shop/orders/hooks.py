@@ -72,7 +72,9 @@ class OrderHooks(Hooks[Order]):
                 return Outcome.COMPENSATED
 
     def begun_elsewhere(self, instance: OrderInstance) -> tuple[str, ...]:
-        return (PAYMENT,) if is_paid_before(instance.content) else ()
+        # Money of a transfer can be recorded before the payment step begins.
+        others_pay = is_paid_before(instance.content) or is_paid_later(instance.content)
+        return (PAYMENT,) if others_pay else ()
 
     def prepare(self, instance: OrderInstance, outcome: str) -> tuple[Mapping[str, Any], _Extra]:
         outcome = Outcome(outcome)
@@ -136,9 +138,10 @@ class OrderHooks(Hooks[Order]):
 
 
 def _found_nothing(compensation: Compensation) -> bool:
-    """Returns whether the compensation found nothing to release. It runs even if an inventory service refused
-    to reserve, to end the order there."""
-    return compensation.step == RESERVING and compensation.status == "no_reservation_to_release"
+    """Returns whether the compensation found nothing to release or refund. It runs even if an inventory
+    service refused to reserve, to end the order there, and for money that others may have."""
+    nothing = {RESERVING: "no_reservation_to_release", PAYMENT: "no_payment_to_refund"}
+    return nothing.get(compensation.step) == compensation.status
 
 
 def _counted(ending: Ending[Order]) -> Ended:

@@ -256,6 +256,20 @@ async def test_money_that_comes_too_late_is_said_to(
     assert "not received the money" in saga.mail(unique, "payment_failed")
 
 
+async def test_money_that_comes_before_the_order_begins_is_not_lost(saga: World, unique: str) -> None:
+    paid, unpaid = f"PAID-{unique}", f"UNPAID-{unique}"
+    intake.submit([an_order(each, product="OUT-OF-STOCK", payment_info=TRANSFER) for each in (paid, unpaid)])
+    assert await run(paid, "999.99", "--reference", "T-1", "--by", "ann") == 0
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.order(unpaid).outcome == Outcome.OUT_OF_STOCK
+    assert saga.told(unpaid) == {"out_of_stock"}
+    assert saga.order(paid).outcome == Outcome.NEEDS_ATTENTION
+    assert saga.told(paid) == set()
+    (case,) = attention.read_queue_sync().cases
+    assert (case.order_id, case.amount_at_risk, case.error_code) == (paid, PRICE, "paid_elsewhere")
+    saga.assert_books_balance()
+
+
 def breaches() -> list[tuple[Rule, str]]:
     """What is wrong according to the alert rules."""
     with sync_engine(settings().database_url).connect() as connection:
