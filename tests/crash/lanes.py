@@ -24,7 +24,7 @@ from shop.payments.events import inbox
 from shop.payments.events.event import PaymentEvent
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import gateway
-from shop.payments.recording import record
+from shop.payments.recording import IncomingPayment, record
 from shop.review.cancel import ask_to_cancel, ask_to_cancel_sync
 from shop.review.errors import NotRetryable
 from shop.review.resolution import Resolution
@@ -91,7 +91,11 @@ async def _event(order_id: str) -> None:
 
 async def _receive(order_id: str) -> None:
     """The order's transfer comes. Whoever recorded it and heard nothing records it again."""
-    await record(order_id, PRICE, reference=f"transfer for {order_id}", recorded_by="bank")
+    await record(
+        IncomingPayment(
+            order_id=order_id, amount=PRICE, reference=f"transfer for {order_id}", recorded_by="bank"
+        )
+    )
     await process_pending_orders(consumer_seconds=0, return_state=True)
 
 
@@ -147,16 +151,16 @@ async def walk(
     passed: str | None = None,
 ) -> None:
     """Works on the orders in that lane, until it is killed."""
-    if lane == "receive":  # until its money comes, it waits
-        intake.submit(orders)
-        await process_pending_orders(consumer_seconds=0, return_state=True)
-    elif lane in AFTERWARDS:  # until it has ended, it is any order
+    if lane in AFTERWARDS and lane != "receive":  # until it has ended, it is any order
         await process_order(orders[0], return_state=True)
         if lane in {"reconcile", "event", "second"}:
             await _pay_again(orders[0])
         if lane == "accept":
             await _pay_for_nothing(orders[0])
     failpoints.watch(_Watcher(kill_at, fail_at, passed, orders[0]["id"] if lane == "cancelled" else None))
+    if lane == "receive":  # until its money comes, it waits
+        intake.submit(orders)
+        await process_pending_orders(consumer_seconds=0, return_state=True)
     if lane == "cancelled":
         await process_order(orders[0], return_state=True)
     elif lane in AFTERWARDS:

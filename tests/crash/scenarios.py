@@ -63,6 +63,7 @@ class Scenario:
             and self.outcome not in {Outcome.COMPLETED, Outcome.NEEDS_ATTENTION},
             "payment_failed": self.changes.get("card") == "0000",
             "out_of_stock": self.outcome is Outcome.OUT_OF_STOCK,
+            "awaiting_payment": (self.changes.get("payment_info") or {}).get("method") == "bank_transfer",
         }
         return {kind for kind, is_due in due.items() if is_due}
 
@@ -150,7 +151,7 @@ SCENARIOS = {
             Outcome.COMPLETED,
             changes={"payment_info": {"method": "bank_transfer"}},
             elsewhere=PRICE,
-            about=("payment",),
+            about=("payment", "postponing"),
         ),
         Scenario("free", Outcome.COMPLETED, changes={"price": "0", "payment_info": None}),
         Scenario("digital", Outcome.COMPLETED, PRICE, changes=_DIGITAL, digital=True),
