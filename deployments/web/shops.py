@@ -24,7 +24,7 @@ from saga.connections import answered_within
 from shop.orders.errors import UnusableOrder
 from shop.orders.formats.known import map_order
 from shop.review.errors import OrderHeld
-from shop.review.shop_updates import MESSAGE, Taken, cancel, take
+from shop.review.shop_updates import MESSAGE, Taken, delete, take
 from shop.settings import settings
 
 router = APIRouter(tags=["webhooks"])
@@ -33,6 +33,7 @@ _DATABASE_SECONDS = 8
 """Limits the wait for the database, in seconds: then the answer is 503, and the shop sends it again."""
 _SHOPIFY = frozenset({"orders/create", "orders/paid", "orders/updated", "orders/edited", "orders/cancelled"})
 _WOOCOMMERCE = frozenset({"order.created", "order.updated", "order.restored"})
+_ID = re.compile(r"[0-9]{1,20}")
 _PING = re.compile(rb"webhook_id=\d{1,20}")
 _ANSWERS = answers(
     HTTPStatus.BAD_REQUEST,
@@ -129,10 +130,17 @@ async def _take(request: Request, name: str, order: Mapping[str, Any], shop: str
 
 
 async def _deleted(prefix: str, order: Mapping[str, Any], shop: str, topic: str) -> Taken:
-    order_id = f"{prefix}{order.get('id', '')}"
+    """Takes a deletion. Its body is the id alone: the topic is not signed, and that of another message could
+    be replaced by this one."""
+    if set(order) != {"id"} or not _ID.fullmatch(number := _written(order["id"])):
+        return Taken(status="ignored", reasons=["the body of a deletion is the order's id, and nothing else"])
     with answered_within(_DATABASE_SECONDS):
-        done = await cancel(order_id, "deleted in the shop", shop, f"{MESSAGE}{topic}")
-    return done or Taken(order_id=order_id, status="ignored", reasons=["it is not known here"])
+        return await delete(f"{prefix}{number}", shop=shop, message=f"{MESSAGE}{topic}")
+
+
+def _written(number: object) -> str:
+    is_short = isinstance(number, str) or (type(number) is int and 0 < number < 10**20)
+    return str(number) if is_short else ""
 
 
 def _required(secrets: tuple[str, ...], name: str) -> tuple[str, ...]:

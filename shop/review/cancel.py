@@ -32,7 +32,7 @@ async def ask_to_cancel(
     """
     reason, requested_by = _words(reason, requested_by)
     async with transaction(_ASKING) as tx:
-        return await tx.run_sync(_ask, order_id, reason, requested_by, started_by)
+        return await tx.run_sync(ask_in, order_id, reason, requested_by, started_by)
 
 
 def ask_to_cancel_sync(
@@ -41,7 +41,7 @@ def ask_to_cancel_sync(
     """The same, for callers without an event loop."""
     reason, requested_by = _words(reason, requested_by)
     with sync_engine(settings().database_url).begin() as connection:
-        return _ask(connection, order_id, reason, requested_by, started_by)
+        return ask_in(connection, order_id, reason, requested_by, started_by)
 
 
 async def withdraw(
@@ -74,9 +74,10 @@ def _words(reason: str, requested_by: str) -> tuple[str, str]:
     )
 
 
-def _ask(
+def ask_in(
     connection: Connection, order_id: str, reason: str, requested_by: str, started_by: str | None
 ) -> Asked:
+    """The same in the caller's transaction, with words that are checked. Raises `OrderUnknown`."""
     asked = cancelling.request_cancellation(connection, ORDERS, order_id, reason=reason, by=requested_by)
     if asked is None:
         raise OrderUnknown(order_id)

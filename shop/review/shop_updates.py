@@ -28,12 +28,14 @@ from shop.orders.order import read_stored
 from shop.orders.outcomes import Outcome
 from shop.orders.payment_methods import ALREADY_PAID
 from shop.payments.errors import NotReceivable
+from shop.payments.received import received
 from shop.payments.recording import read_incoming, record
 from shop.review.address import ACTION as CHANGE_ADDRESS
 from shop.review.address import change_address
-from shop.review.cancel import ask_to_cancel
+from shop.review.cancel import ask_in
 from shop.review.entries import Entry, add_entry, read_entries
 from shop.review.errors import AddressInvalid, AddressSettled, OrderUnknown
+from shop.review.shop_messages import close, lock_seen, remember
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,10 @@ _CANCEL = "cancel"
 """The action of entries about cancelling."""
 _WAIT_SECONDS = 2.5
 """Limits the wait for a worker that has the order, in seconds: Shopify waits five for the answer."""
+_DELETED, _RESTORED = "deleted in the shop", ".restored"
+_MAY_BE_REFUNDED = (
+    "; the shop may have refunded the customer already: check there before giving money back by hand"
+)
 _AS_OF = " (as of "
 """Begins the time of the message at the end of a recorded reason."""
 
@@ -88,30 +94,39 @@ async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
     content = intake.read(mapped.to_store())
     if isinstance(content, UnusableOrder):
         return Taken(status="ignored", reasons=content.reasons())
-    if mapped.cancelled is not None:
-        reason = mapped.cancelled + _as_of(content)
-        if done := await cancel(mapped.order_id, reason, shop, message):
-            return done
+    as_of, at = _as_of(content), _updated_at(json.loads(content.text))
     async with transaction(intake.STORING) as tx:
+        seen = await tx.run_sync(lock_seen, content.order_id)
         stored = await tx.run_sync(lock_stored, content.order_id)
         if stored is None:
+            if seen.has_closed(at) and not message.endswith(_RESTORED):
+                return Taken(
+                    order_id=content.order_id, status="cancelled", reasons=[seen.closed or "it was closed"]
+                )
             if mapped.waiting is not None:
+                if mapped.cancelled is not None:
+                    await tx.run_sync(close, content.order_id, at, mapped.cancelled)
                 return _unpaid(mapped)
             receipt = await intake.store_one(tx, content)
             if receipt.status == "accepted":
+                await tx.run_sync(remember, content.order_id, at)
                 return _stored(mapped, content)
-            # stored meanwhile by another message about it
+            # stored meanwhile by somebody else
             stored = await tx.run_sync(lock_stored, content.order_id)
         if stored is None:
             raise OrderUnknown(content.order_id)
-        found = await tx.run_sync(_changes, mapped, content, stored)
+        await tx.run_sync(remember, content.order_id, at)
+        entries = await tx.run_sync(read_entries, content.order_id)
+        is_older = seen.is_newer(at) or _is_older(content, stored, entries)
+        if not is_older and (done := await tx.run_sync(_close, mapped, stored, (shop, message, as_of))):
+            return done
+        found = [] if is_older else _changes(mapped, content, stored, entries)
     outcome = Outcome(stored.outcome) if stored.outcome else None
     known = Taken(
         order_id=content.order_id, status="known", outcome=outcome, reasons=list(stored.reasons or ())
     )
     if not found:
         return known
-    as_of = _as_of(content)
     left = await _with_payment(mapped, found, stored, shop)
     left = await _with_new_address(mapped, left, shop, message, as_of)
     if not left:
@@ -120,6 +135,45 @@ async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
         await tx.run_sync(lock_stored, content.order_id)
         await tx.run_sync(_record, content.order_id, left, (shop, message, as_of))
     return known.model_copy(update={"status": "changed", "differs": [str(each) for each in left]})
+
+
+async def delete(order_id: str, *, shop: str, message: str) -> Taken:
+    """Takes the message that the shop has deleted an order. That tidies up, and is no return: an order that
+    is shipped stays so. Of one that is not known yet, older messages are not taken any more."""
+    source = (shop, message, "")
+    async with transaction(intake.STORING) as tx:
+        await tx.run_sync(lock_seen, order_id)
+        stored = await tx.run_sync(lock_stored, order_id)
+        if stored is None:
+            await tx.run_sync(close, order_id, None, _DELETED)
+            return Taken(order_id=order_id, status="ignored", reasons=["it is not known here"])
+        if not stored.is_shipped:
+            return await tx.run_sync(_cancel, order_id, _DELETED, source)
+        found = [Difference("order", "shipped", "deleted")]
+        await tx.run_sync(_record, order_id, found, source)
+    return Taken(order_id=order_id, status="changed", differs=[str(each) for each in found])
+
+
+def _close(
+    connection: Connection, mapped: Mapped, stored: Stored, source: tuple[str, str, str]
+) -> Taken | None:
+    """Cancels the order if the message asks for it; None: it does not, or what it says is to be recorded."""
+    reason = mapped.not_to_ship or mapped.cancelled
+    if reason is None or (mapped.not_to_ship is not None and stored.is_shipped):
+        return None
+    if mapped.cancelled is None and stored.outcome is not None:  # refunded: a person should know
+        return None
+    return _cancel(connection, mapped.order_id, reason, source)
+
+
+def _cancel(connection: Connection, order_id: str, reason: str, source: tuple[str, str, str]) -> Taken:
+    shop, message, as_of = source
+    reason = f"{reason[:100]}{_MAY_BE_REFUNDED}{as_of}"
+    if ask_in(connection, order_id, reason, shop, message) is Asked.ENDED:
+        return Taken(
+            order_id=order_id, status="known", reasons=["it has ended, and there is nothing to cancel"]
+        )
+    return Taken(order_id=order_id, status="cancelled", reasons=[reason])
 
 
 async def _with_new_address(
@@ -156,27 +210,20 @@ async def _with_payment(
         return found
     if places & _OF_MONEY:
         return found
+    in_vain = stored.outcome not in (None, Outcome.COMPLETED)
     try:
         order = read_stored(stored.content)
-        reference = f"{shop}: {info.get('reference') or mapped.order_id}"[:200]
-        paid = {"order_id": mapped.order_id, "amount": order.amount_due, "reference": reference}
-        await record(read_incoming({**paid, "recorded_by": shop}))
+        missing = order.amount_due - await received(mapped.order_id, order.currency)
+        if missing > 0:
+            # One reference for each order: the shop's messages name different transactions.
+            reference = f"{shop}: {mapped.order_id}"[:200]
+            paid = {"order_id": mapped.order_id, "amount": missing, "reference": reference}
+            in_vain = (await record(read_incoming({**paid, "recorded_by": shop}))).came_in_vain
     except (ValidationError, NotReceivable):
         return found
+    if in_vain:  # a person has to give it back
+        return found
     return [each for each in found if not each.place.startswith(f"{_PAYMENT}.")]
-
-
-async def cancel(order_id: str, reason: str, shop: str, message: str) -> Taken | None:
-    """Cancels a known order; None if it is not known."""
-    try:
-        asked = await ask_to_cancel(order_id, reason=reason, requested_by=shop, started_by=message)
-    except OrderUnknown:
-        return None
-    if asked is Asked.ENDED:
-        return Taken(
-            order_id=order_id, status="known", reasons=["it has ended, and there is nothing to cancel"]
-        )
-    return Taken(order_id=order_id, status="cancelled", reasons=[reason])
 
 
 def _unpaid(mapped: Mapped) -> Taken:
@@ -194,15 +241,16 @@ def _stored(mapped: Mapped, content: Content) -> Taken:
     )
 
 
-def _changes(connection: Connection, mapped: Mapped, content: Content, stored: Stored) -> list[Difference]:
-    """Returns what this message changes; nothing if a newer one was taken before."""
-    entries = read_entries(connection, content.order_id)
-    if stored.is_erased or _is_older(content, stored, entries):
+def _changes(mapped: Mapped, content: Content, stored: Stored, entries: list[Entry]) -> list[Difference]:
+    """Returns what this message changes."""
+    if stored.is_erased:
         return []
     if mapped.waiting is not None:
         return [Difference("payment", "accepted", mapped.waiting)]
     found = differences(stored.content, content)
     if any(_is_of_shop(entry) and entry.action == _CANCEL for entry in entries):
+        if mapped.not_to_ship is not None and not stored.is_shipped:
+            return []
         found = [Difference("order", "cancelled", "open again"), *found]
     if mapped.shipped_there and stored.is_shipped:
         found = [each for each in found if not _SHIPMENT.search(each.place)]
@@ -252,7 +300,8 @@ def _record(
 
 
 def _is_older(content: Content, stored: Stored, entries: list[Entry]) -> bool:
-    """Returns whether a newer message was taken before: messages may overtake each other."""
+    """Returns whether the order and its record show a newer message, also one of before the newest one was
+    remembered."""
     now = _updated_at(json.loads(content.text))
     known = [
         _time((entry.reason or "").rpartition(_AS_OF)[2].rstrip(")"))

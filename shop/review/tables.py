@@ -76,3 +76,15 @@ class DeskEntry(SQLModel, table=True):
     currency: str | None = Field(sa_column=text_column())
     old_address: dict[str, Any] | None = Field(sa_column=json_column())
     """The shipping address that `change_address` replaced; null once the customer's data is erased."""
+
+
+class ShopMessage(SQLModel, table=True):
+    """What is remembered of the messages that a shop has sent about an order: they come in any sequence."""
+
+    __tablename__ = "shop_message"
+    order_id: str = Field(sa_column=text_column(primary_key=True))
+    """Of an order that is stored, or of one that was cancelled or deleted before."""
+    newest_at: datetime | None = Field(sa_column=time_column())
+    """When the shop last changed the order, as the newest message says; or when a deletion came."""
+    closed: str | None = Field(sa_column=text_column())
+    """Why an order that is not stored is not taken from older messages."""

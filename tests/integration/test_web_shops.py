@@ -20,7 +20,9 @@ from deployments.local.environment import environment
 from deployments.trigger import submit_payloads
 from flows.process_pending_orders import process_pending_orders
 from shop.orders.outcomes import Outcome
+from shop.payments.recording import read_incoming, record_all_sync
 from shop.review.address import change_address
+from shop.review.cancel import ask_to_cancel
 from shop.settings import settings
 from tests.integration.web import KEY, served
 from tests.integration.world import World
@@ -287,6 +289,99 @@ class TestShopify:
         assert shop.order(ORDER).content["shipping_info"]["address"] == "Second Road"
         assert [action for action, _, _ in entries(shop, ORDER)] == ["change_address", "shop_update"]
 
+    def test_an_older_message_changes_nothing_also_after_one_without_a_change(
+        self, shop: World, shopify: Send
+    ) -> None:
+        shopify(paid())
+        latest = paid() | {"updated_at": "2026-02-08T10:00:00+11:00"}
+        assert shopify(latest, "orders/updated")["status"] == "known"
+        assert shopify(self.moved("Wrong Road", 7), "orders/updated")["status"] == "known"
+        assert shop.order(ORDER).content["shipping_info"]["address"] != "Wrong Road"
+        assert entries(shop, ORDER) == []
+
+    @pytest.mark.parametrize("status", ["voided", "pending"])
+    async def test_a_cancellation_before_the_creation_is_not_forgotten(
+        self, shop: World, shopify: Send, status: str
+    ) -> None:
+        order = of("shopify", "cash_on_delivery_eur")
+        gone = {"cancelled_at": "2030-01-01T00:00:00Z", "updated_at": "2030-01-01T00:00:00Z"}
+        cancelled = shopify(order | gone | {"financial_status": status}, "orders/cancelled")
+        assert cancelled["status"] in {"cancelled", "rejected"}
+        assert shopify(order, "orders/create")["status"] in {"cancelled", "known"}
+        await process_pending_orders(consumer_seconds=0)
+        assert {shop.order(each).outcome for each in stored(shop)} <= SEEN_BY_A_PERSON
+
+    async def test_a_deletion_of_a_shipped_order_returns_nothing(self, shop: World, shopify: Send) -> None:
+        shopify(paid())
+        await process_pending_orders(consumer_seconds=0)
+        body = {"id": paid()["id"]}
+        assert [shopify(body, "orders/delete")["status"] for _ in range(2)] == ["changed"] * 2
+        await process_pending_orders(consumer_seconds=0)
+        assert shop.order(ORDER).outcome == Outcome.COMPLETED
+        assert shop.stock("82804GM") == (8, 0)
+        assert [action for action, _, _ in entries(shop, ORDER)] == ["shop_update"]
+
+    def test_another_message_under_the_topic_of_a_deletion_deletes_nothing(
+        self, shop: World, shopify: Send
+    ) -> None:
+        shopify(paid())
+        assert shopify(paid(), "orders/delete")["status"] == "ignored"
+        assert shopify({"id": [1]}, "orders/delete")["status"] == "ignored"
+        assert entries(shop, ORDER) == []
+
+    async def test_a_refund_in_the_shop_stops_what_is_not_shipped(self, shop: World, shopify: Send) -> None:
+        shopify(paid())
+        later = {"financial_status": "refunded", "updated_at": "2026-02-06T10:00:00+11:00"}
+        assert [shopify(paid() | later, "orders/updated")["status"] for _ in range(2)] == ["cancelled"] * 2
+        await process_pending_orders(consumer_seconds=0)
+        assert shop.order(ORDER).outcome not in {None, Outcome.COMPLETED}
+        assert (shop.stock("82804GM"), shop.shipments(ORDER)) == ((10, 0), 0)
+        assert shopify(paid() | later, "orders/updated")["status"] == "known"
+        assert [action for action, _, _ in entries(shop, ORDER)] == ["cancel"]
+
+    async def test_a_refund_in_the_shop_of_what_is_shipped_is_recorded(
+        self, shop: World, shopify: Send
+    ) -> None:
+        shopify(paid())
+        await process_pending_orders(consumer_seconds=0)
+        later = {"financial_status": "refunded", "updated_at": "2026-02-06T10:00:00+11:00"}
+        assert shopify(paid() | later, "orders/updated")["status"] == "changed"
+        await process_pending_orders(consumer_seconds=0)
+        assert shop.order(ORDER).outcome == Outcome.COMPLETED
+        assert shop.stock("82804GM") == (8, 0)
+        assert [action for action, _, _ in entries(shop, ORDER)] == ["shop_update"]
+
+    def test_only_what_is_still_missing_is_recorded_and_once(self, shop: World, shopify: Send) -> None:
+        total = Decimal(paid()["total_price"])
+        pending = {"financial_status": "pending", "payment_gateway_names": ["Bank Deposit"]}
+        shopify(paid() | pending | {"total_outstanding": str(total)}, "orders/create")
+        part = {"order_id": ORDER, "amount": "40.00", "reference": "bank/17", "recorded_by": "ann"}
+        record_all_sync([read_incoming(part)])
+        for number in ("1", "2"):
+            sale = {"id": number, "kind": "sale", "status": "success", "amount": str(total), "gateway": "x"}
+            came = paid() | {"payment_gateway_names": ["Bank Deposit"], "transactions": [sale]}
+            assert shopify(came, "orders/paid")["status"] == "updated"
+        received = shop.sql(
+            "SELECT amount FROM received_payment WHERE order_id = :id ORDER BY amount", id=ORDER
+        )
+        assert [row[0] for row in received] == [Decimal("40.00"), total - Decimal("40.00")]
+
+    async def test_money_for_an_order_that_has_ended_is_recorded_and_seen(
+        self, shop: World, shopify: Send
+    ) -> None:
+        total = paid()["total_price"]
+        pending = {"financial_status": "pending", "payment_gateway_names": ["Bank Deposit"]}
+        shopify(paid() | pending | {"total_outstanding": total}, "orders/create")
+        await ask_to_cancel(ORDER, reason="the customer changed her mind", requested_by="ann")
+        await process_pending_orders(consumer_seconds=0)
+        assert shop.order(ORDER).outcome == Outcome.COMPENSATED
+        came = paid() | {"payment_gateway_names": ["Bank Deposit"], "updated_at": "2026-02-09T10:00:00+11:00"}
+        assert [shopify(came, "orders/paid")["status"] for _ in range(2)] == ["changed"] * 2
+        received = shop.sql("SELECT amount FROM received_payment WHERE order_id = :id", id=ORDER)
+        assert received == [(Decimal(total),)]
+        actions = [action for action, _, _ in entries(shop, ORDER)]
+        assert [each for each in actions if each in {"cancel", "shop_update"}] == ["cancel", "shop_update"]
+
     def test_topics_of_no_interest_are_answered(self, shop: World, shopify: Send) -> None:
         assert shopify({"id": 1}, "customers/redact")["status"] == "ignored"
         assert shopify({"id": 1}, "orders/delete")["status"] == "ignored"
@@ -339,6 +434,37 @@ class TestWooCommerce:
             "cancelled",
         ]
         assert stored(shop) == []
+
+    @pytest.mark.parametrize("how", ["deleted", "trash"])
+    async def test_what_is_tidied_up_after_it_was_shipped_is_not_returned(
+        self, shop: World, woo: Send, how: str
+    ) -> None:
+        order = of("woocommerce", "cash_on_delivery_pen")
+        woo(order, "order.created")
+        await process_pending_orders(consumer_seconds=0)
+        later = order | {"status": "trash", "date_modified_gmt": "2030-06-06T10:00:00"}
+        taken = woo({"id": 17111}, "order.deleted") if how == "deleted" else woo(later)
+        assert taken["status"] == "changed"
+        await process_pending_orders(consumer_seconds=0)
+        assert shop.order("woocommerce-17111").outcome == Outcome.COMPLETED
+        assert shop.stock("12437") == (9, 0)
+        assert [action for action, _, _ in entries(shop, "woocommerce-17111")] == ["shop_update"]
+
+    def test_a_deletion_before_the_creation_is_not_forgotten(self, shop: World, woo: Send) -> None:
+        order = of("woocommerce", "cash_on_delivery_pen")
+        assert woo({"id": 17111}, "order.deleted")["status"] == "ignored"
+        assert woo(order, "order.created")["status"] == "cancelled"
+        assert stored(shop) == []
+        assert woo(order, "order.restored")["status"] == "accepted"
+
+    def test_an_order_that_is_open_again_before_it_came_is_taken(self, shop: World, woo: Send) -> None:
+        order = of("woocommerce", "stripe_paid_usd")
+        unpaid = {"status": "cancelled", "date_paid": None, "date_paid_gmt": None, "transaction_id": ""}
+        at = {"date_modified_gmt": "2030-06-06T10:00:00"}
+        assert woo(order | unpaid | at)["status"] == "cancelled"
+        assert woo(order)["status"] == "cancelled", "it is older"
+        assert stored(shop) == []
+        assert woo(order | {"date_modified_gmt": "2030-06-07T10:00:00"})["status"] == "accepted"
 
     def test_the_ping_of_a_new_webhook_is_answered(self, web: httpx.Client) -> None:
         answer = web.post("/orders/woocommerce", data={"webhook_id": "12"})

@@ -41,6 +41,8 @@ class Mapped:
     """Why it was cancelled there."""
     shipped_there: bool = False
     """Whether that system says that it has shipped goods of it."""
+    not_to_ship: str | None = None
+    """Why it must not be shipped, which is no reason to return it: deleted, or refunded in full."""
 
     @property
     def order_id(self) -> str:

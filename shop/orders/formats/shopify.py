@@ -122,8 +122,11 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
     _add_people(order, read)
     shipped_there = _is_shipped(read)
     cancelled = _cancelled(read)
+    refunded = "refunded in Shopify" if read.text("financial_status") == "refunded" else None
     ignored = read.unread(_IRRELEVANT)
-    return Mapped(without_empty(order), ignored, tuple(read.problems), waiting, cancelled, shipped_there)
+    return Mapped(
+        without_empty(order), ignored, tuple(read.problems), waiting, cancelled, shipped_there, refunded
+    )
 
 
 # -- states

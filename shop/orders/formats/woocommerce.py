@@ -84,7 +84,13 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
     cancelled = f"{status} in WooCommerce" if status in _CANCELLED else None
     ignored = read.unread(_IRRELEVANT)
     return Mapped(
-        without_empty(order), ignored, tuple(read.problems), waiting, cancelled, status == "completed"
+        without_empty(order),
+        ignored,
+        tuple(read.problems),
+        waiting,
+        cancelled,
+        shipped_there=status == "completed",
+        not_to_ship=f"{status} in WooCommerce" if status in ("trash", "refunded") else None,
     )
 
 
