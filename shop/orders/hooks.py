@@ -33,6 +33,8 @@ from shop.review import attention
 from shop.text.customer_words import hidden, without_customer
 from shop.values.money import currency_of
 
+_COMPENSATED = frozenset({Outcome.COMPENSATED, Outcome.OUT_OF_STOCK, Outcome.REJECTED})
+
 
 class _Extra(NamedTuple):
     """What commits with an order's outcome."""
@@ -106,7 +108,7 @@ class OrderHooks(Hooks[Order]):
         await add_notices(tx, [extra.notice for extra in extras if extra.notice is not None])
         await attention.put(tx, [extra.case for extra in extras if extra.case is not None])
         await attention.clear(
-            tx, [ending.instance.id for ending in endings if ending.outcome == Outcome.COMPENSATED]
+            tx, [ending.instance.id for ending in endings if ending.outcome in _COMPENSATED]
         )
 
     def committed(self, endings: Sequence[Ending[Order]]) -> None:

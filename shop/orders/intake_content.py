@@ -55,6 +55,7 @@ _LARGEST_FLOAT = 1e30
 _MAX_PLACE = 200
 """Limits a field's place, in characters."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_HALF = re.compile(r"[\ud800-\udfff]")
 _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
 _ESCAPED_SIGN = re.compile(r"\\[ntr\"\\]")
 _INTEGER_PART = re.compile(r"\s*[+-]?(\d+)(\.\d*)?\s*")
@@ -165,8 +166,10 @@ def _well_formed(raw: Mapping[Any, Any], order_id: str) -> Content | None:
     try:
         order = Order.model_validate(raw, extra="forbid")
         text = fingerprints.dumped(order)
-    except (ValidationError, ValueError, RecursionError):
+    except (ValidationError, ValueError, TypeError, RecursionError):  # TypeError: half a surrogate pair
         return None
+    if order.metadata is not None or any(item.properties is not None for item in order.items):
+        return None  # their keys may name card data
     if len(text) > _MAX_TEXT or REMOVED in text or "\x7f" in text or order.id != order_id:
         return None
     if "\\" in text:
@@ -322,7 +325,10 @@ def _clean_loose(value: Any, depth: int, *, cutting: bool = False) -> Any:
             for key, each in itertools.islice(value.items(), _MAX_ENTRIES + 2)
             if not (cut and key == _MORE)
         ]
-        entries = ((key, _clean_key(key), each) for key, each in given[:_MAX_ENTRIES])
+        entries = (
+            (key, _clean_key(_whole_letters(key) if cutting else key), each)
+            for key, each in given[:_MAX_ENTRIES]
+        )
         more = {_MORE: TOO_MANY} if cut or len(given) > _MAX_ENTRIES else {}
         # A key that was a card number counts as a card field's name.
         return {
@@ -335,7 +341,13 @@ def _clean_loose(value: Any, depth: int, *, cutting: bool = False) -> Any:
         return [_clean_loose(each, depth + 1, cutting=cutting) for each in value[:_MAX_ENTRIES]] + (
             [TOO_MANY] if len(value) > _MAX_ENTRIES else []
         )
-    return _cut(value) if cutting else _clean_scalar(value, "")
+    return _cut(_whole_letters(value)) if cutting else _clean_scalar(value, "")
+
+
+def _whole_letters(value: Any) -> Any:
+    """Replaces halves of letters, which JSON can have and UTF-8 cannot: a text that was cut within an
+    emoji."""
+    return _HALF.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def _clean_key(key: object) -> str:

@@ -11,6 +11,7 @@ from saga.database import transaction
 from saga.failpoints import failpoint
 from shop.payments.errors import PaidOtherwise, PaymentGatewayError
 from shop.payments.gateway import Payment, PaymentGateway
+from shop.runtime.installation import installation_id
 
 UNKNOWN = frozenset({"no_such_payment", "resource_missing"})
 """The gateway's error codes for an id that it does not know."""
@@ -29,7 +30,7 @@ async def adopt(order_id: str, reference: str, gateway: PaymentGateway) -> Payme
     """Makes the payment with this id the order's, for good, and returns it. None if the gateway does not know
     it.
 
-    Raises `PaidOtherwise` if it belongs to another order of this installation.
+    Raises `PaidOtherwise` if it belongs to another order of this installation, or to another installation.
     """
     try:
         payment = await gateway.get(reference)
@@ -37,6 +38,8 @@ async def adopt(order_id: str, reference: str, gateway: PaymentGateway) -> Payme
         if error.retryable or error.error_code not in UNKNOWN:
             raise
         return None
+    if payment.order_id == "" and payment.installation not in {None, await installation_id()}:
+        raise PaidOtherwise("the payment by which the order says that it is paid is another shop's")
     if payment.order_id == "":
         async with transaction(_ADOPTING) as tx:
             await tx.execute(_ADOPT, {"payment_id": payment.id, "order_id": order_id})

@@ -29,6 +29,7 @@ from shop.payments import elsewhere
 from shop.payments.errors import (
     PAID_AND_REJECTED,
     PAID_ELSEWHERE,
+    UNDECIDED,
     NoDeliveryAddress,
     PaidAndRejected,
     PaidElsewhere,
@@ -195,9 +196,14 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
     journalled = entry.notes.get("payment_id") if entry else None
     earlier = (entry.undo_error or {}) if entry else {}
     refusals, unclear = int(earlier.get("refusals", 0)), int(earlier.get("unclear_refunds", 0))
+    is_decided = earlier.get("error_code") == PAID_AND_REJECTED and not earlier.get(UNDECIDED)
     undone = _Undone(_currency(instance))
     refused: PaymentError | None = None
-    others = await _taken_elsewhere(instance, gateway, decided=refusals > 0)
+    others = await _taken_elsewhere(
+        instance,
+        gateway,
+        decided=is_decided,
+    )
     known = (journalled, *earlier_payments(instance.content))
     payments = await payments_of(instance.id, gateway, *known)
     for payment in sorted(payments, key=lambda payment: payment.id != journalled):  # the journalled one first
@@ -243,7 +249,8 @@ async def _taken_elsewhere(instance: OrderInstance, gateway: PaymentGateway, *, 
     if rejected and not decided and elsewhere.is_paid_before(instance.content):
         raise PaidAndRejected(
             PAID_AND_REJECTED,
-            "the order is paid and was not valid: correct what is wrong and retry it, or give the money back",
+            "the order is paid and was not valid. Correct what is wrong, and try it again: order-saga retry; "
+            "or have the money given back: order-saga review retry",
             payment_id="",
             charged=Decimal(0),
             refunded=Decimal(0),

@@ -8,7 +8,7 @@ refund goes through it (`shop.payments.adopted`). All other money has to be give
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,6 +27,8 @@ from shop.values.money import show
 _ASK_AGAIN_SECONDS = 3600.0
 """How long an order is postponed whose money has not come. A payment that is recorded wakes it."""
 _NOTHING = Decimal(0)
+_LONGEST, _MAX_DIGITS, _SMALLEST = 60, 12, Decimal("0.000001")
+"""Bound an amount of an invalid order: in characters, in digits before the point, and its decimals."""
 
 
 async def settle(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult | None:
@@ -68,7 +70,7 @@ async def _paid_already(instance: OrderInstance, gateway: PaymentGateway) -> Pay
         return _result(
             instance, "paid_already", order.total_amount, why="paid already, and not by the gateway"
         )
-    if (payment.kept, payment.currency) != (order.amount_due, order.currency):
+    if payment.amount_refunded or (payment.kept, payment.currency) != (order.amount_due, order.currency):
         raise PaidOtherwise(
             f"the order says that {show(order.amount_due, order.currency)} are paid already, and the payment "
             f"gateway has {show(payment.kept, payment.currency)} of that payment"
@@ -133,7 +135,8 @@ async def taken(instance: OrderInstance, adopted: Payment | None) -> Decimal:
 
 def paid_before(content: Mapping[str, Any], *, whole: bool = True) -> Decimal:
     """Returns what others had taken when the order came, according to its content, which may be invalid.
-    `whole`: includes the payment of an order that is paid already, besides its part payments."""
+    `whole`: includes the payment of an order that is paid already, besides its part payments. Zero, if it
+    cannot be read."""
     info = content.get("payment_info")
     already = isinstance(info, Mapping) and info.get("method") == ALREADY_PAID
     try:
@@ -143,8 +146,9 @@ def paid_before(content: Mapping[str, Any], *, whole: bool = True) -> Decimal:
         if already and whole:
             return _amount(content.get("total_amount"))
         listed = parts if isinstance(parts, list) else []
-        return sum([_amount(part.get("amount")) for part in listed if isinstance(part, Mapping)], _NOTHING)
-    return order.total_amount if already and whole else order.paid_in_part
+        amounts = [_amount(part.get("amount")) for part in listed if isinstance(part, Mapping)]
+        return _amount(sum(amounts, _NOTHING))
+    return _amount(order.total_amount if already and whole else order.paid_in_part)
 
 
 def is_paid_before(content: Mapping[str, Any]) -> bool:
@@ -158,12 +162,14 @@ def is_paid_before(content: Mapping[str, Any]) -> bool:
 def is_paid_later(content: Mapping[str, Any]) -> bool:
     """Returns whether the order's money comes by transfer or on delivery."""
     info = content.get("payment_info")
-    return isinstance(info, Mapping) and info.get("method") in {BANK_TRANSFER, CASH_ON_DELIVERY}
+    return isinstance(info, Mapping) and info.get("method") in (BANK_TRANSFER, CASH_ON_DELIVERY)
 
 
 def _amount(value: Any) -> Decimal:
+    """Returns the amount; zero if it is none of at most twelve digits before the point and six after it."""
     try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
+        amount = Decimal(str(value)[:_LONGEST])
+        usable = amount.is_finite() and amount > 0 and amount.adjusted() < _MAX_DIGITS
+        return (amount if amount == amount.quantize(_SMALLEST) else _NOTHING) if usable else _NOTHING
+    except ArithmeticError:
         return _NOTHING
-    return amount if amount.is_finite() and amount > 0 else _NOTHING

@@ -240,9 +240,12 @@ class RefundRefused(PaymentError):
             "amount_at_risk": str(self.amount_at_risk),
             "currency": self.currency,
             "refusals": self.refusals,
+            **({UNDECIDED: True} if self.error_code == PAID_AND_REJECTED else {}),
         }
 
 
+UNDECIDED = "undecided"
+"""Field of a refused refund that a person has to decide. It is removed when one has."""
 PAID_ELSEWHERE = "paid_elsewhere"
 PAID_AND_REJECTED = "paid_and_rejected"
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, text
 
+from saga import manual
 from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
@@ -17,6 +18,7 @@ from shop.orders.outcomes import Outcome
 from shop.orders.payment_methods import BANK_TRANSFER, CASH_ON_DELIVERY
 from shop.orders.scalars import Amount
 from shop.orders.store import ORDERS
+from shop.payments.charge import STEP
 from shop.payments.errors import (
     NotPaidThisWay,
     NotReceivable,
@@ -26,13 +28,15 @@ from shop.payments.errors import (
     ReferenceConflict,
 )
 from shop.payments.received import SUM
+from shop.review.attention import REOPEN
 from shop.runtime.sync import run_sync
 from shop.values import money
 
 MOST = 5_000
 """Limits the payments of one call of `record_all`."""
 _ORDER = text(
-    "SELECT outcome, content ->> 'currency' AS currency, content -> 'payment_info' ->> 'method' AS method "
+    "SELECT outcome, failure IS NOT NULL AS failing, content ->> 'currency' AS currency, "
+    "content -> 'payment_info' ->> 'method' AS method "
     "FROM customer_order WHERE id = :id FOR NO KEY UPDATE"
 )
 _ADD = text(
@@ -46,6 +50,8 @@ _WAKE = text(
     "UPDATE customer_order SET not_before = now() WHERE id = :id AND outcome IS NULL AND lease_id IS NULL "
     "AND waits_for = :code"
 )
+# Any worker compensates it again, and finds the money.
+_REOPEN = text(f"UPDATE customer_order SET {REOPEN} WHERE id = :id")  # noqa: S608  (a constant)
 _RECORDING = failpoint("the commit of a received payment")
 
 
@@ -145,6 +151,8 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
         raise PayableOrderUnknown(("order_id", f"there is no order {payment.order_id}"))
     if order.method not in {BANK_TRANSFER, CASH_ON_DELIVERY}:
         raise NotPaidThisWay(("", f"the order is paid neither by {BANK_TRANSFER} nor by {CASH_ON_DELIVERY}"))
+    if order.outcome is None and order.failing:  # its compensation may have looked already
+        raise NotReceivable(("order_id", "the order is being compensated: record it again in a minute"))
     if not money.is_currency(order.currency):
         raise NotPaidThisWay(("", "the order has no valid currency"))
     if not money.fits(payment.amount, order.currency):
@@ -162,6 +170,10 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
         shown = money.show(known, order.currency)
         raise ReferenceConflict(("reference", f"{payment.reference} was recorded before with {shown}"))
     if new and connection.execute(_WAKE, {"id": payment.order_id, "code": PaymentAwaited.code}).rowcount:
+        connection.execute(notification(ORDERS, WAITING))
+    if new and order.outcome not in {None, Outcome.COMPLETED}:  # in vain: a person has to give it back
+        manual.begin_step(connection, ORDERS, payment.order_id, STEP)
+        connection.execute(_REOPEN, {"id": payment.order_id})
         connection.execute(notification(ORDERS, WAITING))
     total = connection.execute(SUM, row).scalar_one()
     return Received(

@@ -21,7 +21,7 @@ from shop.orders.store import ORDERS
 from shop.orders.tries import earlier_money, earlier_payments
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
-from shop.payments.errors import PaymentError
+from shop.payments.errors import UNDECIDED, PaymentError
 from shop.payments.gateway import PaymentGateway
 from shop.payments.gateways import gateway
 from shop.review import typed_text
@@ -226,6 +226,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             connection.execute(_BACK_TO_REVIEW, {"id": decided.order_id})
         case Resolution.RETRY_NOW:  # restarts the count of refunds without a clear answer
             manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, "unclear_refunds")
+            manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, UNDECIDED)
         case Resolution.REFUNDED_BY_HAND:
             by_hand = at_risk
             _settle_refund(connection, decided, row)

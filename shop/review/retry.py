@@ -24,10 +24,10 @@ from shop.notifications import notices
 from shop.notifications.kinds import Kind
 from shop.orders.intake_content import HAS_REMOVED, REMOVED, take_in
 from shop.orders.outcomes import Outcome
-from shop.orders.payment_methods import BANK_TRANSFER, CASH_ON_DELIVERY, CHARGED
+from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY, CHARGED
 from shop.orders.store import ORDERS
 from shop.orders.tries import IS_CANCELLED, MOST_TRIES, TRY, add_try, next_try, number_of
-from shop.payments.errors import PAID_AND_REJECTED
+from shop.payments.errors import PAID_AND_REJECTED, PaidOtherwise
 from shop.review import attention, typed_text
 from shop.review.errors import NotRetryable, OrderUnknown, ResolutionIncomplete, RetryInvalid
 from shop.runtime.sync import run_sync
@@ -129,10 +129,12 @@ def _retry(
         raise OrderUnknown(order_id)
     row = connection.execute(_LOOK, {"id": order_id}).mappings().one()
     number = number_of(row["content"])
-    if row["outcome"] is None and number > 1:
+    if row["outcome"] is None and number > 1 and row["failure"] is None and not means.given:
         return RetryReceipt(order_id=order_id, status="under_way", try_number=number)
     if (refusal := _why_not(connection, row)) is not None:
         raise NotRetryable(order_id, *refusal)
+    if means.given and _is_paid_already(row):
+        raise RetryInvalid({"method": "the order is paid already: retry it without a means of payment"})
     changes = _new_payment(row["content"], means) if means.given else {}
     entries = manual.read_entries(connection, ORDERS, [order_id])
     changes[TRY] = next_try(row["content"], row["amount_charged"], entries)
@@ -151,9 +153,7 @@ def _why_not(connection: Connection, row: RowMapping) -> tuple[str, str] | None:
             return "it is in progress", "Wait for its outcome"
         case Outcome.COMPLETED:
             return "it is completed", "There is nothing to try again. To return it, use cancel-order"
-        case Outcome.NEEDS_ATTENTION if row["paid_and_rejected"] and row["amount_charged"] == 0:
-            return None  # nothing was done for it, and nothing given back
-        case Outcome.NEEDS_ATTENTION:
+        case Outcome.NEEDS_ATTENTION if not _can_be_corrected(row):
             return "it is under manual review", "Resolve it first: order-saga review"
     if row["cancelled"]:
         return "it was cancelled", another
@@ -163,15 +163,32 @@ def _why_not(connection: Connection, row: RowMapping) -> tuple[str, str] | None:
         return "its customer's data is erased", another
     if row["disputed"]:
         return "the customer's bank disputes a charge of it", "Wait until the dispute is closed"
+    if number_of(row["content"]) >= MOST_TRIES:
+        return f"it was tried {MOST_TRIES} times", another
+    if _can_be_corrected(row):
+        return None
     if row["settled"]:
         return "a person has settled its money outside the gateway, or is about to", another
     if row["amount_at_risk"] > 0 or row["amount_charged"] != row["amount_refunded"]:
         return "not all of its money is refunded", "Run reconcile-payments, and resolve what it reports"
     if manual.due_compensations(connection, ORDERS, row["id"]):
         return "a compensation is due", "Run reconcile-payments, and resolve what it reports"
-    if number_of(row["content"]) >= MOST_TRIES:
-        return f"it was tried {MOST_TRIES} times", another
     return None
+
+
+def _can_be_corrected(row: RowMapping) -> bool:
+    """Returns whether the order is under review because it is paid and was not valid: nothing was done for
+    it, and nothing given back."""
+    return bool(row["paid_and_rejected"] and row["amount_charged"] == 0)
+
+
+def _is_paid_already(row: RowMapping) -> bool:
+    """Returns whether others have the order's money, so that no other means of payment may be charged. What
+    the gateway had was refunded, if the order was compensated; or it had nothing."""
+    payment = row["content"].get(_PAYMENT)
+    paid = isinstance(payment, Mapping) and payment.get("method") == ALREADY_PAID
+    never = (row["failure"] or {}).get("code") == PaidOtherwise.code
+    return paid and row["amount_charged"] == 0 and not never
 
 
 def _problems(means: NewMeans) -> dict[str, str]:
@@ -198,9 +215,9 @@ def _new_payment(content: Mapping[str, Any], means: NewMeans) -> dict[str, Any]:
     former."""
     former = content.get(_PAYMENT)
     method = former.get("method") if isinstance(former, Mapping) else None
-    payment = {"method": method, **means.given}
+    payment = {"method": method if method in CHARGED else None, **means.given}
     if payment["method"] is None:
-        raise RetryInvalid({"method": "missing: the order has none"})
+        raise RetryInvalid({"method": "missing: the order has none that the gateway charges"})
     changes: dict[str, Any] = {_PAYMENT: payment}
     if isinstance(removed := content.get(HAS_REMOVED), Mapping):
         changes[HAS_REMOVED] = {

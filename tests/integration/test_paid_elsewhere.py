@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 
 from flows.order_saga import ORDER_SAGA
@@ -24,10 +25,12 @@ from shop.payments.recording import Received, read_incoming
 from shop.payments.recording import record as record_one
 from shop.reconciliation.books import Books, gateway_totals, read_books
 from shop.reconciliation.reconcile import compare_order, reconcile
+from shop.review.attention import REOPEN
 from shop.review.cancel import ask_to_cancel
+from shop.review.errors import NotRetryable, RetryInvalid
 from shop.review.preview import preview_cancel
 from shop.review.resolution import decision, resolve
-from shop.review.retry import retry
+from shop.review.retry import NewMeans, retry
 from shop.settings import settings
 from tests.integration.world import World, an_order
 
@@ -152,6 +155,71 @@ async def test_a_paid_order_that_is_not_valid_can_be_corrected_and_retried(saga:
     await assert_all_is_well(saga, order_id)
 
 
+def review_queue(saga: World) -> list[str]:
+    return [row[0] for row in saga.sql("SELECT order_id FROM attention WHERE resolved_at IS NULL")]
+
+
+@pytest.mark.parametrize(
+    "means", [NewMeans(token="tok_1"), NewMeans(method="credit_card", card_last4="1234")]
+)
+async def test_what_is_paid_already_is_not_charged_by_a_retry(
+    saga: World, unique: str, means: NewMeans
+) -> None:
+    order_id, payment_id = f"TWICE-{unique}", paid_in_the_shop(saga, unique)
+    await outcome_of(paid(order_id, payment_id, product=f"NEW-{unique}"))
+    saga.receive(f"NEW-{unique}", 1, name="New")
+    with pytest.raises(RetryInvalid):
+        await retry(order_id, means)
+    await retry(order_id)
+    assert (await finish_reopened(order_id)).outcome is Outcome.COMPLETED
+    assert saga.ledger(order_id) == []
+    assert saga.money(f"checkout-{unique}") == (PRICE, 0)
+
+
+async def test_only_a_person_decides_about_a_paid_order_that_is_not_valid(saga: World, unique: str) -> None:
+    """Also after a worker died between the refusal and the outcome, and another one compensates again."""
+    order_id, payment_id = f"AGAIN-{unique}", paid_in_the_shop(saga, unique)
+    await outcome_of(paid(order_id, payment_id, product=f"NEW-{unique}"))
+    for _ in range(2):
+        saga.sql(f"UPDATE customer_order SET {REOPEN} WHERE id = :id", id=order_id)
+        assert (await finish_reopened(order_id)).outcome is Outcome.NEEDS_ATTENTION
+        assert saga.money(f"checkout-{unique}") == (PRICE, 0)
+    await resolve(decision(order_id, "retry_now", resolved_by="Kim"))
+    assert (await finish_reopened(order_id)).outcome is Outcome.REJECTED
+    assert saga.money(f"checkout-{unique}") == (PRICE, PRICE)
+    assert review_queue(saga) == []
+
+
+@pytest.mark.parametrize("total", ["1e15", "1e100", "-5", "NaN", [1], {"x": 1}, "1e999999999", None])
+async def test_an_amount_that_cannot_be_read_blocks_nothing(saga: World, unique: str, total: object) -> None:
+    order_id = f"ODD-{unique}"
+    parts = [{"method": "gift_card", "amount": total}]
+    for order in (paid(order_id, total_amount=total), an_order(f"{order_id}-2", part_payments=parts)):
+        await outcome_of(order)
+        outcome = ended(order["id"])
+        assert outcome.outcome is Outcome.NEEDS_ATTENTION
+        assert outcome.amount_at_risk == 0
+    await books(saga)
+
+
+@pytest.mark.parametrize("method", [["bank_transfer"], {"x": 1}, 5])
+async def test_a_method_of_another_type_blocks_nothing(saga: World, unique: str, method: object) -> None:
+    assert (await outcome_of(an_order(unique, payment_info={"method": method}))).outcome is Outcome.REJECTED
+
+
+async def test_another_shop_s_payment_pays_nothing_here(saga: World, unique: str) -> None:
+    order_id = f"OTHERS-{unique}"
+    body = {"order_id": "THEIRS", "amount": 99999, "currency": "USD", "method": "credit_card"}
+    body |= {"card_last4": "1234", "installation": f"another-{unique}"}
+    answer = httpx.post(f"{saga.gateway_url}/v1/payments", json=body, timeout=10).raise_for_status()
+    theirs = str(answer.json()["id"])
+    httpx.post(f"{saga.gateway_url}/v1/payments/{theirs}/confirm", timeout=10).raise_for_status()
+    outcome = await outcome_of(paid(order_id, theirs))
+    assert (outcome.outcome, saga.shipments(order_id)) == (Outcome.COMPENSATED, 0)
+    payment = httpx.get(f"{saga.gateway_url}/v1/payments/{theirs}", timeout=10).json()
+    assert (payment["status"], payment["refunds"]) == ("succeeded", [])
+
+
 async def test_or_its_money_can_be_given_back(saga: World, unique: str) -> None:
     order_id, payment_id = f"GIVE-{unique}", paid_in_the_shop(saga, unique)
     outcome = await outcome_of(paid(order_id, payment_id, total_amount="1"))
@@ -172,6 +240,15 @@ async def test_retrying_the_compensation_of_a_rejected_order_refunds_it(saga: Wo
     assert saga.money(f"checkout-{unique}") == (PRICE, PRICE)
     assert saga.told(order_id) == {"refund"}
     await assert_all_is_well(saga, order_id)
+
+
+async def test_a_payment_that_was_partly_refunded_does_not_pay_the_order(saga: World, unique: str) -> None:
+    payment_id = paid_in_the_shop(saga, unique, PRICE + 100)
+    body = {"payment_id": payment_id, "amount": 10_000, "currency": "USD"}
+    httpx.post(f"{saga.gateway_url}/v1/refunds", json=body, timeout=10).raise_for_status()
+    outcome = await outcome_of(paid(f"PARTLY-{unique}", payment_id))
+    assert outcome.outcome is Outcome.NEEDS_ATTENTION
+    assert saga.shipments(f"PARTLY-{unique}") == 0
 
 
 @pytest.mark.parametrize("amount", ["999.98", "1000.00", "0.01"])
@@ -394,6 +471,32 @@ async def test_a_return_gives_back_what_was_collected(saga: World, unique: str, 
         assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.COMPENSATED, 0)
     assert saga.stock("PROD-001") == (100, 0)
     await assert_all_is_well(saga, order_id)
+
+
+@pytest.mark.parametrize("how", ["lapsed", "cancelled", "out of stock"])
+async def test_money_that_comes_in_vain_goes_to_a_person(saga: World, unique: str, how: str) -> None:
+    order_id = f"VAIN-{unique}"
+    fields = {"product": f"NONE-{unique}"} if how == "out of stock" else {}
+    if fields:
+        saga.receive(f"NONE-{unique}", 1, name="None")
+        await outcome_of(an_order(f"LAST-{unique}", **fields))
+    intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"}, **fields)])
+    if how == "lapsed":
+        saga.sql("UPDATE customer_order SET submitted_at = now() - interval '15 days' WHERE outcome IS NULL")
+    if how == "cancelled":
+        await record(order_id, PRICE, reference="T-1", recorded_by="bank")
+        await ask_to_cancel(order_id, reason="too late", requested_by="Kim", started_by=None)
+    await process_pending_orders(consumer_seconds=0)
+    if how != "cancelled":
+        assert ended(order_id).outcome in {Outcome.COMPENSATED, Outcome.OUT_OF_STOCK}
+        await record(order_id, PRICE, reference="T-1", recorded_by="bank")
+        await process_pending_orders(consumer_seconds=0)
+    outcome = ended(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.NEEDS_ATTENTION, PRICE)
+    assert review_queue(saga) == [order_id]
+    with pytest.raises(NotRetryable):
+        await retry(order_id, NewMeans(method="credit_card", card_last4="1234"))
+    await books(saga)
 
 
 @pytest.mark.parametrize(

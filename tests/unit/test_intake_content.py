@@ -796,6 +796,27 @@ def test_unknown_fields_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
+    "free",
+    [
+        {"metadata": {"cvv": "123"}},
+        {"metadata": {"card": {"cvc": "123"}}},
+        {"metadata": {"list": [{"card_number": VISA}]}},
+        {"items": [{**EXAMPLE["items"][0], "properties": {"CVV": "123"}}]},
+    ],
+)
+def test_card_data_in_free_objects_is_refused(free: dict[str, Any]) -> None:
+    content = take_in({**EXAMPLE, **free})
+    assert REMOVED in content.text
+    assert "123" not in content.text.replace("CUST-123", "").replace("123 Main", "").replace("1234", "")
+
+
+def test_half_a_letter_in_metadata_is_no_obstacle() -> None:
+    content = take_in({**EXAMPLE, "metadata": {"note": "x\ud83d", "y\ud83d": 1}})
+    content.text.encode()
+    Order.model_validate_json(content.text)
+
+
+@pytest.mark.parametrize(
     "metadata",
     [
         {"n": 10**25, "f": 1.5, "d": Decimal("1.10"), "t": "x", "b": True, "l": [1, {"x": None}]},
