@@ -60,6 +60,16 @@ _COLLECTED = text(
     ) each
     """
 )
+# Money that came by transfer or on delivery for orders that did not complete: a person gives it back.
+_IN_VAIN = text(
+    """
+    SELECT o.currency, sum(r.amount) AS received, sum(least(r.amount, o.amount_elsewhere)) AS known
+    FROM customer_order o JOIN (
+        SELECT order_id, currency, sum(amount) AS amount FROM received_payment GROUP BY order_id, currency
+    ) r ON r.order_id = o.id AND r.currency = o.currency
+    WHERE o.outcome <> 'completed' GROUP BY o.currency ORDER BY o.currency
+    """
+)
 _OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
 _STOCK = text(
     f"""
@@ -135,7 +145,11 @@ def read_books(database_url: str, source: Totals | None) -> Books:
     try:
         with engine.connect() as connection:
             services = service_books(connection)
-            rows = [*_money(connection, source), *_stock(connection, alone=not services)]
+            rows = [
+                *_money(connection, source),
+                *_in_vain(connection),
+                *_stock(connection, alone=not services),
+            ]
             rows += [row for book in services for row in _at_service(book)]
     finally:
         engine.dispose()
@@ -172,6 +186,14 @@ def _money(connection: Connection, source: Totals | None) -> list[BookRow]:
             kept, who = kept + row["elsewhere"], f"{who} + paid elsewhere"
         rows.append(_amounts(name, explained, kept, currency, who))
     return rows
+
+
+def _in_vain(connection: Connection) -> list[BookRow]:
+    """Returns the lines about money that came for orders that did not complete."""
+    return [
+        _amounts("received for uncompleted orders", row.known, row.received, row.currency, "as recorded")
+        for row in connection.execute(_IN_VAIN)
+    ]
 
 
 def _elsewhere(connection: Connection, amount: Decimal, currency: str) -> BookRow:
