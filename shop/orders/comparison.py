@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from shop.orders.intake_content import HAS_REMOVED, Content
+from shop.text.card_numbers import cut
 
 _LOCK = text(
     "SELECT content, status, outcome, reasons, erased_at IS NOT NULL AS is_erased "
@@ -136,4 +137,4 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value in (None, "") else str(value)[:60]
+    return "nothing" if value in (None, "") else cut(str(value), 60)

@@ -7,6 +7,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from shop.text.card_numbers import cut
+
 _LOCK = text(
     "INSERT INTO shop_message (order_id) VALUES (:id) "
     "ON CONFLICT (order_id) DO UPDATE SET order_id = excluded.order_id RETURNING newest_at, closed"
@@ -53,4 +55,4 @@ def remember(connection: Connection, order_id: str, at: datetime | None) -> None
 
 def close(connection: Connection, order_id: str, at: datetime | None, reason: str) -> None:
     """Remembers that an order which is not stored was cancelled or deleted: then (None: now)."""
-    connection.execute(_CLOSE, {"id": order_id, "at": at, "closed": reason[:200]})
+    connection.execute(_CLOSE, {"id": order_id, "at": at, "closed": cut(reason, 200)})

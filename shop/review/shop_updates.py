@@ -36,6 +36,7 @@ from shop.review.cancel import ask_in
 from shop.review.entries import Entry, add_entry, read_entries
 from shop.review.errors import AddressInvalid, AddressSettled, OrderUnknown
 from shop.review.shop_messages import close, lock_seen, remember
+from shop.text.card_numbers import cut
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def _close(
 
 def _cancel(connection: Connection, order_id: str, reason: str, source: tuple[str, str, str]) -> Taken:
     shop, message, as_of = source
-    reason = f"{reason[:100]}{_MAY_BE_REFUNDED}{as_of}"
+    reason = f"{cut(reason, 100)}{_MAY_BE_REFUNDED}{as_of}"
     if ask_in(connection, order_id, reason, shop, message) is Asked.ENDED:
         return Taken(
             order_id=order_id, status="known", reasons=["it has ended, and there is nothing to cancel"]
@@ -283,8 +284,8 @@ def _record(
 ) -> None:
     """Records the differences with the order, once."""
     shop, message, as_of = source
-    said = "; ".join(map(str, found))[:_MOST_CHARACTERS]
-    places = ", ".join(each.place for each in found)[:200]
+    said = cut("; ".join(map(str, found)), _MOST_CHARACTERS)
+    places = cut(", ".join(each.place for each in found), 200)
     before = [each.reason or "" for each in read_entries(connection, order_id) if each.action == ACTION]
     if not before or before[0].partition(_AS_OF)[0] != said:
         add_entry(

@@ -105,6 +105,17 @@ def masked(text: str) -> str:
     return _CODE.sub(r"\1[code]", _DATE.sub(MASK, "".join([*parts, text[end:]]))) if parts else text
 
 
+def cut(text: str, most: int) -> str:
+    """Cuts the text to `most` characters. Masks card numbers before: a part of one would not be found."""
+    if len(text) <= most:
+        return text
+    end = min(len(text), 3 * most)
+    if end < len(text):  # a number may go on behind the end
+        while end and not text[end - 1].isalpha():
+            end -= 1
+    return masked(text[:end])[:most]
+
+
 def is_card_number(text: str) -> bool:
     """Returns whether the text of a card number field is or contains a card number: of any issuer, also with
     12 to 14 digits."""

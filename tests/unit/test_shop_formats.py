@@ -241,7 +241,26 @@ def test_what_has_no_id_is_refused(payload: object) -> None:
 
 @given(
     payload=some.sampled_from(PAYLOADS),
-    value=some.sampled_from([None, "", "x", -1, 0, "1e5", "NaN", True, [], {}, [1], {"a": 1}, 1.5, "-3.00"]),
+    value=some.sampled_from(
+        [
+            None,
+            "",
+            "x",
+            -1,
+            0,
+            "1e5",
+            "NaN",
+            True,
+            [],
+            {},
+            [1],
+            {"a": 1},
+            1.5,
+            "-3.00",
+            10**5000,
+            Decimal("1e-9999"),
+        ]
+    ),
     data=some.data(),
 )
 def test_no_payload_makes_a_mapping_fail(payload: Payload, value: object, data: some.DataObject) -> None:
@@ -264,6 +283,96 @@ def test_no_payload_makes_a_mapping_fail(payload: Payload, value: object, data: 
     take_in(mapped.to_store())
     if not mapped.reasons:
         assert order_total(mapped.order) == Decimal(mapped.order["total_amount"])
+
+
+HUGE = 10**5000
+
+
+@pytest.mark.parametrize(
+    ("shop", "name", "changes"),
+    [
+        ("shopify", "taxes_included_aud", {"payment_gateway_names": 5}),
+        ("shopify", "taxes_included_aud", {"total_price": HUGE, "current_total_price": HUGE}),
+        ("shopify", "taxes_included_aud", {"total_price": Decimal("1e-9999")}),
+        ("shopify", "taxes_included_aud", {"email": HUGE}),
+        ("woocommerce", "stripe_paid_usd", {"total": HUGE}),
+        ("woocommerce", "stripe_paid_usd", {"transaction_id": HUGE}),
+        ("medusa", "v2_captured_sgd", {"metadata": ["x"]}),
+    ],
+    ids=lambda given: "+".join(given) if isinstance(given, dict) else given,
+)
+def test_values_of_odd_types_are_refused(shop: str, name: str, changes: dict[str, Any]) -> None:
+    mapped = map_order(shop, of(shop, name) | changes)
+    assert {problem.place for problem in mapped.problems} & set(changes)
+    take_in(mapped.to_store())
+
+
+def test_metadata_of_a_line_of_an_odd_type_is_refused() -> None:
+    order = of("medusa", "v2_captured_sgd")
+    order["items"][0]["metadata"] = [1]
+    assert [problem.place for problem in map_order("medusa", order).problems] == ["items[0].metadata"]
+
+
+@pytest.mark.parametrize("odd", [HUGE, 0, True, 1.5, [1], {"a": 1}, Decimal("NaN")], ids=type)
+def test_an_id_of_an_odd_type_is_none(odd: object) -> None:
+    for shop in FORMATS:
+        with pytest.raises(UnusableOrder):
+            map_order(shop, {"id": odd})
+
+
+CARD = "4111 1111 1111 1111"
+
+
+@pytest.mark.parametrize("before", [470, 484, 495, 1_490, 1_499])
+def test_no_part_of_a_card_number_is_left_by_a_cut(before: int) -> None:
+    text = "x" * before + f" {CARD} 12/30 " + "y" * 2_000
+    order = of("shopify", "taxes_included_aud") | {
+        "note_attributes": [
+            {"name": "msg", "value": text},
+            {"name": "n" * (before % 100) + CARD, "value": "x"},
+        ],
+        "discount_codes": [{"code": text}],
+        "cancelled_at": "2026-02-05T10:00:00+11:00",
+        "cancel_reason": "c" * 40 + CARD,
+        "financial_status": "f" * 45 + CARD,
+    }
+    mapped = map_order("shopify", order)
+    coupons = of("woocommerce", "stripe_paid_usd") | {
+        "coupon_lines": [{"code": text}],
+        "meta_data": [{"key": "msg", "value": text}],
+    }
+    for each in (mapped, map_order("woocommerce", coupons)):
+        assert "1111" not in take_in(each.to_store()).text
+
+
+def test_a_gift_card_whose_rest_is_unknown_is_refused() -> None:
+    order = of("shopify", "cash_on_delivery_eur") | {
+        "financial_status": "partially_paid",
+        "payment_gateway_names": ["gift_card", "Cash on Delivery (COD)"],
+    }
+    order.pop("total_outstanding", None)
+    assert [problem.place for problem in map_order("shopify", order).problems] == ["total_outstanding"]
+
+
+def test_a_rejection_says_how_much_was_refunded() -> None:
+    back = {"transactions": [{"kind": "refund", "status": "success", "amount": "12.34"}]}
+    orders = [
+        (
+            "shopify",
+            of("shopify", "taxes_included_aud") | {"financial_status": "refunded", "refunds": [back]},
+        ),
+        ("woocommerce", of("woocommerce", "stripe_paid_usd") | {"refunds": [{"id": 1, "total": "-12.34"}]}),
+        ("medusa", of("medusa", "v2_captured_sgd") | {"refunds": [{"amount": 12.34}]}),
+    ]
+    for shop, order in orders:
+        assert any("12.34" in problem.given for problem in map_order(shop, order).problems), shop
+    for shop, name, field in (
+        ("shopify", "taxes_included_aud", "financial_status"),
+        ("woocommerce", "stripe_paid_usd", "status"),
+    ):
+        order = of(shop, name) | {field: "refunded"}
+        total = str(order.get("total_price") or order["total"])
+        assert any(total in problem.given for problem in map_order(shop, order).problems), shop
 
 
 # -- generated orders of Shopify

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from shop.orders.errors import Problem, UnusableOrder
 from shop.orders.formats import medusa, shopify, woocommerce
 from shop.orders.formats.mapping import Mapped
+from shop.orders.formats.reading import is_whole
 from shop.orders.formats.settings import Options
 from shop.settings import settings
 
@@ -25,9 +27,17 @@ def map_order(name: str, payload: object) -> Mapped:
         raise UnusableOrder([Problem("order", "no object", "an object")])
     if isinstance(inner := payload.get("order"), Mapping) and len(payload) == 1:
         payload = inner
-    if str(payload.get("id") or "").strip() == "":
+    if not _is_id(payload.get("id")):
         raise UnusableOrder([Problem("id", "nothing", "the order's id in the other system")])
     return FORMATS[name](payload, options_of(name))
+
+
+def _is_id(given: object) -> bool:
+    if isinstance(given, str):
+        return given.strip() != ""
+    if isinstance(given, Decimal):
+        return given.is_finite() and given > 0
+    return is_whole(given) and given != 0
 
 
 def options_of(name: str) -> Options:

@@ -9,9 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 from shop.orders.errors import MAX_PROBLEMS, OrderRejected, Problem
-from shop.orders.formats.reading import Reading
+from shop.orders.formats.reading import Reading, is_whole
 from shop.orders.formats.settings import Options
 from shop.orders.intake_content import HAS_REMOVED, REFUSED
+from shop.text.card_numbers import cut
 from shop.values import money
 
 _BRACKETS = str.maketrans("[]", "()")
@@ -68,7 +69,7 @@ class Mapped:
         anybody here has to give back."""
         marks: dict[str, str] = {}
         for each in self.reasons[:MAX_PROBLEMS]:
-            marks.setdefault(each.place[:100], _mark(each))
+            marks.setdefault(cut(each.place, 100), _mark(each))
         if not marks:
             return self.order
         kept = {name: part for name, part in self.order.items() if name != "payment_info"}
@@ -76,8 +77,8 @@ class Mapped:
 
 
 def _mark(problem: Problem) -> str:
-    given, expected = problem.given.translate(_BRACKETS), problem.expected.translate(_BRACKETS)
-    return f"{REFUSED}{given[:60]}; {expected[: _MOST_CHARACTERS - 70]}]"
+    given, expected = cut(problem.given, 60), cut(problem.expected, _MOST_CHARACTERS - 70)
+    return f"{REFUSED}{given.translate(_BRACKETS)}; {expected.translate(_BRACKETS)}]"
 
 
 def order_total(order: Mapping[str, Any]) -> Decimal:
@@ -146,10 +147,10 @@ def properties(pairs: Iterable[tuple[object, object]]) -> dict[str, str]:
         if (
             isinstance(name, str)
             and name.strip()
-            and isinstance(value, str | int | Decimal)
+            and (isinstance(value, str | bool | Decimal) or is_whole(value))
             and str(value).strip()
         ):
-            found.setdefault(name.strip()[:100], str(value).strip()[:500])
+            found.setdefault(cut(name.strip(), 100), cut(str(value).strip(), 500))
     return dict(list(found.items())[:_MOST_PROPERTIES])
 
 

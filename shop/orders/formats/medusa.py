@@ -18,6 +18,7 @@ from shop.orders.formats.mapping import Mapped, amounts, full_name, properties, 
 from shop.orders.formats.reading import Reading
 from shop.orders.formats.settings import Options
 from shop.orders.payment_methods import ALREADY_PAID
+from shop.text.card_numbers import cut
 from shop.values import money
 
 _UNPAID = frozenset({"not_paid", "awaiting", "authorized", "partially_authorized", "requires_action"})
@@ -149,8 +150,9 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
     read = Reading(payload)
     currency = (read.text("currency_code") or "").upper()
     order: dict[str, Any] = {"id": f"{options.prefix}{read.text('id') or ''}", "currency": currency}
-    _check_state(read)
-    _add_parts(order, read, _Money(currency, _is_first(read)), options)
+    of = _Money(currency, _is_first(read))
+    _check_state(read, of)
+    _add_parts(order, read, of, options)
     waiting = _add_payment(order, read, options)
     _add_people(order, read)
     shipped = _is_shipped(read)
@@ -178,15 +180,19 @@ def _is_first(read: Reading) -> bool:
 # ------------------------------------------------------------------------------------------------------
 
 
-def _check_state(read: Reading) -> None:
+def _check_state(read: Reading, of: _Money) -> None:
     if read.text("id") is None:
         read.refuse("id", "nothing", "Medusa's id of the order")
     if (status := read.text("status")) not in ("pending", "canceled", None):
         read.refuse("status", status, "pending: the order is a draft, archived or completed")
+    refunds = read.get("refunds")
     for name in ("swaps", "claims", "returns", "exchanges", "refunds", "credit_lines"):
         if read.get(name):
+            back = ""
+            if name == "refunds" and isinstance(refunds, list):
+                back = f": {sum((of.of(each, 'amount') for each in read.each(name)), Decimal(0))} refunded"
             read.refuse(
-                name, f"some {name}", "an order without returns, exchanges, claims, refunds and credits"
+                name, f"some {name}{back}", "an order without returns, exchanges, claims, refunds and credits"
             )
     for each in read.each("edits"):
         if each.text("status") not in ("confirmed", "declined", "canceled"):
@@ -281,7 +287,7 @@ def _item(line: Reading, of: _Money, options: Options, with_tax: bool) -> dict[s
         "sku": found["variant_sku"] or found["sku"],
         "variant": line.text("variant_title") or variant.text("title"),
         "weight_grams": variant.whole("weight"),
-        "properties": properties((name, value) for name, value in (line.get("metadata") or {}).items()),
+        "properties": properties((name, value) for name, value in line.entries("metadata").items()),
         "digital": line.flag("is_giftcard")
         or ("requires_shipping" in line and not line.flag("requires_shipping")),
     }
@@ -332,8 +338,8 @@ def _add_payment(order: dict[str, Any], read: Reading, options: Options) -> str 
     if status == "captured":
         order["payment_info"] = {
             "method": ALREADY_PAID,
-            "provider": " + ".join(_short(each) for each in providers if each)[:200] or "medusa",
-            "reference": ", ".join(each for each in references if each)[:200] or str(read.text("id")),
+            "provider": cut(" + ".join(_short(each) for each in providers if each), 200) or "medusa",
+            "reference": cut(", ".join(each for each in references if each), 200) or str(read.text("id")),
         }
     elif status in _UNPAID:
         if len(manual) != 1 or (method := manual.pop()) is None:
@@ -368,9 +374,7 @@ def _add_people(order: dict[str, Any], read: Reading) -> None:
         "billing_info": billing,
         "order_number": custom or (f"#{number}" if number else None),
         "ordered_at": read.text("created_at"),
-        "metadata": without_empty(
-            {**properties((read.get("metadata") or {}).items()), "updated_at": updated}
-        ),
+        "metadata": without_empty({**properties(read.entries("metadata").items()), "updated_at": updated}),
     }
     if not shipping and any(not item.get("digital") for item in order.get("items", [])):
         read.refuse("shipping_address", "nothing", "an address: what is collected is not shipped here")

@@ -22,6 +22,10 @@ _MOST_LISTED = 40
 """Limits the places of unread fields that are listed."""
 _LARGEST, _LONGEST = Decimal(10) ** 12, 40
 """Limits a number's value, and its length in characters."""
+_LARGEST_WHOLE = 10**30
+"""Limits whole numbers that are written: Python writes none of more than 4,300 digits."""
+_SMALLEST = -30
+"""Limits the exponent of an amount's last digit."""
 _NUMBER = re.compile(r"[+-]?\d{1,18}(\.\d{1,18})?")
 _MOVES = re.compile(
     r"(.*_)?(amount|price|total|subtotal|fees?|tax|taxes|duty|duties|refund|refunds|refunded|discount|discounts|credit|"
@@ -83,7 +87,7 @@ class Reading:
         value = self.get(*names)
         if value is None or isinstance(value, str):
             return value.strip() if value else None
-        if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        if isinstance(value, Decimal) or is_whole(value):
             return str(value)
         self.refuse(names[0], _kind(value), "text")
         return None
@@ -122,6 +126,24 @@ class Reading:
             value = {}
         return Reading(value, log=self._log, place=_join(self._place, name), exact=_join(self._exact, name))
 
+    def texts(self, name: str) -> list[str]:
+        """Returns the texts in this field, a list."""
+        value = self.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list | tuple):
+            self.refuse(name, _kind(value), "a list of texts")
+            return []
+        return [each for each in value if isinstance(each, str)]
+
+    def entries(self, name: str) -> Mapping[Any, Any]:
+        """Returns the object in this field, with names of any kind."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            self.refuse(name, _kind(value), "an object")
+            return {}
+        return value or {}
+
     def each(self, name: str) -> list[Reading]:
         """Returns the objects in this field, a list."""
         value = self._value.get(name)
@@ -159,6 +181,11 @@ class Reading:
         return (*places[:_MOST_LISTED], *([f"and {more} more"] if more > 0 else ()))
 
 
+def is_whole(value: object) -> bool:
+    """Returns whether the value is a whole number of a length that can be written."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_WHOLE
+
+
 def is_empty(value: Any, depth: int = 0) -> bool:
     """Returns whether the value says nothing: null, "", 0, false, or a list or object of such."""
     if isinstance(value, str):
@@ -173,13 +200,15 @@ def is_empty(value: Any, depth: int = 0) -> bool:
 def _parsed(value: Any) -> Decimal | None:
     if isinstance(value, float):
         value = repr(value)
-    if not isinstance(value, str | int | Decimal) or isinstance(value, bool) or len(str(value)) > _LONGEST:
+    if not (isinstance(value, str | Decimal) or is_whole(value)) or len(str(value)) > _LONGEST:
         return None
     try:
         amount = Decimal(value)
     except (InvalidOperation, ValueError):
         return None
-    return amount if amount.is_finite() and abs(amount) < _LARGEST else None
+    if not amount.is_finite() or abs(amount) >= _LARGEST or amount.adjusted() < _SMALLEST:
+        return None
+    return amount
 
 
 def _is_absent(value: Any) -> bool:

@@ -17,6 +17,7 @@ from shop.orders.formats.mapping import Mapped, amounts, full_name, properties, 
 from shop.orders.formats.reading import Reading
 from shop.orders.formats.settings import Options
 from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
+from shop.text.card_numbers import cut
 
 _MANUAL = {
     "cash on delivery (cod)": CASH_ON_DELIVERY,
@@ -155,7 +156,7 @@ def _cancelled(read: Reading) -> str | None:
     if read.get("cancelled_at") is None:
         read.skip("cancel_reason")
         return None
-    return f"cancelled in Shopify: {(read.text('cancel_reason') or 'no reason given')[:50]}"
+    return f"cancelled in Shopify: {cut(read.text('cancel_reason') or 'no reason given', 50)}"
 
 
 def _is_shipped(read: Reading) -> bool:
@@ -212,7 +213,8 @@ def _add_parts(order: dict[str, Any], read: Reading, money: _Money, options: Opt
         _check_refunds(read, money, Decimal(0))
         for refund in read.each("refunds"):
             if refund.get("refund_line_items"):  # an older API version does not say what is left
-                refund.refuse("refund_line_items", "removed lines", "lines with current_quantity")
+                back = f"removed lines, {_refunded(read)} refunded"
+                refund.refuse("refund_line_items", back, "lines with current_quantity")
     read.skip("refunds")
     order |= amounts(tip_amount=tip, **({} if by_part else {"tax_amount": total_tax}))
     order["total_amount"] = str(total)
@@ -302,13 +304,19 @@ def _fees(read: Reading, money: _Money, edited: bool) -> list[dict[str, str]]:
 
 def _check_refunds(read: Reading, money: _Money, less: Decimal) -> None:
     """Refuses refunds that the current amounts do not fully show."""
-    back = Decimal(0)
-    for refund in read.each("refunds"):
-        for each in refund.each("transactions"):
-            if each.text("kind") == "refund" and each.text("status") == "success":
-                back += each.amount("amount")
+    back = _refunded(read)
     if back and (back != less or money.is_foreign):
         read.refuse("refunds", f"{back} refunded", f"{less}, by which the order's total is lower now")
+
+
+def _refunded(read: Reading) -> Decimal:
+    """Returns how much the payload says was given back."""
+    return _sum(
+        each.amount("amount")
+        for refund in read.each("refunds")
+        for each in refund.each("transactions")
+        if each.text("kind") == "refund" and each.text("status") == "success"
+    )
 
 
 def _sum(given: Any) -> Decimal:
@@ -322,7 +330,7 @@ def _sum(given: Any) -> Decimal:
 def _add_payment(order: dict[str, Any], read: Reading, money: _Money, options: Options) -> str | None:
     """Returns why the order is not paid yet."""
     status, total = read.text("financial_status"), Decimal(order["total_amount"])
-    gateways = [name for name in read.get("payment_gateway_names") or [] if isinstance(name, str)]
+    gateways = read.texts("payment_gateway_names")
     gateways = gateways or [name for name in (read.text("gateway"),) if name]
     read.skip("gateway", "payment_terms")
     due = read.amount("total_outstanding")
@@ -335,7 +343,12 @@ def _add_payment(order: dict[str, Any], read: Reading, money: _Money, options: O
         _add_paid(order, gateways, payments, total, read)
         return None
     if status not in _UNPAID:
-        read.refuse("financial_status", status or "nothing", "paid, or pending with a manual payment method")
+        given = status or "nothing"
+        if back := _refunded(read):
+            given = f"{given} ({back} refunded)"
+        elif status == "refunded":
+            given = f"{given} ({read.amount('total_price')}, all of it)"
+        read.refuse("financial_status", given, "paid, or pending with a manual payment method")
         return f"financial_status is {status}" if status in _NEVER_PAID else None
     online = [name for name in gateways if name != "gift_card"]
     methods = {mapping.manual_method(name, _MANUAL, options) for name in online}
@@ -346,7 +359,9 @@ def _add_payment(order: dict[str, Any], read: Reading, money: _Money, options: O
         or (status == "partially_paid" and "gift_card" not in gateways)
     ):
         return f"financial_status is {status}"
-    if due < total and "total_outstanding" in read:
+    if status == "partially_paid" and read.get("total_outstanding") is None:
+        read.refuse("total_outstanding", "nothing", "what is still due: a gift card has paid a part")
+    elif due < total and "total_outstanding" in read:
         if "gift_card" not in gateways or money.is_foreign:
             read.refuse("total_outstanding", due, f"{total}, or a gift card for the rest")
         order["part_payments"] = [{"method": "gift_card", "amount": str(total - due), "provider": "shopify"}]
@@ -388,8 +403,8 @@ def _add_paid(
         ]
     if _sum(amount for amount, _ in cards) < total:
         references = [reference for gateway, _, reference in payments if gateway != "gift_card" and reference]
-        reference = ", ".join(references)[:200] or f"gid://shopify/Order/{read.text('id')}"
-        provider = " + ".join(name for name in gateways if not cards or name != "gift_card")[:200]
+        reference = cut(", ".join(references), 200) or f"gid://shopify/Order/{read.text('id')}"
+        provider = cut(" + ".join(name for name in gateways if not cards or name != "gift_card"), 200)
         order["payment_info"] = {
             "method": ALREADY_PAID,
             "provider": provider or "shopify",
@@ -450,7 +465,7 @@ def _metadata(read: Reading) -> dict[str, Any]:
             "source": read.text("source_name"),
             "tags": read.text("tags"),
             "po_number": read.text("po_number"),
-            "discount_codes": ", ".join(codes)[:500],
+            "discount_codes": cut(", ".join(codes), 500),
             "note_attributes": properties(
                 (each.get("name"), each.get("value")) for each in read.each("note_attributes")
             ),

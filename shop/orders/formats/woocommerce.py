@@ -17,6 +17,7 @@ from shop.orders.formats.mapping import Mapped, amounts, full_name, properties, 
 from shop.orders.formats.reading import Reading
 from shop.orders.formats.settings import Options
 from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
+from shop.text.card_numbers import cut
 
 _MANUAL = {
     "bacs": BANK_TRANSFER,
@@ -112,11 +113,14 @@ def _check_state(read: Reading, status: str | None) -> None:
         read.refuse(_SUBSCRIPTION, "a subscription", "an order: each renewal of a subscription is one")
     if read.text("parent_id") not in (None, "0"):
         read.refuse("parent_id", "an order's id", "0: parts of another order are not shipped apart")
+    back = sum((abs(each.amount("total")) for each in read.each("refunds")), Decimal(0))
     if status == "completed":
         read.refuse("status", status, "processing: its goods have left already")
     elif status == "refunded" or (status not in {"processing", *_UNPAID, *_CANCELLED}):
-        read.refuse("status", status or "nothing", "processing, or on-hold with a manual payment method")
-    back = sum((abs(each.amount("total")) for each in read.each("refunds")), Decimal(0))
+        given = status or "nothing"
+        if status == "refunded":
+            given = f"{given} ({back or read.amount('total')})"
+        read.refuse("status", given, "processing, or on-hold with a manual payment method")
     if back or read.get("refunds"):
         read.refuse("refunds", f"{back} refunded", "an order without refunds")
 
@@ -274,7 +278,7 @@ def _metadata(read: Reading, host: str) -> dict[str, Any]:
     return without_empty(
         {
             "shop": host,
-            "coupons": ", ".join(codes)[:500],
+            "coupons": cut(", ".join(codes), 500),
             "meta_data": _meta(read),
             "updated_at": f"{modified}Z" if modified else None,
         }
