@@ -26,6 +26,7 @@ from shop.orders.formats.known import map_order
 from shop.review.errors import OrderHeld
 from shop.review.shop_updates import MESSAGE, Taken, delete, take
 from shop.settings import settings
+from shop.text.card_numbers import cut
 
 router = APIRouter(tags=["webhooks"])
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ async def shopify_webhook(
     body = await read_body(request)
     _check_signature(body, x_shopify_hmac_sha256, secrets, "SHOPIFY")
     order = _object(parse_json(body))
-    shop = f"Shopify {x_shopify_shop_domain}".strip()[:200]
+    shop = cut(f"Shopify {x_shopify_shop_domain}".strip(), 200)
     if x_shopify_topic == "orders/delete":
         return await _deleted(settings().shopify.order_prefix, order, shop, x_shopify_topic)
     if x_shopify_topic not in _SHOPIFY:
@@ -101,7 +102,7 @@ async def woocommerce_webhook(
         return Taken(status="ignored", reasons=["the webhook is set up"])
     _check_signature(body, x_wc_webhook_signature, secrets, "WOOCOMMERCE")
     order = _object(parse_json(body))
-    shop = f"WooCommerce {x_wc_webhook_source}".strip()[:200]
+    shop = cut(f"WooCommerce {x_wc_webhook_source}".strip(), 200)
     if x_wc_webhook_topic == "order.deleted":
         options = settings().woocommerce.options
         return await _deleted(options.prefix_of(x_wc_webhook_source), order, shop, x_wc_webhook_topic)
@@ -125,7 +126,8 @@ async def _take(request: Request, name: str, order: Mapping[str, Any], shop: str
     if taken.status in ("accepted", "rejected"):
         request.app.state.pending.ring()
     if taken.status == "rejected":
-        log.warning("order %s of %s is rejected: %s", taken.order_id, shop, "; ".join(taken.reasons)[:500])
+        why = cut("; ".join(taken.reasons), 500)
+        log.warning("order %s of %s is rejected: %s", taken.order_id, shop, why)
     return taken
 
 

@@ -56,9 +56,10 @@ _CANCEL = "cancel"
 _WAIT_SECONDS = 2.5
 """Limits the wait for a worker that has the order, in seconds: Shopify waits five for the answer."""
 _DELETED, _RESTORED = "deleted in the shop", ".restored"
-_MAY_BE_REFUNDED = (
+MAY_BE_REFUNDED = (
     "; the shop may have refunded the customer already: check there before giving money back by hand"
 )
+"""Ends the reason of a cancellation that came from the shop."""
 _AS_OF = " (as of "
 """Begins the time of the message at the end of a recorded reason."""
 
@@ -169,7 +170,7 @@ def _close(
 
 def _cancel(connection: Connection, order_id: str, reason: str, source: tuple[str, str, str]) -> Taken:
     shop, message, as_of = source
-    reason = f"{cut(reason, 100)}{_MAY_BE_REFUNDED}{as_of}"
+    reason = f"{cut(reason, 100)}{MAY_BE_REFUNDED}{as_of}"
     if ask_in(connection, order_id, reason, shop, message) is Asked.ENDED:
         return Taken(
             order_id=order_id, status="known", reasons=["it has ended, and there is nothing to cancel"]

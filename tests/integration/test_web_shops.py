@@ -23,6 +23,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments.recording import read_incoming, record_all_sync
 from shop.review.address import change_address
 from shop.review.cancel import ask_to_cancel
+from shop.review.shop_updates import MAY_BE_REFUNDED
 from shop.settings import settings
 from tests.integration.web import KEY, served
 from tests.integration.world import World
@@ -192,6 +193,7 @@ class TestShopify:
         assert [shopify(order, "orders/cancelled")["status"] for _ in range(2)] == ["cancelled"] * 2
         await process_pending_orders(consumer_seconds=0)
         assert shop.order(order_id).outcome == Outcome.COMPENSATED
+        assert MAY_BE_REFUNDED in entries(shop, order_id)[0][2]
         assert shop.stock("82804GM") == (10, 0)
         assert [(action, by) for action, by, _ in entries(shop, order_id)] == [
             ("cancel", "Shopify first.myshopify.example")
