@@ -14,7 +14,8 @@ from shop.orders.intake_content import HAS_REMOVED, Content
 from shop.text.card_numbers import cut
 
 _LOCK = text(
-    "SELECT content, status, outcome, reasons, erased_at IS NOT NULL AS is_erased "
+    "SELECT content, status, outcome, reasons, erased_at IS NOT NULL AS is_erased, "
+    "failure IS NOT NULL OR cancel_requested_at IS NOT NULL AS is_given_up "
     "FROM customer_order WHERE id = :id FOR UPDATE"
 )
 _AMOUNTS = ("total_amount", "tax_amount", "shipping_amount", "discount_amount", "tip_amount")
@@ -34,6 +35,8 @@ class Stored:
     reasons: Sequence[str]
     is_erased: bool
     """Whether the customer's data was erased, so that nothing can be compared."""
+    is_given_up: bool
+    """Whether it has failed or is cancelled, so that it is compensated."""
 
     @property
     def is_shipped(self) -> bool:

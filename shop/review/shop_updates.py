@@ -212,7 +212,7 @@ async def _with_payment(
         return found
     if places & _OF_MONEY:
         return found
-    in_vain = stored.outcome not in (None, Outcome.COMPLETED)
+    in_vain = stored.is_given_up or stored.outcome not in (None, Outcome.COMPLETED)
     try:
         order = read_stored(stored.content)
         missing = order.amount_due - await received(mapped.order_id, order.currency)
@@ -220,7 +220,7 @@ async def _with_payment(
             # One reference for each order: the shop's messages name different transactions.
             reference = f"{shop}: {mapped.order_id}"[:200]
             paid = {"order_id": mapped.order_id, "amount": missing, "reference": reference}
-            in_vain = (await record(read_incoming({**paid, "recorded_by": shop}))).came_in_vain
+            in_vain |= (await record(read_incoming({**paid, "recorded_by": shop}))).came_in_vain
     except (ValidationError, NotReceivable):
         return found
     if in_vain:  # a person has to give it back
