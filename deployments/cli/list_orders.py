@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 
 from rich import box
 from rich.table import Table
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from deployments import terminal
 from deployments.cli.outcome_table import STYLES
+from saga.clock import database_time_sync
 from shop.orders.outcomes import Outcome
 from shop.orders.page.formatting import duration
 from shop.orders.search import ListedOrder, Status, Wanted, find_all
@@ -87,7 +88,7 @@ def _time(option: str, given: str | None) -> datetime | None:
     if given is None:
         return None
     if (ago := _period(given)) is not None:
-        return datetime.now(UTC) - ago
+        return database_time_sync() - ago
     try:
         if len(given) <= len("2026-01-31"):
             return in_shop(datetime.combine(date.fromisoformat(given), time()))

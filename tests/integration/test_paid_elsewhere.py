@@ -367,7 +367,7 @@ async def test_digital_goods_are_confirmed_and_not_shipped(saga: World, unique: 
     text = saga.mail(order_id, "confirmation")
     assert "20.00" in text
     assert "racking number" not in text
-    await books(saga)
+    await assert_all_is_well(saga, order_id)
 
 
 async def test_a_digital_order_can_be_returned(saga: World, unique: str) -> None:
