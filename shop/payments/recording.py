@@ -151,8 +151,6 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
         raise PayableOrderUnknown(("order_id", f"there is no order {payment.order_id}"))
     if order.method not in {BANK_TRANSFER, CASH_ON_DELIVERY}:
         raise NotPaidThisWay(("", f"the order is paid neither by {BANK_TRANSFER} nor by {CASH_ON_DELIVERY}"))
-    if order.outcome is None and order.failing:  # its compensation may have looked already
-        raise NotReceivable(("order_id", "the order is being compensated: record it again in a minute"))
     if not money.is_currency(order.currency):
         raise NotPaidThisWay(("", "the order has no valid currency"))
     if not money.fits(payment.amount, order.currency):
@@ -169,6 +167,8 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
     if not new and (known := connection.execute(_KNOWN, row).scalar_one()) != payment.amount:
         shown = money.show(known, order.currency)
         raise ReferenceConflict(("reference", f"{payment.reference} was recorded before with {shown}"))
+    if new and order.outcome is None and order.failing:  # its compensation may have looked already
+        raise NotReceivable(("order_id", "the order is being compensated: record it again in a minute"))
     if new and connection.execute(_WAKE, {"id": payment.order_id, "code": PaymentAwaited.code}).rowcount:
         connection.execute(notification(ORDERS, WAITING))
     if new and order.outcome not in {None, Outcome.COMPLETED}:  # in vain: a person has to give it back

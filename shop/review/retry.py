@@ -129,7 +129,7 @@ def _retry(
         raise OrderUnknown(order_id)
     row = connection.execute(_LOOK, {"id": order_id}).mappings().one()
     number = number_of(row["content"])
-    if row["outcome"] is None and number > 1 and row["failure"] is None and not means.given:
+    if row["outcome"] is None and number > 1 and _is_under_way(row, means):
         return RetryReceipt(order_id=order_id, status="under_way", try_number=number)
     if (refusal := _why_not(connection, row)) is not None:
         raise NotRetryable(order_id, *refusal)
@@ -174,6 +174,14 @@ def _why_not(connection: Connection, row: RowMapping) -> tuple[str, str] | None:
     if manual.due_compensations(connection, ORDERS, row["id"]):
         return "a compensation is due", "Run reconcile-payments, and resolve what it reports"
     return None
+
+
+def _is_under_way(row: RowMapping, means: NewMeans) -> bool:
+    """Returns whether the try that is asked for is the one that is under way: with these means of payment,
+    and not failing already."""
+    payment = row["content"].get(_PAYMENT)
+    same = isinstance(payment, Mapping) and payment.items() >= means.given.items()
+    return row["failure"] is None and (same or not means.given)
 
 
 def _can_be_corrected(row: RowMapping) -> bool:

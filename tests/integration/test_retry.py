@@ -373,6 +373,15 @@ async def test_parallel_requests_make_one_new_try(saga: World, unique: str) -> N
     assert saga.sql("SELECT count(*) FROM order_try WHERE order_id = :id", id=order_id)[0][0] == 1
 
 
+async def test_another_card_is_not_dropped_while_a_try_is_under_way(saga: World, unique: str) -> None:
+    order_id = f"OTHER-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    await retry(order_id, CARD)
+    with pytest.raises(NotRetryable):
+        await retry(order_id, NewMeans(card_last4="4444"))
+    assert (await retry(order_id)).status == "under_way"
+
+
 async def test_sending_the_order_again_does_not_retry_it(saga: World, unique: str) -> None:
     order_id = f"SAME-{unique}"
     order = an_order(order_id, card=DECLINED)

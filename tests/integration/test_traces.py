@@ -130,7 +130,7 @@ async def test_compensations_refusals_and_failures_are_seen(
 async def test_nothing_is_lost_while_the_collector_is_away_and_nothing_is_sent_twice(
     saga: World, collected: Collector, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shop.monitoring.traces.sender._RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(sys.modules[Sender.__module__], "_RETRY_SECONDS", 0.2)
     collected.answer = 404  # a refusal, which the exporter does not try again by itself
     orders = [f"LATE-{unique}-{n}" for n in range(3)]
     await asyncio.to_thread(submit, [an_order(order_id) for order_id in orders])
