@@ -195,7 +195,9 @@ AmountOrZero = Annotated[Amount, BeforeValidator(_zero_if_left_out)]
 OptionalPieces = Annotated[Pieces | None, BeforeValidator(none_if_left_out)]
 Flag = Annotated[bool, BeforeValidator(_no_if_left_out)]
 Moment = Annotated[
-    datetime | None, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})
+    datetime | None,
+    BeforeValidator(_moment),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}]}),
 ]
 """An optional time, in UTC."""
 Metadata = Annotated[dict[str, Any] | None, BeforeValidator(_metadata)]
