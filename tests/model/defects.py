@@ -30,9 +30,10 @@ from saga.journal import Record
 from shop.inventory.port import ReleaseResult, reservation_id
 from shop.orders.order import OrderInstance
 from shop.orders.store import ORDERS
-from shop.payments.charge import PaymentResult, RefundResult, _charged
+from shop.payments.charge import _charged
 from shop.payments.errors import RefundRefused
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
+from shop.payments.results import PaymentResult, RefundResult
 from tests.model.witness import UNFORESEEN
 
 Defect = Callable[[], AbstractContextManager[Any]]
@@ -78,7 +79,7 @@ def charged_without_looking() -> AbstractContextManager[Any]:
             token=None,
             key=key,
         )
-        return _charged(await gateway.confirm(payment.id, key=f"confirm-{payment.id}"))
+        return _charged(await gateway.confirm(payment.id, key=f"confirm-{payment.id}"), order.paid_in_part)
 
     return _instead(tasks.process_payment, "charge", charge)
 
