@@ -33,6 +33,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import free_port, stop_leftover
 from deployments.local.sandbox import Sandbox
 from deployments.setup.server import ensure_queues, ensure_work_pool
+from saga import log_context
 from tests.easypost_server import EasyPost
 from tests.localstripe_server import LocalStripe
 from tests.nursery.nursery import Nursery
@@ -67,6 +68,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("model").addoption(
         "--histories", type=int, default=0, help="so many random ones, instead of always the same few"
     )
+
+
+@pytest.fixture(autouse=True)
+def log_context_is_left_as_it_was() -> Iterator[None]:
+    """Fails a test that leaves an order or a step bound: the lines of every later test would name it."""
+    before = log_context.fields()
+    yield
+    assert log_context.fields() == before, "run what binds an order or a step in copy_context()"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,14 @@ def test_console_writes_no_file_and_file_shows_nothing(
 
 
 def test_a_batch_says_how_many_and_an_order_beside_it_says_which(configured: Any) -> None:
+    def one_continues_alone() -> None:
+        bind_instance("B")
+        log.info("one of them")
+
     path = configured("logging: {default_logger: file}")
     with about("check_inventory", orders("A", "B", "C")):
         log.info("batch")
-        bind_instance("B")
-        log.info("one of them")
+        copy_context().run(one_continues_alone)
     log.info("after", extra={"order_id": "Z"})
     batch, one, after = kept(path)
     assert (batch["orders"], batch.get("order_id"), batch["step"]) == (3, None, "check_inventory")
