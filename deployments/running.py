@@ -7,24 +7,27 @@ import os
 from dotenv import dotenv_values
 
 from deployments.local.environment import given, set_environment
+from deployments.login import CREDENTIALS, from_file, read_login_files
 from shop.settings import ENV_FILES
 
-_URL, _PASSWORD = "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"
+_URL = "PREFECT_API_URL"
 
 
 def use_running_world() -> None:
     """Makes Prefect's client use the server of `.env` or of a running `make run`, unless the environment
     names one.
 
-    Otherwise the client reads the active Prefect profile. A server's password is only taken from where its
-    address is set.
+    Otherwise the client reads the active Prefect profile. A server's credential is only taken from where its
+    address is set, and the environment's takes precedence. Raises `UnreadableLogin`.
     """
+    read_login_files()
     for file in reversed(ENV_FILES):
         values = dotenv_values(file, encoding="utf-8-sig")
         if (url := values.get(_URL)) and (os.environ.get(_URL) or url) == url:
             found = {_URL: url}
-            if (password := values.get(_PASSWORD)) and "PREFECT_API_KEY" not in os.environ:
-                found[_PASSWORD] = os.environ.get(_PASSWORD, password)
+            if not any(name in os.environ for name in CREDENTIALS):
+                login = {name: from_file(name, values) or values.get(name) for name in CREDENTIALS}
+                found |= {name: value for name, value in login.items() if value}
             set_environment(found)
             return
 

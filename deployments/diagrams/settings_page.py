@@ -33,7 +33,8 @@ as Docker and Kubernetes mount secrets, and `NAME_BLOCK` is the name of the bloc
 
 Prefect has its own settings: `PREFECT_API_URL` is the address of the Prefect server, and
 `PREFECT_API_AUTH_STRING` (`user:password`) or `PREFECT_API_KEY` (Prefect Cloud) is its credential. The active
-Prefect profile can contain them, too. `make run` starts its own server.
+Prefect profile can contain them, too. `order-saga` and what it starts also read the credential from the file
+that `PREFECT_API_AUTH_STRING_FILE` or `PREFECT_API_KEY_FILE` names. `make run` starts its own server.
 """
 _ENGINE, _PLACES = "Engine", "Where things are"
 _TYPES = {

@@ -8,14 +8,27 @@ from pathlib import Path
 
 import pytest
 from prefect.context import refresh_global_settings_context
+from prefect.settings import get_current_settings
 
 from deployments import running
+from deployments.cli import order_saga
 from deployments.local import run
 from deployments.local.environment import write_env_file
+from deployments.login import UnreadableLogin, read_login_files
 from deployments.running import configured_prefect_api_url, use_running_world
 
 OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example.com/api"
-NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFECT_PROFILE")
+FILES = ("PREFECT_API_AUTH_STRING_FILE", "PREFECT_API_KEY_FILE")
+NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFECT_PROFILE", *FILES)
+
+
+@pytest.fixture
+def no_login(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without a server and its credentials; what a call puts there is removed afterwards."""
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    return monkeypatch
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +109,41 @@ def test_a_prefect_profile_names_the_server_unless_a_setting_does(
         monkeypatch.setenv(name, value)
     assert configured_prefect_api_url() == named
     assert run._options().prefect_api_url == named, "`make run` uses that server instead of its own"
+
+
+@pytest.mark.parametrize("name", ["PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"])
+def test_a_credential_can_be_in_a_file(tmp_path: Path, no_login: pytest.MonkeyPatch, name: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text("admin:from a file\n")
+    no_login.setenv(f"{name}_FILE", str(file))
+    read_login_files()
+    assert os.environ[name] == "admin:from a file"
+    assert get_current_settings().to_environment_variables(exclude_unset=True)[name] == "admin:from a file"
+    file.write_text("admin:another one")
+    read_login_files()
+    assert os.environ[name] == "admin:from a file", "a process keeps what it has read"
+    assert not any(file in os.environ for file in FILES), "its children have one source"
+
+
+def test_a_file_named_beside_the_address_is_read(tmp_path: Path, no_login: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "key"
+    file.write_text("pnu_key")
+    write_env_file(tmp_path / ".env", {"PREFECT_API_URL": THEIRS, "PREFECT_API_KEY_FILE": str(file)})
+    no_login.setattr(running, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
+    use_running_world()
+    assert (os.environ.get("PREFECT_API_URL"), os.environ.get("PREFECT_API_KEY")) == (THEIRS, "pnu_key")
+
+
+def test_a_credential_that_cannot_be_read_is_an_error_that_names_it(
+    tmp_path: Path, no_login: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "secret"
+    no_login.setenv("PREFECT_API_AUTH_STRING_FILE", str(file))
+    assert order_saga(["status"]) == 2
+    assert f"PREFECT_API_AUTH_STRING_FILE={file}" in capsys.readouterr().err
+    file.write_text("admin:PLANTED")
+    no_login.setenv("PREFECT_API_AUTH_STRING", "admin:OTHER")
+    with pytest.raises(UnreadableLogin) as error:
+        read_login_files()
+    assert "PREFECT_API_AUTH_STRING_FILE" in str(error.value)
+    assert "PLANTED" not in str(error.value)
