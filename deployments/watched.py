@@ -1,5 +1,5 @@
-"""Monitoring of long-running processes: reports liveness, answers at `/metrics`, sends traces, and closes
-permissions that an earlier version left open.
+"""Monitoring of long-running processes: reports liveness, answers at `/metrics`, and sends traces. In
+`VAR_DIR`, closes permissions that an earlier version left open, and deletes files of erased customers.
 
 None of it prevents the process from working: a port that is taken is only logged.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from shop.monitoring.sampler import sampling
+from shop.retention.files import deleting_files_of_erased_customers
 from shop.runtime.extras import needs_extra
 from shop.runtime.files import tighten
 from shop.settings import settings
@@ -25,6 +26,8 @@ def watched(kind: str, *, own_port: bool = False, database_url: str | None = Non
     tighten(settings().var_dir)
     with ExitStack() as stack:
         stack.enter_context(sampling(kind, database_url=database_url))
+        if database_url is None:
+            stack.enter_context(deleting_files_of_erased_customers())
         if own_port:
             _serve_metrics(kind, stack)
         _send_traces(stack, database_url)

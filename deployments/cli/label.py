@@ -17,6 +17,7 @@ from shop.orders.page.formatting import for_terminal
 from shop.runtime.files import write_atomic
 from shop.runtime.sync import run_sync
 from shop.runtime.times import shop_zone
+from shop.shipping.carriers import close_carriers
 from shop.shipping.labels.formats import LabelFormat
 from shop.shipping.labels.stored import Label, NoLabel, find_label, shipped
 
@@ -74,11 +75,14 @@ async def _find(orders: Sequence[str], window: Window | None) -> dict[str, Label
         bounds = window.at(await database_time()).bounds
         ids += await shipped(bounds["since"], bounds["until"])
     found: dict[str, Label | NoLabel] = {}
-    for order in dict.fromkeys(ids):
-        try:
-            found[order] = await find_label(order)
-        except NoLabel as error:
-            found[order] = error
+    try:
+        for order in dict.fromkeys(ids):
+            try:
+                found[order] = await find_label(order)
+            except NoLabel as error:
+                found[order] = error
+    finally:
+        await close_carriers()
     return found
 
 

@@ -8,7 +8,6 @@ import email
 import email.policy
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -17,14 +16,13 @@ from fastapi.responses import HTMLResponse
 from deployments.web.keys import require_key_or_password
 from deployments.web.problems import ProblemError, answers
 from shop.notifications.kinds import Kind
-from shop.notifications.maildir import find_mail
+from shop.notifications.stored import MailGone, NoMail, find_sent_mail
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.page.documents import LABEL, MAIL
 from shop.orders.tries import MOST_TRIES
 from shop.runtime.extras import MissingExtra
-from shop.settings import settings
 from shop.shipping.labels.formats import LabelFormat
-from shop.shipping.labels.stored import LabelGone, NoLabel, find_label
+from shop.shipping.labels.stored import LabelGone, LabelUnavailable, NoLabel, find_label
 
 _REFUSED = answers(
     HTTPStatus.UNAUTHORIZED,
@@ -66,12 +64,14 @@ async def label(
 ) -> Response:
     """Returns the parcel's label, 4 x 6 inches: a PDF, or ZPL for label printers."""
     try:
-        found = await find_label(order_id)
+        found = await find_label(order_id, keep=True)
         made = await asyncio.get_running_loop().run_in_executor(
             _drawing, found.render, label_format, int(dots_per_inch)
         )
     except LabelGone as error:
         raise _missing("label", str(error), HTTPStatus.GONE) from None
+    except LabelUnavailable as error:
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
     except NoLabel as error:
         raise _missing("label", str(error)) from None
     except MissingExtra as error:
@@ -80,31 +80,26 @@ async def label(
     return Response(made, media_type=label_format.media_type, headers=headers)
 
 
-@router.get(MAIL, response_class=HTMLResponse, responses=_REFUSED)
-def mail(
+@router.get(MAIL, response_class=HTMLResponse, responses=_REFUSED | answers(HTTPStatus.GONE))
+async def mail(
     order_id: OrderId,
     kind: Kind,
     try_number: Annotated[
         int, Query(alias="try", ge=1, le=MOST_TRIES, description="the order's try that the mail is about")
     ] = 1,
 ) -> Response:
-    """Returns a mail as its reader sees it, if it went to the Maildir (no mail server is set)."""
-    path = find_mail(settings().mail_dir, order_id, kind, try_number)
-    if path is None or not _is_there(path):
-        raise _missing("mail", "this order has no such mail in VAR_DIR of this machine")
-    parsed = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
-    body = parsed.get_body(("html", "plain"))
+    """Returns a mail that was sent, as its reader sees it."""
+    try:
+        sent = await find_sent_mail(order_id, kind, try_number)
+    except MailGone as error:
+        raise _missing("mail", str(error), HTTPStatus.GONE) from None
+    except NoMail as error:
+        raise _missing("mail", str(error)) from None
+    body = email.message_from_bytes(sent, policy=email.policy.default).get_body(("html", "plain"))
     if body is None:
-        raise _missing("mail", "this order has no such mail in VAR_DIR of this machine")
+        raise _missing("mail", "this mail has no text")
     media_type = f"{body.get_content_type()}; charset=utf-8"
     return Response(body.get_content(), headers=_HEADERS | {"Content-Type": media_type})
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _missing(what: str, detail: str, status: HTTPStatus = HTTPStatus.NOT_FOUND) -> ProblemError:

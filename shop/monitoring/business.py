@@ -16,7 +16,7 @@ from shop.inventory.errors import OutOfStock
 from shop.monitoring.buckets import Durations, durations
 from shop.monitoring.commands import Counted, bucket_counts, share, that_ended, total
 from shop.monitoring.window import Window
-from shop.notifications.outbox import CONFIRMATION_STEP
+from shop.notifications.stored import CONFIRMATION_STEP
 from shop.orders.outcomes import Outcome
 from shop.payments import charge
 

@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import BaseModel
 
 from saga.database import Tx
-from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, add_notices
+from shop.notifications.stored import CONFIRMATION_STEP
 from shop.orders.order import OrderInstance
 from shop.orders.tries import try_number
 from shop.shipping import fulfilment
@@ -33,7 +33,7 @@ async def notify(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Notificat
     """Puts the confirmation into the outbox and the contact into the CRM, once per order."""
     notices = []
     for order in orders:
-        confirmation, shipment = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)
+        confirmation, shipment = order.result(CONFIRMATION_STEP), order.result(fulfilment.STEP)
         details = {
             "tracking_number": shipment.get("tracking_number"),
             "written_by": confirmation.get("generation_model"),

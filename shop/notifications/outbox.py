@@ -19,10 +19,8 @@ from saga.database import Tx, as_json, transaction
 from saga.failpoints import failpoint
 from shop.notifications.delivery_log import DeliveryLog
 from shop.notifications.senders import SENDING_SECONDS, max_batch_seconds, send
+from shop.notifications.stored import CONFIRMATION_STEP
 from shop.settings import settings
-
-CONFIRMATION_STEP = "generate_confirmation"
-"""The step whose result in the journal is the text of the confirmation."""
 
 
 @dataclass(frozen=True, slots=True)

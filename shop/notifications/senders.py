@@ -12,9 +12,9 @@ from saga.failpoints import failpoint
 from shop.notifications.delivery_log import LOG_SECONDS, DeliveryLog
 from shop.notifications.delivery_result import DATA_SECONDS, SENT, DeliveryResult
 from shop.notifications.kinds import REPORT, Kind, split
-from shop.notifications.mail import MailContext, mail
 from shop.notifications.maildir import Maildir, mail_names
 from shop.notifications.message import Mail
+from shop.notifications.stored import build_mail, installation_mark
 from shop.notifications.webhook_key import webhook_key
 from shop.orders.order import read_stored
 from shop.runtime.extras import MissingExtra
@@ -78,7 +78,7 @@ async def _into_maildir(
     maildir = Maildir(s.mail_dir)
 
     def write(row: Any) -> DeliveryResult:
-        built = _build_mail(row, s, own)
+        built = _mail(row, s, own)
         with _MAIL:
             name, *before = mail_names(row["order_id"], row["kind"], row["try_number"])
             maildir.write(name, built, before=before)
@@ -99,7 +99,7 @@ async def _by_smtp(
     mails: list[tuple[int, Mail]] = []
 
     def build(row: Any) -> DeliveryResult:
-        mails.append((row["id"], _build_mail(row, s, own)))
+        mails.append((row["id"], _mail(row, s, own)))
         return SENT
 
     results = await asyncio.to_thread(lambda: {row["id"]: _attempt(row, build) for row in rows})
@@ -132,7 +132,7 @@ async def _to_crm(
                 split(row["kind"])[0],
                 row["created_at"],
                 row["payload"],
-                _installation_mark(row, own),
+                installation_mark(row, own),
                 row["try_number"],
             ),
         )
@@ -156,21 +156,7 @@ def _attempt(row: Any, do: Callable[[Any], DeliveryResult]) -> DeliveryResult:
         )
 
 
-def _installation_mark(row: Any, own: Installation) -> str:
-    """Returns the installation id, or nothing for messages of an earlier version: they may have been sent,
-    and keep their ids."""
-    return own.id if row["created_at"] >= own.made_at else ""
-
-
-def _build_mail(row: Any, s: Settings, own: Installation) -> Mail:
-    if row["kind"] == REPORT:
-        from shop.monitoring.dashboard.report_mail import report_mail
-
-        return report_mail(
-            row["order_id"], row["payload"], s, row["created_at"], _installation_mark(row, own)
-        )
-    order, kind = read_stored(row["content"]), Kind(row["kind"])
-    if kind is Kind.CONFIRMATION:
-        fetch_label(order, row["payload"], s)  # before the customer is notified of the parcel
-    context = MailContext(s, row["created_at"], _installation_mark(row, own), row["try_number"])
-    return mail(order, kind, {**row["payload"], "confirmation": row["confirmation"]}, context)
+def _mail(row: Any, s: Settings, own: Installation) -> Mail:
+    if row["kind"] == Kind.CONFIRMATION:
+        fetch_label(read_stored(row["content"]), row["payload"], s)  # before the customer knows of the parcel
+    return build_mail(row, s, own)

@@ -7,15 +7,8 @@ again, which changes nothing.
 
 from __future__ import annotations
 
-import logging
-import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import product
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -24,23 +17,16 @@ from saga import manual
 from saga.database import sync_engine
 from saga.failpoints import failpoint
 from shop.notifications import erasure as message_erasure
-from shop.notifications.kinds import Kind
-from shop.notifications.maildir import mail_names
 from shop.orders import erasure as order_erasure
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
-from shop.orders.tries import number_of
+from shop.retention.files import delete_files, delete_leftovers, find_mails
 from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
 from shop.review import erasure as review_erasure
-from shop.runtime.files import has_exact_name
-from shop.settings import Settings, settings
-from shop.shipping.labels.files import label_paths
-
-log = logging.getLogger(__name__)
+from shop.settings import settings
 
 _BATCH_SIZE = 500
-_LEFTOVER_SECONDS = 86_400
-_FILES, _ERASING = failpoint("deleting customers' files"), failpoint("the commit of erasing customers")
+_ERASING = failpoint("the commit of erasing customers")
 # Excludes orders that are open or under manual review, and orders with disputes, messages or events to
 # handle.
 _IS_ERASABLE = """
@@ -72,14 +58,15 @@ def erase_customers(days: float | None = None) -> int:
 
     Skips orders that are open, under manual review, or disputed, or have unsent messages. Erases hundreds of
     orders per transaction; concurrent calls process different orders. Deletes labels and mails in this
-    process's `VAR_DIR`. Must not be called in an event loop. Raises SQLAlchemyError if the database is
-    unavailable, and OSError if a file cannot be deleted: run it again.
+    process's `VAR_DIR`; other machines delete theirs (`shop.retention.files`). Must not be called in an event
+    loop. Raises SQLAlchemyError if the database is unavailable, and OSError if a file cannot be deleted: run
+    it again.
     """
     s = settings()
     if (days := s.retention.customer_data_days if days is None else days) is None:
         return 0
-    mails = _mails(s)
-    _delete_leftovers(s)
+    mails = find_mails(s)
+    delete_leftovers(s)
     erased, after = 0, (_BEGINNING, "")
     with sync_engine(s.database_url).connect() as connection:
         while True:
@@ -88,7 +75,7 @@ def erase_customers(days: float | None = None) -> int:
                 rows = connection.execute(_NEXT, values).mappings().all()
                 if not rows:
                     return erased
-                _delete_files(rows, s, mails)
+                delete_files(rows, s, mails)
                 _erase(connection, rows)
                 with _ERASING:
                     running.commit()
@@ -127,45 +114,3 @@ def _erase(connection: Connection, rows: Sequence[Any]) -> None:
     order_erasure.erase_tries(connection, ids, scrubbed, ERASED)
     message_erasure.erase(connection, ids, ERASED)
     review_erasure.erase(connection, ids, ERASED)
-
-
-def _mails(s: Settings) -> dict[str, list[Path]]:
-    """Returns the Maildir's files by name, without the suffixes
-    of mail programs and of interrupted writers."""
-    found: dict[str, list[Path]] = defaultdict(list)
-    for part in ("new", "cur", "tmp"):
-        with suppress(FileNotFoundError):
-            for entry in os.scandir(s.mail_dir / part):
-                found[entry.name.partition(".eml")[0] + ".eml"].append(Path(entry.path))
-    return found
-
-
-def _delete_leftovers(s: Settings) -> None:
-    """Deletes temporary label files of processes that died. Uses the file system's clock, as several machines
-    may share the folder."""
-    with suppress(FileNotFoundError), _FILES:
-        with NamedTemporaryFile(dir=s.label_dir, prefix=".clock-", suffix=".tmp") as probe:
-            now = os.fstat(probe.fileno()).st_mtime
-        for entry in os.scandir(s.label_dir):
-            if (
-                entry.name.startswith(".")
-                and entry.name.endswith(".tmp")
-                and entry.stat().st_mtime < now - _LEFTOVER_SECONDS
-            ):
-                Path(entry.path).unlink(missing_ok=True)
-
-
-def _delete_files(rows: Sequence[Any], s: Settings, mails: dict[str, list[Path]]) -> None:
-    with _FILES:
-        for row in rows:
-            for path in _files(row["id"], s, mails, number_of(row["content"])):
-                path.unlink(missing_ok=True)
-
-
-def _files(order_id: str, s: Settings, mails: dict[str, list[Path]], tries: int = 1) -> Iterator[Path]:
-    label, *before = label_paths(s.label_dir, order_id)
-    yield label
-    yield from (path for path in before if has_exact_name(path))
-    for kind, number in product(Kind, range(1, tries + 1)):
-        for name in mail_names(order_id, kind, number):
-            yield from mails.get(name, ())

@@ -249,7 +249,7 @@ async def test_many_in_batches_and_broken_off(world: World, monkeypatch: pytest.
             raise trouble
 
     with monkeypatch.context() as patch:
-        patch.setattr("shop.retention.customers._delete_files", breaks)
+        patch.setattr("shop.retention.customers.delete_files", breaks)
         with pytest.raises(OSError, match="disk"):
             await asyncio.to_thread(erase_customers, 30)
     assert world.sql("SELECT count(*) FROM customer_order WHERE erased_at IS NOT NULL") == [(500,)]

@@ -107,7 +107,7 @@ async def test_another_carrier_s_label_is_the_file_that_it_made(
         id=shipped,
     )
     ask = {"id": shipped}
-    assert web.get("/documents/label", params=ask, auth=("", KEY)).status_code == 404, "not on this machine"
+    assert web.get("/documents/label", params=ask, auth=("", KEY)).status_code == 503, "not set"
     write_label(label_path(settings().label_dir, shipped), b"%PDF-of-the-carrier")
     assert web.get("/documents/label", params=ask, auth=("", KEY)).content == b"%PDF-of-the-carrier"
     assert web.get("/documents/label", params={**ask, "format": "zpl"}, auth=("", KEY)).status_code == 404

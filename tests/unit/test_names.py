@@ -17,7 +17,7 @@ from shop.notifications.message import Mail
 from shop.orders.names import MAX_ORDER_ID, file_stems, key, run_name, stem
 from shop.orders.page.page import page_key
 from shop.payments.sandbox.ledger import MAX_ORDER_ID as GATEWAY_MAX
-from shop.retention.customers import _files, _mails
+from shop.retention.files import delete_files, find_mails
 from shop.runtime.files import has_exact_name, write_atomic
 from shop.settings import Settings
 from shop.shipping.labels.files import label_path
@@ -235,5 +235,7 @@ def test_what_an_earlier_version_wrote_is_erased_and_nothing_of_a_namesake(tmp_p
         for name in file_stems(order_id):
             write_atomic(s.label_dir / f"{name}.pdf", b"label")
             write_atomic(s.mail_dir / "new" / f"{name}.refund.eml", b"mail")
-    erased = {path.name for path in _files("order-1", s, _mails(s)) if path.exists()}
+    everything = {path.name for path in tmp_path.rglob("*.*")}
+    delete_files([{"id": "order-1", "content": {}}], s, find_mails(s))
+    erased = everything - {path.name for path in tmp_path.rglob("*.*")}
     assert erased == {f"{name}.{kind}" for name in file_stems("order-1") for kind in ("pdf", "refund.eml")}

@@ -18,7 +18,6 @@ from shop.orders.page.formatting import duration, for_markdown, for_mermaid
 from shop.orders.page.page import order_page, page_key, summary
 from shop.orders.page.story import MailRow, OrderStory, ReviewEntry, StepRow, StepState, UndoState, step_views
 from shop.settings import Settings
-from shop.shipping.labels.files import label_path, write_label
 from tests.node import node as mermaid
 
 NAMES = [step.name for step in ORDER_SAGA]
@@ -336,10 +335,6 @@ class TestPage:
         )
         assert to_label in page
         assert to_label not in order_page(replace(story, returned=True), ORDER_SAGA, s), "it is void"
-        fetched = replace(story, booked_at="easypost")
-        assert to_label not in order_page(fetched, ORDER_SAGA, s), "nothing is fetched yet"
-        write_label(label_path(s.label_dir, story.order_id), b"%PDF-")
-        assert to_label in order_page(fetched, ORDER_SAGA, s)
         assert "[read it](https://orders.shop.example/documents/mail?id=ORDER-1001&kind=confirmation)" in page
         assert str(tmp_path) not in page
 

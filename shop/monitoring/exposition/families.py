@@ -21,7 +21,7 @@ from shop.monitoring.exposition.now import Now
 from shop.monitoring.exposition.reading import Read
 from shop.monitoring.exposition.totals import Total
 from shop.monitoring.postponed import EXTERNAL, POSTPONED
-from shop.notifications.outbox import CONFIRMATION_STEP
+from shop.notifications.stored import CONFIRMATION_STEP
 from shop.orders.outcomes import Outcome
 from shop.payments.errors import PaymentAwaited, PaymentNeedsCustomer
 from shop.values.money import is_currency

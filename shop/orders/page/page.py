@@ -16,8 +16,6 @@ from shop.orders.page.story import MailRow, OrderStory, StepView, step_views
 from shop.orders.tries import EarlierTry
 from shop.runtime.times import shown, shown_time
 from shop.settings import Settings
-from shop.shipping.carriers import EMBEDDED
-from shop.shipping.labels.files import label_path
 from shop.values.money import show
 
 _PLAIN = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+)*")
@@ -167,22 +165,19 @@ def _documents(story: OrderStory, s: Settings) -> Iterator[str]:
 def _where_is_label(story: OrderStory, s: Settings) -> str:
     if story.returned:
         return "void, because the parcel was returned"
-    if (story.booked_at or EMBEDDED) != EMBEDDED and not label_path(s.label_dir, story.order_id).exists():
-        return "fetched from the carrier right before the mail is sent"
     if s.web.url:
         return f"[open it]({label_url(s.web.url, story.order_id)})"
-    return f"drawn by order-saga label {for_markdown(shlex.quote(story.order_id))}"
+    return f"written by order-saga label {for_markdown(shlex.quote(story.order_id))}"
 
 
 def _where_is(mail: MailRow, order_id: str, s: Settings) -> str:
     if not mail.sent:
         return "not sent yet" + (f": {for_markdown(mail.error)}" if mail.error else "")
-    if s.smtp.url:
-        return "sent through the mail server"
-    if (path := find_mail(s.mail_dir, order_id, mail.kind, mail.try_number)) is None:
-        return "sent"
-    url = mail_url(s.web.url, order_id, mail.kind, mail.try_number) if s.web.url else None
-    return f"[read it]({url})" if url else f"`{path}`"
+    how = "sent through the mail server" if s.smtp.url else "sent"
+    if s.web.url:
+        return f"{how}: [read it]({mail_url(s.web.url, order_id, mail.kind, mail.try_number)})"
+    path = None if s.smtp.url else find_mail(s.mail_dir, order_id, mail.kind, mail.try_number)
+    return f"`{path}`" if path else how
 
 
 def _when(story: OrderStory) -> str:

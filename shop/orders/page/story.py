@@ -22,7 +22,6 @@ from shop.orders.tries import EARLIER_TRIES, EarlierTry, read_tries
 from shop.payments.charge import STEP as PAYMENT
 from shop.runtime.times import shown_minute
 from shop.settings import settings
-from shop.shipping.carriers import STEP as SHIPPING
 from shop.values.money import currency_of
 
 _CANCELLED = {SagaCancelled.code, SagaReturned.code}
@@ -48,8 +47,6 @@ _STORY = text(
         extract(epoch FROM coalesce(o.finished_at, clock_timestamp()) - o.submitted_at)::float AS seconds,
         (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
         EXISTS (SELECT 1 FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NOT NULL) AS returned,
-        (SELECT s.result ->> 'booked_at' FROM order_step s
-            WHERE s.order_id = o.id AND s.step = :shipping) AS booked_at,
         (SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'kind', m.kind, 'sent', m.sent_at IS NOT NULL, 'error', m.error, 'try_number', m.try_number)
                 ORDER BY m.id), '[]')
@@ -150,8 +147,6 @@ class OrderStory:
     tracking_number: str | None = None
     returned: bool = False
     """Whether the parcel was returned: its label is void."""
-    booked_at: str | None = None
-    """The carrier of the parcel; None: the embedded one, by an earlier version."""
     mails: Sequence[MailRow] = ()
     review: Sequence[ReviewEntry] = ()
     tries: Sequence[EarlierTry] = ()
@@ -272,7 +267,6 @@ def _read(connection: Connection, order_id: str) -> OrderStory | None:
             {
                 "id": order_id,
                 "kinds": [str(kind) for kind in MailKind],
-                "shipping": SHIPPING,
                 "payment": PAYMENT,
             },
         )

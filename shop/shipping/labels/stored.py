@@ -1,30 +1,37 @@
-"""Finds the label of an order, for those who print it. The embedded carrier's is drawn when it is asked for,
-from the order and its shipment; another carrier's is the file that was fetched from it."""
+"""Finds the label of an order, for those who print it, on any machine. The embedded carrier's is drawn when
+it is asked for, from the order and its shipment; another carrier's is the file that this machine has, or else
+fetched from the carrier, by the shipment's id in the journal."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import text
 
 from saga.database import transaction
 from shop.orders.errors import UnusableOrder
 from shop.orders.intake_content import usable_id
+from shop.orders.order import read_stored
 from shop.settings import settings
-from shop.shipping.carriers import EMBEDDED, STEP
+from shop.shipping.carriers import EMBEDDED, STEP, carrier
 from shop.shipping.embedded import label_content, render
+from shop.shipping.errors import CarrierMisconfigured, CarrierRefused, CarrierUnavailable
 from shop.shipping.labels.content import Parcel
-from shop.shipping.labels.files import label_path
+from shop.shipping.labels.files import label_path, write_label
 from shop.shipping.labels.formats import LabelFormat
 
 _FIND = text(
     """
-    SELECT s.*, o.content, o.erased_at,
-        (SELECT j.result ->> 'booked_at' FROM order_step j
-            WHERE j.order_id = o.id AND j.step = :step) AS booked_at
-    FROM customer_order o JOIN shipment s ON s.order_id = o.id WHERE o.id = :id
+    SELECT s.*, o.content, o.erased_at, j.result ->> 'booked_at' AS booked_at,
+        j.result ->> 'shipment_id' AS shipment_id
+    FROM customer_order o JOIN shipment s ON s.order_id = o.id
+    LEFT JOIN order_step j ON j.order_id = o.id AND j.step = :step
+    WHERE o.id = :id
     """
 )
 _SHIPPED = text(
@@ -42,25 +49,31 @@ class LabelGone(NoLabel):
     erased."""
 
 
+class LabelUnavailable(NoLabel):
+    """The carrier has the label, and does not return it now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
-    """An order's label: what it says, or the file that another carrier made."""
+    """An order's label: what it says, or the PDF that another carrier made."""
 
-    content: Parcel | Path
+    content: Parcel | bytes
 
     def render(self, label_format: LabelFormat, dots_per_inch: int = 203) -> bytes:
         """Returns the label in this format, ZPL for printers of this resolution. Takes milliseconds: not for
-        an event loop. Raises `NoLabel` if the carrier made no label of this format, `MissingExtra` without
-        the extra `labels`, and OSError if the file cannot be read."""
+        an event loop. Raises `NoLabel` if the carrier made no label of this format, and `MissingExtra`
+        without the extra `labels`."""
         if isinstance(self.content, Parcel):
             return render(self.content, label_format, dots_per_inch)
         if label_format is not LabelFormat.PDF:
             raise NoLabel(f"the carrier made this order's label as a PDF, not as {label_format.upper()}")
-        return self.content.read_bytes()
+        return self.content
 
 
-async def find_label(order_id: str) -> Label:
-    """Returns the order's label. Raises `NoLabel`, or its subclass `LabelGone`."""
+async def find_label(order_id: str, *, keep: bool = False) -> Label:
+    """Returns the order's label. `keep`: in `VAR_DIR`, if it is fetched from a carrier; for processes that
+    delete the files of erased customers there. Raises `NoLabel` or its subclasses `LabelGone` and
+    `LabelUnavailable`, and `MissingExtra` without the carrier's extra."""
     try:
         values = {"id": usable_id(order_id), "step": STEP}
     except UnusableOrder:
@@ -76,12 +89,31 @@ async def find_label(order_id: str) -> Label:
     if (row.booked_at or EMBEDDED) == EMBEDDED:
         return Label(label_content(row, settings()))
     path = label_path(settings().label_dir, order_id)
-    if not path.is_file():
-        raise NoLabel(
-            f"the label is in VAR_DIR of the machine that sent the order's mail, which fetched it from "
-            f"{row.booked_at}"
-        )
-    return Label(path)
+    if (known := await asyncio.to_thread(_read, path)) is not None:
+        return Label(known)
+    fetched = await _fetch(row)
+    if keep:
+        with suppress(OSError):  # it is fetched again next time
+            await asyncio.to_thread(write_label, path, fetched)
+    return Label(fetched)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+async def _fetch(row: Any) -> bytes:
+    """Fetches the label again from the carrier that has the parcel."""
+    if row.shipment_id is None:
+        raise NoLabel("the journal has no id of this order's shipment at the carrier")
+    order = read_stored(row.content)
+    try:
+        return await carrier(row.booked_at).label(order, row.shipment_id, row.tracking_number)
+    except (CarrierUnavailable, CarrierRefused, CarrierMisconfigured) as error:
+        raise LabelUnavailable(f"{row.booked_at} does not return the label: {error}") from error
 
 
 async def shipped(since: datetime, until: datetime) -> list[str]:
