@@ -16,10 +16,8 @@ from uuid import uuid4
 import httpx
 import psycopg
 import yaml
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from pydantic import ValidationError
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,6 +29,7 @@ from saga.errors import StepError
 from saga.wakeup import plain_url
 from shop.runtime.extras import MissingExtra, needs_extra
 from shop.runtime.files import make_private
+from shop.runtime.migrate import newest_revision, revision
 from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings, mistakes
 
@@ -100,12 +99,12 @@ async def database(known: Known) -> Finding:
             with engine.connect() as connection:
                 version = connection.execute(text("SHOW server_version")).scalar_one()
                 read_only = connection.execute(text("SHOW transaction_read_only")).scalar_one() == "on"
-                return str(version).split()[0], read_only, _revision(connection), _head(connection)
+                return str(version).split()[0], read_only, revision(connection), newest_revision()
         finally:
             engine.dispose()
 
     try:
-        found = await asyncio.to_thread(read)
+        answers = await asyncio.to_thread(read)
     except (SQLAlchemyError, psycopg.Error) as error:
         if not given:
             return Finding("database", State.EMBEDDED, f"PostgreSQL, {NOT_RUNNING}")
@@ -116,7 +115,7 @@ async def database(known: Known) -> Finding:
             f"{where} cannot be used ({why})",
             "check DATABASE_URL and whether the server runs",
         )
-    if found is None:
+    if answers is None:
         what = (
             f"{where} is behind a pooler in {Pooler.TRANSACTION}: "
             "successive statements were answered by different server processes"
@@ -127,31 +126,21 @@ async def database(known: Known) -> Finding:
             f"{what}, so LISTEN, session settings and session locks do not last",
             _WITHOUT_POOLER,
         )
-    version, read_only, revision, head = found
+    version, read_only, current, newest = answers
     state, what = (State.REAL if given else State.EMBEDDED), f"PostgreSQL {version}, {where}{through}"
     if read_only:
         remedy = "set DATABASE_URL to the primary; of several hosts (?host=a,b) the writable one is used"
         return Finding(
             "database", State.WRONG, f"{what}: it is read-only, a standby or a demoted primary", remedy
         )
-    if revision != head:
+    if current != newest:
         return Finding(
             "database",
             State.WRONG,
-            f"{what}: its tables are at {revision or 'nothing'}, not {head}",
+            f"{what}: its tables are at {current or 'nothing'}, not {newest}",
             "run order-saga migrate",
         )
     return Finding("database", state, what)
-
-
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def _head(connection: Connection) -> str | None:
-    from shop.runtime.migrate import config
-
-    return ScriptDirectory.from_config(config(connection)).get_current_head()
 
 
 _CLOSE = (

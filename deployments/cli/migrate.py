@@ -1,26 +1,30 @@
-"""`order-saga migrate`: migrates the tables of DATABASE_URL."""
+"""`order-saga migrate`: creates the database of DATABASE_URL if it is missing, and migrates its tables."""
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DBAPIError
+import sys
 
 from deployments import terminal
-from saga.database import is_database_error
-from shop.runtime.migrate import upgrade
+from deployments.setup.database import DatabaseUnusable, ensure_database
 from shop.settings import settings
 
 
-def migrate() -> None:
-    """Migrate the tables of DATABASE_URL. Does nothing if they are up to date.
+def migrate(*, wait: float = 60) -> int:
+    """Create the database of DATABASE_URL if it is missing, and migrate its tables. Does nothing if they are
+    up to date. Several may run at once: one works, the others wait for it.
 
     Exit codes: 0; 1, the database cannot be used; 2, a setting is wrong.
+
+    Args:
+        wait: Seconds to wait for a database server that is still starting.
     """
+    url = settings().database_url
     try:
-        upgrade(settings().database_url)
-    except DBAPIError as error:
-        if not is_database_error(error):
-            raise
-        raise SystemExit(
-            f"the database at DATABASE_URL cannot be used: {str(error.orig).splitlines()[0]}"
-        ) from None
-    terminal.write("the tables are up to date")
+        with terminal.console(stderr=True).status("Migrating the database ...") as status:
+            items = ensure_database(url, apply=True, seconds=wait, say=status.update)
+    except DatabaseUnusable as error:
+        terminal.write(str(error), sys.stderr)
+        return 1
+    for item in items:
+        terminal.write(f"{item.kind}: {item.name}, {item.change}{f' ({item.note})' if item.note else ''}")
+    return 0

@@ -1,10 +1,11 @@
-"""`order-saga setup`: registers what the saga needs on a Prefect server."""
+"""`order-saga setup`: prepares everything that the saga needs on servers of one's own."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import httpx
 from rich import box
@@ -12,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
-from deployments.check.finding import Finding
 from deployments.check.parts import Known, check_part, database
 from deployments.running import use_running_world
+from deployments.setup.database import DatabaseUnusable, ensure_database, only_one_sets_up
 from deployments.setup.item import Change, Item
 from shop.settings import settings
 
@@ -24,49 +25,70 @@ _STYLES = {
     Change.UPDATED: "yellow",
     Change.REMOVED: "yellow",
 }
+_LOGIN_REFUSED = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
 
 
-def setup(*, check: bool = False) -> int:
-    """Register on a Prefect server what the saga needs: the work pool, its queues, the
-    deployments with their schedules and limits, the automations. Also checks the database's tables, which
-    `order-saga migrate` creates.
+def setup(*, check: bool = False, wait: float = 60) -> int:
+    """Prepare everything that the saga needs on servers of your own: the database of DATABASE_URL and its
+    tables; on the Prefect server the work pool, its queues, the deployments with their schedules, limits and
+    triggers, the automations. Prints what it did.
 
-    The server is that of PREFECT_API_URL. Running it again only restores what was removed or changed there.
+    The Prefect server is that of PREFECT_API_URL or of the active profile. Running it again only restores
+    what was removed or changed. Several may run at once.
 
-    Exit codes: 0, everything is there; 1, the tables are outdated, or, with --check, something is missing or
-    differs; 2, a setting is invalid, or the server does not answer.
+    Exit codes: 0, everything is there; 1, the database is misconfigured, or, with --check, something is
+    missing or differs; 2, a setting is invalid, or a server does not answer.
 
     Args:
         check: Only report; change nothing.
+        wait: Seconds to wait for each server that is still starting.
     """
     use_running_world()
     from prefect.settings import PREFECT_API_URL
 
-    known = Known(settings(), lambda _: True, PREFECT_API_URL.value())
-    if known.prefect_api_url is None:
+    if (api_url := PREFECT_API_URL.value()) is None:
         return _unusable(
             "PREFECT_API_URL is not set: set it to the API of a Prefect server. "
             "(`make run` does all of this for its own server.)"
         )
-    from deployments.setup.everything import ensure_all
     from deployments.setup.registered import DeployError
+    from deployments.setup.server import NoAnswer
 
     console = terminal.console(width=130)
     try:
-        with console.status(f"Comparing {known.prefect_api_url} ..."):
-            tables = asyncio.run(check_part("database", database, known))
-            items = ensure_all(apply=not check)
+        with console.status(f"Comparing {api_url} ...") as status:
+            items = _ensure(api_url, apply=not check, seconds=wait, say=status.update)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in _LOGIN_REFUSED:
+            return _unusable(
+                f"The Prefect server {api_url} refuses the login: "
+                "check PREFECT_API_AUTH_STRING, or PREFECT_API_KEY (Prefect Cloud)"
+            )
+        return _unusable(f"The Prefect server {api_url} cannot be used ({error})")
     except (httpx.HTTPError, RuntimeError) as error:
-        return _unusable(
-            f"The Prefect server {known.prefect_api_url} cannot be used ({error or type(error).__name__})"
-        )
-    except DeployError as error:
+        return _unusable(f"The Prefect server {api_url} cannot be used ({error or type(error).__name__})")
+    except (DatabaseUnusable, DeployError, NoAnswer) as error:
         return _unusable(str(error))
-    console.print(_table(known.prefect_api_url, tables, items))
-    return int(tables.wrong or any(item.wrong for item in items))
+    console.print(_table(api_url, items))
+    return int(any(item.wrong for item in items))
 
 
-def _table(api_url: str, tables: Finding, items: Sequence[Item]) -> Table:
+def _ensure(api_url: str, *, apply: bool, seconds: float, say: Callable[[str], None]) -> list[Item]:
+    from deployments.setup.everything import ensure_all
+    from deployments.setup.server import wait_for_server
+
+    url = settings().database_url
+    items = ensure_database(url, apply=apply, seconds=seconds, say=say)
+    if not any(item.wrong for item in items):
+        known = Known(settings(), lambda _: True, api_url)
+        if (found := asyncio.run(check_part("database", database, known))).wrong:
+            items.append(Item("database", found.what, Change.MISCONFIGURED, found.remedy))
+    wait_for_server(api_url, seconds, say)
+    with only_one_sets_up(url) if apply else nullcontext():
+        return items + ensure_all(apply=apply)
+
+
+def _table(api_url: str, items: Sequence[Item]) -> Table:
     made = Table(
         title=f"Setup of {api_url}",
         title_justify="left",
@@ -76,10 +98,6 @@ def _table(api_url: str, tables: Finding, items: Sequence[Item]) -> Table:
     )
     for column in ("kind", "name", "", "note"):
         made.add_column(column, overflow="fold")
-    state = Text("misconfigured", "bold red") if tables.wrong else Text("up to date", "dim")
-    made.add_row(
-        "database", "tables", state, f"{tables.what}: {tables.remedy}" if tables.wrong else tables.what
-    )
     for item in items:
         made.add_row(item.kind, item.name, Text(item.change, _STYLES.get(item.change, "bold red")), item.note)
     return made

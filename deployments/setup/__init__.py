@@ -1,1 +1,1 @@
-"""Registers on a Prefect server what the saga needs, or compares it: `order-saga setup`."""
+"""Prepares a database and a Prefect server for the saga, or compares them: `order-saga setup`."""

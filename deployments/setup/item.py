@@ -1,4 +1,4 @@
-"""One object on a Prefect server, compared with the required state."""
+"""One object on a server, compared with the required state."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Change(StrEnum):
     MISSING = "missing"
     DIFFERS = "differs"
     SURPLUS = "not wanted"
+    MISCONFIGURED = "misconfigured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,4 +31,4 @@ class Item:
     @property
     def wrong(self) -> bool:
         """Whether something remains to be done."""
-        return self.change in {Change.MISSING, Change.DIFFERS, Change.SURPLUS}
+        return self.change in {Change.MISSING, Change.DIFFERS, Change.SURPLUS, Change.MISCONFIGURED}

@@ -1,9 +1,13 @@
-"""The work pool and its queues."""
+"""The Prefect server, its work pool and the queues."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+import httpx
 
 from deployments.capacity import QUEUES
 from deployments.local.worker import POOL
@@ -13,12 +17,35 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 _POOL_TYPE = "process"
+_PAUSE_SECONDS = 0.5
+"""Interval between two attempts to reach the server."""
+
+
+class NoAnswer(Exception):
+    """The Prefect server does not answer: the message says where and why."""
 
 
 def client() -> SyncPrefectClient:
     from prefect.client.orchestration import get_client
 
     return get_client(sync_client=True)
+
+
+def wait_for_server(api_url: str, seconds: float, say: Callable[[str], None]) -> None:
+    """Waits until the Prefect server of this process's settings answers; calls `say` with why it has to wait.
+    Raises `NoAnswer` after this time."""
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    end = time.monotonic() + seconds
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), client() as server:
+        while (error := server.api_healthcheck()) is not None:
+            if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+                return  # it answers; whether it accepts the login is another question
+            why = f"The Prefect server {api_url} does not answer: {error or type(error).__name__}"
+            if time.monotonic() > end:
+                raise NoAnswer(why)
+            say(why)
+            time.sleep(_PAUSE_SECONDS)
 
 
 def ensure_work_pool(*, apply: bool = True) -> list[Item]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 from saga.database import connect_args
@@ -15,12 +17,24 @@ _LOCK = 7_236_114
 """The advisory lock that serialises migrations of workers that start at the same time."""
 
 
-def config(connection: Connection) -> Config:
+def config(connection: Connection | None = None) -> Config:
     """Returns Alembic's configuration for this project, on an open connection."""
     alembic = Config()
     alembic.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
     alembic.attributes["connection"] = connection
     return alembic
+
+
+def revision(connection: Connection) -> str | None:
+    """Returns the version of the database's tables; None if there are none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def newest_revision() -> str:
+    """Returns the version of the tables that this code needs."""
+    head = ScriptDirectory.from_config(config()).get_current_head()
+    assert head is not None
+    return head
 
 
 def upgrade(database_url: str) -> None:

@@ -60,6 +60,7 @@ def orders(tmp_path: Path) -> str:
 def given(command: str, orders: str) -> list[str]:
     """The command with its arguments."""
     needed = {
+        "migrate": ["--wait", "0"],
         "submit": [orders],
         "show": ["ORDER-1001"],
         "review list": [],
