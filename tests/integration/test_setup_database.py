@@ -1,4 +1,4 @@
-"""The database of DATABASE_URL is created and migrated once, by however many; servers that still start are waited for."""
+"""The database of DATABASE_URL is made and migrated once, also by several, and on servers that just start."""
 
 from __future__ import annotations
 
