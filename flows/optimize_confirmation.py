@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
+from flows.who import started_by
 from shop.confirmation.confirmation import ELEMENTS
 from shop.confirmation.optimising.optimizer import Optimizer
 from shop.text.sanitize import one_line
@@ -41,8 +42,8 @@ async def optimize_confirmation(
     """Lets one of DSPy's optimisers make a program from the examples that ship with the project, and compares
     it with the program in use on other examples.
 
-    Ends as `Saved` if it is better: the next order uses it; otherwise as `Kept`. Fails, and changes nothing,
-    if the model does not answer. The artifact `confirmation-program` shows both.
+    Ends as `Saved` if it is better: every worker uses it within seconds; otherwise as `Kept`. Fails, and
+    changes nothing, if the model does not answer. The artifact `confirmation-program` shows both.
 
     Args:
         optimizer: bootstrap (BootstrapFewShot) keeps the model's own good answers as demonstrations. mipro
@@ -52,7 +53,7 @@ async def optimize_confirmation(
         calls: Approximate number of texts that mipro and gepa may try; bootstrap requests each training
             example at most once.
     """
-    found = await optimize_program(optimizer, demonstrations, calls)
+    found = await optimize_program(optimizer, demonstrations, calls, await started_by())
     summary = _summary(found)
     get_run_logger().info("%s", summary)
     await acreate_markdown_artifact(

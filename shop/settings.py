@@ -47,6 +47,7 @@ ENV_FILES = (HOME / "var" / "run.env", HOME / ".env")
 _REPLACED = {
     "ALERT_EMAIL": "set ALERT_URLS, such as mailto://user:password@mail.example?to=oncall@shop.example",
     "ALERT_WEBHOOK_URL": "set ALERT_URLS, such as jsons://hooks.example/path",
+    "CONFIRMATION_PROGRAM": "the program is in the database: see order-saga program",
     "DRAIN_SECONDS": "set CONSUMER_SECONDS",
 }
 """Former settings, and what replaces them."""

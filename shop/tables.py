@@ -2,6 +2,7 @@
 them; the tests compare the two."""
 
 from shop.alerts import tables as alerts
+from shop.confirmation import tables as confirmation
 from shop.inventory import tables as inventory
 from shop.monitoring import tables as monitoring
 from shop.notifications import tables as notifications
@@ -14,6 +15,7 @@ from shop.shipping import tables as shipping
 
 __all__ = [
     "alerts",
+    "confirmation",
     "inventory",
     "monitoring",
     "notifications",

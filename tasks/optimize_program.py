@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 
 @task(name="optimize_program", cache_policy=NO_CACHE, persist_result=False)
-async def optimize_program(optimizer: Optimizer, demonstrations: int, calls: int) -> Optimized:
+async def optimize_program(optimizer: Optimizer, demonstrations: int, calls: int, by: str) -> Optimized:
     """Runs the optimiser in a thread, because it blocks. A cancelled run ends at the model's next answer and
-    saves nothing."""
+    saves nothing. `by`: who started it."""
     with needs_extra("llm", "optimize-confirmation"):
         from shop.confirmation.optimising.run import run
 
     stop = threading.Event()
+    report = get_run_logger().info
     work = partial(
-        run, settings(), optimizer, shown=demonstrations, calls=calls, stop=stop, report=get_run_logger().info
+        run, settings(), optimizer, shown=demonstrations, calls=calls, stop=stop, report=report, by=by
     )
     try:
         return await asyncio.to_thread(work)

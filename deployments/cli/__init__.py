@@ -36,6 +36,7 @@ _COMMANDS = (
     ("receive", _ORDERS, "Record goods that have arrived, and add them to the stock."),
     ("paid", _ORDERS, "Record money that came for orders by transfer or on delivery."),
     ("books", _ORDERS, "Compare our tables with the payment gateway, and stock with shipments."),
+    ("program", _ORDERS, "Show or choose the program that asks the language model."),
     ("status", _ORDERS, "Show throughput, latency, errors and processes over any window."),
     ("migrate", _SERVERS, "Create and migrate the database of DATABASE_URL."),
     ("setup", _SERVERS, "Prepare the database and the Prefect server: everything that workers need."),

@@ -37,7 +37,7 @@ class Answer:
     texts: dict[str, str]
     program: str
     warning: str | None = None
-    """Why the saved program was not used."""
+    """Why the stored program was not used."""
 
 
 _starting = threading.Lock()
@@ -93,7 +93,7 @@ async def _request(inputs: Mapping[str, str], settings: Settings) -> Answer:
     from shop.confirmation.program import in_use
     from shop.confirmation.signature import texts_of
 
-    program = in_use(settings)
+    program = await asyncio.to_thread(in_use, settings)
     with dspy.context(**context(settings), max_trace_size=0):
         prediction = await program.writer.acall(**inputs)
     return Answer(texts_of(prediction), program.version, program.warning)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, SecretStr
 
 from saga.configuration import Seconds
-from shop.runtime.home import HOME
 from shop.runtime.setting_groups import Group, Url, prefixed
 
 LOCAL = "local/"
@@ -23,8 +20,6 @@ class ConfirmationSettings(Group):
     """Time limit of the language model, after which the template writes the text; at most 50."""
     concurrency: int = Field(default=8, ge=1)
     """Limits the concurrent calls of the language model."""
-    program: Path = HOME / "var" / "confirmation" / "program.json"
-    """File with the optimised program."""
     tone: str = "professional_friendly"
     """Tone of the text, passed to the language model."""
 

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import uvicorn
 
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
 from shop.confirmation import language_model
 from shop.confirmation.confirmation import Confirmation
 from shop.confirmation.writer import write_confirmation
@@ -144,7 +146,16 @@ def served() -> Iterator[tuple[Model, str]]:
 
 
 @pytest.fixture(scope="module")
-async def imported(served: tuple[Model, str]) -> None:
+def programs(postgres: EmbeddedPostgres, template_database: str) -> Iterator[str]:
+    """A database without an optimised program."""
+    postgres.create_database("programs", template=template_database)
+    with environment({"DATABASE_URL": postgres.url("programs")}):
+        yield postgres.url("programs")
+    postgres.drop_database("programs")
+
+
+@pytest.fixture(scope="module")
+async def imported(served: tuple[Model, str], programs: str) -> None:
     """Importing DSPy takes a second or more, which is not what the time limits here are about."""
     await write_confirmation(ORDER, the_settings(served[1], seconds=50))
 
@@ -426,23 +437,24 @@ print(written.generation_model, len(written.validation_warnings))
 
 @pytest.mark.parametrize(("first", "warnings"), [(None, 0), (marked(TOMORROW), 1)])
 def test_a_process_of_its_own_leaves_no_file_asks_nobody_else_and_ends(
-    model: Model, settings: Settings, tmp_path: Path, first: str | None, warnings: int
+    model: Model, settings: Settings, programs: str, tmp_path: Path, first: str | None, warnings: int
 ) -> None:
     """Also when a text was refused and written once more."""
     model.first = first
-    environment = {
+    given = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(Path(language_model.__file__).parents[2]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path),
+        "DATABASE_URL": programs,
         "DSPY_MODEL": "openai/test-model",
         "DSPY_API_BASE": str(settings.language_model.api_base),
         "CONFIRMATION_TIMEOUT_SECONDS": "50",
     }
     done = subprocess.run(
         [sys.executable, "-c", _ALONE],
-        env=environment,
+        env=given,
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import State
 
 from flows.optimize_confirmation import ARTIFACT, optimize_confirmation
-from shop.confirmation import program
+from shop.confirmation import program, programs
 from shop.confirmation.optimising.examples import demonstrations, examples
 from shop.confirmation.optimising.optimizer import Optimizer
 from shop.confirmation.optimising.run import CannotOptimize, Stopped, run
@@ -130,20 +130,32 @@ def served() -> Iterator[tuple[Learner, str]]:
 
 
 @pytest.fixture
-def model(served: tuple[Learner, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Learner]:
+def model(
+    served: tuple[Learner, str], shop_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Learner]:
     model, url = served
     model.right, model.status, model.bodies = (lambda _: False), 200, []
     for name, value in {
         "DSPY_MODEL": "openai/test-model",
         "DSPY_API_BASE": url,
         "DSPY_API_KEY": "sk-secret",
-        "CONFIRMATION_PROGRAM": str(tmp_path / "confirmation" / "program.json"),
         "CONFIRMATION_TIMEOUT_SECONDS": "30",
     }.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     yield model
     settings.cache_clear()
+
+
+def in_use() -> program.Program:
+    """The stored program that is in use. Fails if it is the plain one."""
+    url = settings().database_url
+    return program.load(url, programs.version_in_use(url))
+
+
+def nothing_is_saved() -> bool:
+    url = settings().database_url
+    return programs.version_in_use(url) == programs.PLAIN and programs.stored_programs(url) == []
 
 
 async def optimized(**parameters: Any) -> State[Any]:
@@ -166,9 +178,12 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(
     state = await optimized()
 
     assert (state.name, state.type.value) == ("Saved", "COMPLETED")
-    path = settings().confirmation.program
-    version = program.load(path).version
+    (stored,) = programs.stored_programs(settings().database_url)
+    version = stored.version
+    assert version == in_use().version
     assert version in str(state.message)
+    assert "openai/test-model" in stored.remark
+    assert "Prefect run" in stored.made_by
     after = await write_confirmation(ORDER, settings())
     assert (after.generation_model, after.program_version, after.validation_warnings) == (
         "openai/test-model",
@@ -187,7 +202,7 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(
     ):
         assert said in shown
     assert held_out[0].tone in shown
-    assert "sk-secret" not in shown + path.read_text()
+    assert "sk-secret" not in shown + programs.read_content(settings().database_url, version)
 
 
 async def test_what_is_learned_are_texts_that_may_be_sent_and_nothing_else(
@@ -195,7 +210,7 @@ async def test_what_is_learned_are_texts_that_may_be_sent_and_nothing_else(
 ) -> None:
     model.right = with_demonstrations
     await optimized(demonstrations=3)
-    learned = program.load(settings().confirmation.program).writer.write.demos
+    learned = in_use().writer.write.demos
     assert 1 <= len(learned) <= 3
     inputs = [example.inputs().toDict() for example in examples("training", settings())]
     for demo in learned:
@@ -212,30 +227,31 @@ async def test_a_cancelled_optimisation_saves_nothing_and_asks_no_more(model: Le
         stop.set()
 
     with pytest.raises(Stopped):
-        run(settings(), Optimizer.BOOTSTRAP, shown=3, calls=20, stop=stop, report=stopped)
+        run(settings(), Optimizer.BOOTSTRAP, shown=3, calls=20, stop=stop, report=stopped, by="a test")
     assert len(model.bodies) <= held_out + 3
-    assert not settings().confirmation.program.exists()
+    assert nothing_is_saved()
 
 
 async def test_a_tie_keeps_what_there_was(prefect_api: Any, model: Learner) -> None:
     model.right = lambda _: True
     state = await optimized()
     assert state.name == "Kept"
-    assert not settings().confirmation.program.exists()
+    assert nothing_is_saved()
     assert "not saved" in await page()
 
 
 async def test_what_is_worse_does_not_replace_a_saved_program(prefect_api: Any, model: Learner) -> None:
     model.right = with_demonstrations
     await optimized()
-    saved = settings().confirmation.program.read_bytes()
+    saved = programs.read_content(settings().database_url, in_use().version)
     model.right = lambda body: with_demonstrations(body) and saved_demonstrations_in(body, saved)
     state = await optimized(demonstrations=1)
     assert state.name == "Kept"
-    assert settings().confirmation.program.read_bytes() == saved
+    assert [each.version for each in programs.stored_programs(settings().database_url)] == [in_use().version]
+    assert programs.read_content(settings().database_url, in_use().version) == saved
 
 
-def saved_demonstrations_in(body: dict[str, Any], saved: bytes) -> bool:
+def saved_demonstrations_in(body: dict[str, Any], saved: str) -> bool:
     return len(body["messages"]) == 2 + 2 * len(json.loads(saved)["write"]["demos"])
 
 
@@ -248,7 +264,7 @@ async def test_a_model_that_is_down_fails_the_flow_clearly(
     assert state.is_failed()
     assert "the model did not answer" in str(state.message)
     assert "sk-secret" not in str(state.message)
-    assert not settings().confirmation.program.exists()
+    assert nothing_is_saved()
     with pytest.raises(CannotOptimize):
         await state.aresult()
 
@@ -265,7 +281,7 @@ async def test_a_model_that_goes_down_while_learning_saves_nothing(prefect_api: 
     state = await optimized()
     assert state.is_failed()
     assert "the model did not answer" in str(state.message)
-    assert not settings().confirmation.program.exists()
+    assert nothing_is_saved()
 
 
 async def test_without_a_model_the_flow_says_what_to_set(
@@ -287,7 +303,7 @@ async def test_gepa_with_a_reflection_model_learns_instructions(
     state = await optimized(calls=40)
     assert {body["model"] for body in model.bodies} == {"test-model", "reflection-model"}
     assert state.name == "Saved", state.message
-    assert program.load(settings().confirmation.program).writer.write.signature.instructions == MAGIC
+    assert in_use().writer.write.signature.instructions == MAGIC
 
 
 async def test_mipro_tries_instructions_and_demonstrations(prefect_api: Any, model: Learner) -> None:
@@ -295,7 +311,7 @@ async def test_mipro_tries_instructions_and_demonstrations(prefect_api: Any, mod
     state = await optimized(optimizer=Optimizer.MIPRO, calls=30)
     assert state.name == "Saved", state.message
     after = await write_confirmation(ORDER, settings())
-    assert after.program_version == program.load(settings().confirmation.program).version
+    assert after.program_version == in_use().version
 
 
 async def test_a_key_is_not_sent_to_another_provider(served: tuple[Learner, str]) -> None:

@@ -1,21 +1,16 @@
-"""The metric, the examples, and the program's file."""
+"""The metric and the examples."""
 
 from __future__ import annotations
 
-import json
-import os
-import threading
-from pathlib import Path
 from typing import Any
 
 import dspy  # type: ignore[import-untyped]
 import pytest
 
-from shop.confirmation import program
 from shop.confirmation.optimising.examples import demonstrations, examples
 from shop.confirmation.optimising.metric import FIT, Score, metric, score
 from shop.confirmation.optimising.run import Evaluation
-from shop.confirmation.program import PLAIN, Program, UnusableProgram, in_use, load, save
+from shop.confirmation.program import Program
 from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter
 from shop.settings import Settings
 
@@ -105,135 +100,3 @@ def test_better_is_a_higher_score_and_no_text_fewer(
     after: tuple[float, ...], before: tuple[float, ...], better: bool
 ) -> None:
     assert evaluation(*after).better_than(evaluation(*before)) is better
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "confirmation" / "program.json"
-
-
-def saved(path: Path, instructions: str = "Write well.", many: int = 2) -> Program:
-    writer = ConfirmationWriter()
-    writer.write.signature = writer.write.signature.with_instructions(instructions)
-    writer.write.demos = demonstrations(SETTINGS)[:many]
-    return save(writer, path)
-
-
-def using(path: Path) -> Settings:
-    return SETTINGS.with_values(DSPY_MODEL="openai/a", CONFIRMATION_PROGRAM=path)
-
-
-def shown(found: Program) -> tuple[str, list[dict[str, str]]]:
-    return found.writer.write.signature.instructions, [dict(demo) for demo in found.writer.write.demos]
-
-
-class TestFile:
-    def test_what_was_saved_is_in_use_at_once(self, path: Path) -> None:
-        assert (in_use(using(path)).version, in_use(using(path)).warning) == (PLAIN, None)
-        first = saved(path)
-        assert (in_use(using(path)).version, in_use(using(path)).warning) == (first.version, None)
-        assert shown(in_use(using(path))) == shown(first)
-        second = saved(path, "Write better.")
-        assert in_use(using(path)).version == second.version != first.version
-        assert shown(in_use(using(path)))[0] == "Write better."
-        path.unlink()
-        assert in_use(using(path)).version == PLAIN
-
-    def test_an_unchanged_file_is_read_once(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        saved(path)
-        in_use(using(path))
-        monkeypatch.setattr(program, "load", lambda _: pytest.fail("read again"))
-        assert in_use(using(path)).warning is None
-
-    def test_nobody_reads_half_a_file(self, path: Path) -> None:
-        saved(path)
-        seen: list[str | None] = []
-        done = threading.Event()
-
-        def read() -> None:
-            while not done.is_set():
-                seen.append(in_use(using(path)).warning)
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        for number in range(50):
-            saved(path, f"Write well, {number}.", number % 3)
-        done.set()
-        reader.join(30)
-        assert seen
-        assert set(seen) == {None}
-
-    @pytest.mark.parametrize(
-        "content",
-        [b"", b"{", b"null", b"[]", b"\xff\xfe", b"{}", b'{"write": 1}', b"x" * 1_000_001, b"[" * 100_000],
-        ids=["empty", "broken", "null", "list", "no text", "incomplete", "wrong type", "large", "deep"],
-    )
-    def test_a_broken_file_is_a_warning(self, path: Path, content: bytes) -> None:
-        path.parent.mkdir()
-        path.write_bytes(content)
-        found = in_use(using(path))
-        assert found.version == PLAIN
-        assert str(found.warning).startswith("confirmation program not used: ")
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"signature": {"instructions": "Write.", "fields": [{"prefix": "Evil:", "description": "evil"}]}},
-            {"signature": {}},
-            {"demos": [{"greeting": {"evil": "evil"}}]},
-            {"demos": [{"greeting": "evil"}]},
-            {"demos": [{**dict(demonstrations(SETTINGS)[0]), "notes": "evil"}]},
-        ],
-    )
-    def test_a_file_that_does_not_fit_is_a_warning(self, path: Path, change: dict[str, Any]) -> None:
-        saved(path)
-        state = json.loads(path.read_text())
-        path.write_text(json.dumps({**state, "write": {**state["write"], **change}}))
-        found = in_use(using(path))
-        assert found.version == PLAIN
-        assert found.warning
-        assert "evil" not in found.warning
-
-    def test_the_file_of_an_earlier_version_is_a_warning(self, path: Path) -> None:
-        path.parent.mkdir()
-        path.write_text(
-            json.dumps(
-                {
-                    "format": 1,
-                    "version": "20310203T040506Z-01234",
-                    "instructions": "Write.",
-                    "demonstrations": [],
-                }
-            )
-        )
-        found = in_use(using(path))
-        assert found.version == PLAIN
-        assert found.warning
-
-    def test_another_model_in_the_file_is_not_used(self, path: Path) -> None:
-        saved(path)
-        state = json.loads(path.read_text())
-        lm = {"model": "openai/evil", "api_base": "http://evil.example", "model_type": "chat"}
-        path.write_text(json.dumps({**state, "write": {**state["write"], "lm": lm}}))
-        assert in_use(using(path)).writer.write.lm is None
-
-    def test_a_program_for_another_signature_is_refused(self, path: Path) -> None:
-        saved(path)
-        path.write_text(path.read_text().replace("the language to write in", "another field"))
-        with pytest.raises(UnusableProgram, match="another signature"):
-            load(path)
-
-    def test_a_folder_in_its_place_is_a_warning(self, path: Path) -> None:
-        path.mkdir(parents=True)
-        assert "IsADirectoryError" in str(in_use(using(path)).warning)
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-    def test_a_file_that_may_not_be_read_is_a_warning(self, path: Path) -> None:
-        saved(path)
-        path.chmod(0)
-        assert "PermissionError" in str(in_use(using(path)).warning)
-
-    def test_a_local_model_is_shown_examples_from_the_start(self, path: Path) -> None:
-        local = using(path).with_values(DSPY_MODEL="local/smollm2-135m")
-        assert in_use(local).writer.write.demos == demonstrations(SETTINGS)[:3]
-        assert in_use(using(path)).writer.write.demos == []

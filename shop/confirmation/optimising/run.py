@@ -90,10 +90,11 @@ def run(
     calls: int,
     stop: threading.Event,
     report: Callable[[str], None],
+    by: str,
 ) -> Optimized:
     """Runs one optimisation. `shown` limits the demonstrations; `calls` approximately limits the attempts of
-    GEPA and MIPRO. Blocks, for minutes with a slow model. Raises CannotOptimize, Stopped or OSError; then
-    nothing was saved."""
+    GEPA and MIPRO. `by`: who started it; stored with the program. Blocks, for minutes with a slow model.
+    Raises CannotOptimize, Stopped, OSError or SQLAlchemyError; then nothing was saved."""
     optimizer = _choose(wanted, settings)
     began = time.monotonic()
     training, held_out = examples("training", settings), examples("evaluation", settings)
@@ -106,7 +107,8 @@ def run(
         writer = _compiled(optimizer, training, patient, shown=shown, calls=calls, stop=stop)
         after = _evaluate(Program(writer, "not saved"), held_out, patient, stop)
     report(f"the program that {optimizer} made from {len(training)} examples: {after}")
-    saved = program.save(writer, settings.confirmation.program) if after.better_than(before) else None
+    remark = f"{optimizer} for {settings.language_model.model}: {before.score:.3f} before, {after}"
+    saved = program.save(writer, settings, by=by, remark=remark) if after.better_than(before) else None
     return Optimized(
         optimizer,
         settings.language_model.model or "",

@@ -1,0 +1,65 @@
+"""`order-saga program`: shows the programs that ask the language model, and puts another one in use."""
+
+from __future__ import annotations
+
+import sys
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from deployments import terminal
+from deployments.who import user
+from shop.confirmation import programs
+from shop.confirmation.programs import PLAIN, UnknownVersion
+from shop.orders.page.formatting import for_terminal
+from shop.runtime.times import shown
+from shop.settings import settings
+
+
+def program(version: str | None = None, /, *, by: str = "") -> int:
+    """Show the programs that ask the language model for confirmations, or put another one in use.
+
+    The flow optimize-confirmation makes them. All workers use the one in use, within seconds.
+
+    Exit codes: 0; 1, there is no such version; 2, an argument or the settings are invalid, or the database
+    does not answer.
+
+    Args:
+        version: The version to put in use, for example the one before; plain is the program that was not
+            optimised. Default: only show them.
+        by: Required with a version: who decides it. Stored beside the user of this machine.
+    """
+    url = settings().database_url
+    if version is not None:
+        if not by.strip():
+            terminal.write("Missing: --by. Nothing was changed.", sys.stderr)
+            return 2
+        try:
+            programs.use(url, version, by=f"{by.strip()} ({user('with order-saga')})")
+        except UnknownVersion:
+            terminal.write(f"There is no version {for_terminal(version)}. Nothing was changed.", sys.stderr)
+            return 1
+    terminal.console(width=150).print(_table(url))
+    return 0
+
+
+def _table(url: str) -> Table:
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("version", "", "made", "by", "how", "last chosen", "by"):
+        table.add_column(column, overflow="fold")
+    chosen = programs.version_in_use(url)
+    for each in programs.stored_programs(url):
+        mark = Text("in use", "green") if each.version == chosen else ""
+        since = shown(each.since) if each.since else ""
+        table.add_row(
+            each.version,
+            mark,
+            shown(each.made_at),
+            Text(each.made_by),
+            Text(each.remark),
+            since,
+            Text(each.chosen_by or ""),
+        )
+    table.add_row(PLAIN, Text("in use", "green") if chosen == PLAIN else "", "", "", "not optimised", "", "")
+    return table
