@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.faults.conftest import nursery
-from tests.integration.conftest import runnable_flows, saga, shop_environment, unique, world
+from tests.integration.conftest import monkeypatch, runnable_flows, saga, shop_environment, unique, world
 
-__all__ = ["nursery", "runnable_flows", "saga", "shop_environment", "unique", "world"]
+__all__ = ["monkeypatch", "nursery", "runnable_flows", "saga", "shop_environment", "unique", "world"]

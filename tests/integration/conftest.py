@@ -61,6 +61,16 @@ def runnable_flows(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
+def monkeypatch(request: pytest.FixtureRequest) -> Iterator[pytest.MonkeyPatch]:
+    """pytest's own, but undone before `runnable_flows` is: in the other sequence it would put back what that
+    has replaced, for all later tests."""
+    if "runnable_flows" in request.fixturenames:
+        request.getfixturevalue("runnable_flows")
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture
 def saga(world: World, runnable_flows: None) -> World:
     """A shop whose flows can run."""
     return world

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, FlowRunFilterStartTime
 
 import flows.jobs
 from flows.housekeeping import housekeeping
@@ -99,6 +100,7 @@ async def test_a_running_consumer_does_them_as_task_runs(saga: World, unique: st
     assert saga.order(order_id).outcome == Outcome.NEEDS_ATTENTION
     saga.misbehave(take_refunds=True)
     saga.sql("UPDATE attention SET next_retry_at = now()")
+    began = datetime.now(UTC)
     async with consumer():
 
         async def compensated() -> bool:
@@ -108,7 +110,10 @@ async def test_a_running_consumer_does_them_as_task_runs(saga: World, unique: st
 
         async def visible() -> bool:
             async with get_client() as client:
-                mine = FlowRunFilter(name=FlowRunFilterName(like_="pending orders"))
+                mine = FlowRunFilter(
+                    name=FlowRunFilterName(like_="pending orders"),
+                    start_time=FlowRunFilterStartTime(after_=began),
+                )
                 names = [run.name for run in await client.read_task_runs(flow_run_filter=mine, limit=200)]
             return all(
                 any(name.startswith(job) for name in names) for job in ("reopen_due_orders", "evaluate")

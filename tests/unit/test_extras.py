@@ -103,6 +103,10 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         if name.startswith("shop."):
             del sys.modules[name]
     sys.modules.update(kept)
+    for name, module in kept.items():  # a package that was imported again has other modules as attributes
+        package, _, last = name.rpartition(".")
+        if package.startswith("shop") and package in kept:
+            setattr(kept[package], last, module)
     language_model.configured_dspy.cache_clear()
     settings.cache_clear()
 
