@@ -14,7 +14,8 @@ places are closed to the runs of each work queue, so that runs of queues of high
 all workers together run `MOST_ORDER_RUNS` of `process-order` at most. Runs start in processes that have
 already loaded the code (`deployments.standby`).
 
-Further options are those of `prefect worker start`.
+`--with-healthcheck` serves its health over HTTP (`deployments.worker_health`). Further options are those of
+`prefect worker start`.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, Self
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 import anyio
 import psutil
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
+from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
 from deployments.capacity import ORDER_RUNS, OWN_RUNS, QUEUES, places, worker_limit
@@ -43,6 +45,7 @@ from deployments.local.signals import handle_signals
 from deployments.local.worker import POOL
 from deployments.standby import OrdersJob, Standby, runs_of
 from deployments.watched import watched
+from deployments.worker_health import WorkerHealth, serving
 from flows.consumers import LOOK_SECONDS, Watch
 from saga.asyncio_tasks import cancel_and_wait
 from saga.lease import lease
@@ -55,6 +58,7 @@ log = logging.getLogger("shop.worker")
 
 GRACE_SECONDS = 15
 """Shutdown grace period for runs, in seconds. A consumer continues with its orders for a third of it."""
+_WITH_HEALTH = "--with-healthcheck"
 _LONGEST_PAUSE_SECONDS = 8
 """Limits the pause between checks of waiting orders, in seconds, while the database or the Prefect server
 does not answer."""
@@ -66,6 +70,8 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
 
         type = "process"
         job_configuration = OrdersJob
+        health: ClassVar[WorkerHealth | None] = None
+        """Where the worker of this process records its health; None: nobody asks."""
 
         def __init__(self, work_pool_name: str, *, limit: int | None = None, **options: Any) -> None:
             """Selects a limit if there is none (`--limit`)."""
@@ -76,6 +82,21 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
             """This worker's share of `MOST_ORDER_RUNS`."""
             self._background: list[asyncio.Task[None]] = []
             self._standby = Standby(settings().workers.standby)
+
+        async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+            """Records when the worker polls, and when the Prefect server answers."""
+            if self.health is None:
+                return await super().get_and_submit_flow_runs()
+            self.health.polls()
+            submitted = await super().get_and_submit_flow_runs()
+            if self._has_successfully_synced:
+                self.health.polled()
+            return submitted
+
+        def why_paused(self) -> list[str]:
+            """Returns why no work is given to this worker; empty: it is."""
+            pool = self._work_pool
+            return [f"the work pool {pool.name} is paused"] if pool is not None and pool.is_paused else []
 
         async def _submit_scheduled_flow_runs(
             self, flow_run_response: list[WorkerFlowRunResponse]
@@ -120,6 +141,9 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
                 asyncio.create_task(keep_orders_moving(), name="keep-orders-moving"),
                 asyncio.create_task(self._share_order_runs(), name="share-order-runs"),
             ]
+            if self.health is not None:
+                self._background.append(asyncio.create_task(self.health.watch(), name="watch-health"))
+                self.health.started(self, poll_seconds=get_current_settings().worker.query_seconds)
             return self
 
         async def _share_order_runs(self) -> None:
@@ -138,6 +162,8 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
 
         async def __aexit__(self, *exc_info: Any) -> None:
             """Terminates the remaining runs gracefully, then stops them. No more runs are accepted."""
+            if self.health is not None:
+                self.health.stopping()
             with anyio.CancelScope(shield=True):
                 await _terminate_runs(GRACE_SECONDS)
                 await cancel_and_wait(self._background)
@@ -191,6 +217,20 @@ def working() -> Iterator[None]:
 def work(options: Sequence[str]) -> None:
     """Runs the worker until it is stopped. `options`: those of `prefect worker start`."""
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "1")
-    sys.argv = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", *options]
-    with working():
+    others = [each for each in options if each != _WITH_HEALTH]
+    sys.argv = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", *others]
+    with working(), _serving_health() if len(others) < len(options) else nullcontext():
         importlib.import_module("prefect.cli").app()
+
+
+@contextmanager
+def _serving_health() -> Iterator[None]:
+    OrdersWorker.health = WorkerHealth()
+    address = get_current_settings().worker.webserver
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(serving(OrdersWorker.health, address.host, address.port))
+        except (OSError, OverflowError) as error:
+            where = f"{address.host}:{address.port}"
+            raise SystemExit(f"the worker cannot serve its health on {where}: {error}") from error
+        yield

@@ -372,7 +372,7 @@ async def web_app(known: Known) -> Finding:
         return Finding("web app", State.EMBEDDED, NOT_RUNNING)
     try:
         async with httpx.AsyncClient(timeout=SECONDS / 2) as client:
-            answer = await client.get(f"{known.web_url}/health")
+            answer = await client.get(f"{known.web_url}/ready")
     except httpx.HTTPError as error:
         return Finding(
             "web app",

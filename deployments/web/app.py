@@ -29,8 +29,8 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 from pydantic import BaseModel
-from sqlalchemy import text
 
+from deployments.database_health import why_unusable
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
 from deployments.web import (
@@ -49,16 +49,20 @@ from deployments.web import (
 )
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from deployments.web.starter import Starter
-from saga.database import close_engine, is_database_error, transaction
+from saga.database import close_engine
 from shop.monitoring.exposition.endpoint import Exposition, metrics_token
 from shop.payments.gateways import close_gateway
 from shop.settings import settings
 
 use_running_world()
-_HEALTH_SECONDS = 3
+_DATABASE_SECONDS = 3
 
 
-class Health(BaseModel):
+class Live(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
     status: Literal["ok"] = "ok"
     orders: bool
     """Whether `ORDERS_API_KEY` is set."""
@@ -110,22 +114,20 @@ def create_app() -> FastAPI:
     for router in routers:
         made.include_router(router)
 
-    @made.get("/health", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
-    async def health() -> Health:
+    @made.get("/health", tags=["health"])
+    async def health() -> Live:
+        """Reports that the web app runs. Asks nothing else: restarting it brings no database back."""
+        return Live()
+
+    @made.get("/ready", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
+    async def ready() -> Ready:
         """Reports whether orders and events can be accepted: the database answers and is writable, and their
         keys are set."""
-        try:
-            async with transaction(seconds=_HEALTH_SECONDS) as tx:
-                read_only = (await tx.execute(text("SHOW transaction_read_only"))).scalar_one() == "on"
-        except Exception as error:
-            if not is_database_error(error):
-                raise
-            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer") from None
-        if read_only:
-            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is read-only")
+        if (trouble := await why_unusable(_DATABASE_SECONDS)) is not None:
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, trouble)
         s = settings()
         shops = {"shopify": s.shopify.webhook_secrets, "woocommerce": s.woocommerce.webhook_secrets}
-        return Health(
+        return Ready(
             orders=bool(s.web.orders_api_keys),
             stripe_webhooks=bool(s.stripe.webhook_secrets),
             shops=[name for name, secrets in shops.items() if secrets],

@@ -16,6 +16,7 @@ EXTRAS = {
     "stripe": frozenset({"stripe"}),
     "easypost": frozenset({"easypost", "requests"}),
     "otel": frozenset({"opentelemetry.sdk", "opentelemetry.exporter", "requests"}),
+    "redis": frozenset({"prefect_redis"}),
 }
 """The modules that each extra installs."""
 _PAUSE_SECONDS = 60.0

@@ -137,7 +137,7 @@ async def test_a_read_only_primary_undoes_no_order(
                             20,
                             "it to meet the read-only database",
                         )
-                    assert client.get("/health").status_code == 503
+                    assert client.get("/ready").status_code == 503
                     answered = sender.answers[503]
                     await asyncio.to_thread(
                         wait_until,
@@ -148,9 +148,9 @@ async def test_a_read_only_primary_undoes_no_order(
                     await let_leases_run_out(frail)
                 await asyncio.to_thread(wait_until, lambda: sender.done, 30, "the requests to be taken")
             assert set(sender.answers) == {202, 503}
-        health = client.get("/health")
+        ready = client.get("/ready")
     await let_all_end(frail, orders)
-    assert health.status_code == 200
+    assert ready.status_code == 200
     assert {run.wait(30) for run in runs} <= {"Completed", "Compensated", "Out of stock"}
     assert all(consumer.running() for consumer in consumers)
     await let_all_mails_go(frail)

@@ -60,17 +60,17 @@ def test_the_web_app_says_so_and_takes_the_same_order_afterwards(
             lambda: web.post("/orders", json=second),
             lambda: web.get(f"/orders/{first['id']}"),
             lambda: web.post("/orders", json=second),
-            lambda: web.get("/health"),
+            lambda: web.get("/ready"),
         ):
             asked = time.monotonic()
             answer = ask()
             took = time.monotonic() - asked
             assert answer.status_code == 503
             assert took < _LIMIT_SECONDS
-            if answer.request.url.path != "/health":
+            if answer.request.url.path != "/ready":
                 assert answer.headers["retry-after"].isdecimal()
     assert web.post("/orders", json=second).status_code == 202
-    assert web.get("/health").status_code == 200
+    assert web.get("/ready").status_code == 200
     assert {row.id for row in frail.sql("SELECT id FROM customer_order")} == {first["id"], second["id"]}
 
 
