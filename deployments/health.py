@@ -7,7 +7,7 @@ order-saga-health order-saga worker --with-healthcheck
 order-saga-health --live                   # without what the role needs from others, for restarts
 
 Roles without an HTTP server are healthy while they run: a worker without `--with-healthcheck`, jobs,
-Prefect's background services. Imports only the standard library, because it runs every few seconds.
+Prefect's background services. Loads in a tenth of a second, because it runs every few seconds.
 """
 
 from __future__ import annotations

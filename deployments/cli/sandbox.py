@@ -1,4 +1,4 @@
-"""`order-saga sandbox`: serves the sandbox payment gateway on this machine only, and prints its address."""
+"""`order-saga sandbox`: serves the sandbox payment gateway, and prints its address."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from shop.runtime.http_server import listen, serve
 
 
 def sandbox(
-    *, port: int = 8420, db: Path | None = None, port_file: Path | None = None, forget_keys: bool = False
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8420,
+    db: Path | None = None,
+    port_file: Path | None = None,
+    forget_keys: bool = False,
 ) -> None:
-    """Serve the sandbox payment gateway, for development and tests, on this machine only.
+    """Serve the sandbox payment gateway, for development and tests.
 
     Args:
+        host: Address to listen on. Whoever reaches it moves the sandbox's money: it asks for no key.
         port: 0 selects a free port.
         db: The ledger's file; without it the ledger is in memory.
         port_file: File for the port, written when the gateway listens.
@@ -27,7 +33,7 @@ def sandbox(
         behaviour = Behaviour.from_env()
         if forget_keys:
             behaviour = behaviour.model_copy(update={"forget_keys": True})
-        listener, ledger = listen(port), Ledger(db, behaviour)
+        listener, ledger = listen(port, host), Ledger(db, behaviour)
     except (OSError, OverflowError, ValueError, sqlite3.Error) as error:
         raise SystemExit(f"the sandbox cannot start: {error}") from error
 
