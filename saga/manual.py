@@ -19,6 +19,16 @@ _BEGIN_STEP = sql(
     "INSERT INTO {journal} ({key}, step, status, undo_due) VALUES (:id, :step, 'begun', true) "
     "ON CONFLICT ({key}, step) DO UPDATE SET undo_due = true"
 )
+_ADD_BEGUN = sql(
+    "INSERT INTO {journal} ({key}, step, status, undo_due) "
+    "SELECT id, :step, 'begun', true FROM unnest(CAST(:ids AS text[])) AS i(id) "
+    "ON CONFLICT ({key}, step) DO NOTHING"
+)
+# With a fence, whoever claims the instance reads its journal.
+_RESUME = sql(
+    "UPDATE {instances} SET fence = fence + 1, lease_id = NULL, not_before = NULL "
+    "WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NULL"
+)
 _DUE = sql("SELECT step FROM {journal} WHERE {key} = :id AND undo_due ORDER BY number")
 _SETTLE = sql(
     "UPDATE {journal} SET undo_status = 'done', undo_due = false, undo_result = CAST(:result AS jsonb), "
@@ -75,6 +85,16 @@ _REDACT = sql(
 def begin_step(connection: Connection, store: SagaStore[Any], instance_id: str, step: str) -> None:
     """Makes the step's compensation due, whether or not the journal has the step."""
     connection.execute(_BEGIN_STEP(store), {"id": instance_id, "step": step})
+
+
+def add_begun_step(
+    connection: Connection, store: SagaStore[Any], instance_ids: Sequence[str], step: str
+) -> None:
+    """Adds the step as begun to the journals of open instances that lack it, because a restore to an earlier
+    time has lost what became of it. Whoever runs them looks that up; until then its compensation is due."""
+    ids = {"ids": list(instance_ids)}
+    connection.execute(_ADD_BEGUN(store), {**ids, "step": step})
+    connection.execute(_RESUME(store), ids)
 
 
 def due_compensations(connection: Connection, store: SagaStore[Any], instance_id: str) -> list[str]:

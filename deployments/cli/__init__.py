@@ -40,6 +40,7 @@ _COMMANDS = (
     ("status", _ORDERS, "Show throughput, latency, errors and processes over any window."),
     ("migrate", _SERVERS, "Create and migrate the database of DATABASE_URL."),
     ("setup", _SERVERS, "Prepare the database and the Prefect server: everything that workers need."),
+    ("restored", _SERVERS, "Prepare the database after it was restored to an earlier time."),
     ("worker", _SERVERS, "Run flows: Prefect's process worker for the pool orders."),
     ("web", _SERVERS, "Serve the web app: orders and Stripe's webhooks over HTTP."),
     ("inventory-service", _SERVERS, "Serve the SQL inventory over HTTP."),

@@ -11,6 +11,7 @@ from saga.connections import answered_within
 from saga.database import TRANSACTION_SECONDS, Tx, sync_engine, transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
+from shop.orders import lost_steps
 from shop.orders.errors import OrderConflict, UnusableOrder
 from shop.orders.intake_content import Content, take_in
 from shop.orders.outcomes import Outcome, Receipt
@@ -32,7 +33,8 @@ _INSERT = text(
     "now() + make_interval(secs => CAST(:kept_for AS float)) "
     "FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id) "
     "SELECT CASE WHEN count(*) < cardinality(CAST(:ids AS text[])) "
-    "THEN coalesce(array_agg(id), '{}') END FROM new"
+    "THEN coalesce(array_agg(id), '{}') END AS ids, "
+    "EXISTS (SELECT 1 FROM lost_step WHERE order_id = ANY(CAST(:ids AS text[]))) AS lost FROM new"
 )
 # Orders stored by older versions are compared by content as well.
 _KNOWN = text(
@@ -123,8 +125,10 @@ def _store(
             "fingerprints": [content.fingerprint for content in first.values()],
             "kept_for": kept_for,
         }
-        inserted = connection.execute(_INSERT, sent).scalar()
+        inserted, has_lost_steps = connection.execute(_INSERT, sent).one()
         new = set(first if inserted is None else inserted)
+        if has_lost_steps:
+            lost_steps.add_to_journals(connection, new)
         if len(new) < len(first):
             asked = {"ids": [i for i in first if i not in new], "fingerprints": sent["fingerprints"]}
             known = {row.id: row for row in connection.execute(_KNOWN, asked)}

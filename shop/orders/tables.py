@@ -17,6 +17,17 @@ from shop.orders.search import CUSTOMER_KEY, EMAIL_KEY
 from shop.orders.store import ORDERS
 from shop.runtime.columns import covering_index, money_column
 
+
+class LostStep(SQLModel, table=True):
+    """A step that an order has begun, and that was lost when the database was restored to an earlier time;
+    see `shop.orders.lost_steps`."""
+
+    __tablename__ = "lost_step"
+    order_id: str = Field(sa_column=text_column(primary_key=True))
+    step: str = Field(sa_column=text_column(primary_key=True))
+    noted_at: datetime = Field(sa_column=creation_time())
+
+
 CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
     ORDERS,
     SQLModel.metadata,

@@ -76,6 +76,8 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
         payment = _checked(instance, await _find_or_create(instance, gateway))
         payment_id = payment.id
         await checkpoint(instance, STEP, payment_id=payment_id)
+        if payment.status is PaymentStatus.SUCCEEDED:
+            return _charged(payment, order.paid_in_part)
     elif instance.journal[STEP].attempts > 1:
         payment = _checked(instance, await gateway.get(payment_id), payment_id)
         if payment.status is PaymentStatus.SUCCEEDED:
@@ -134,17 +136,17 @@ def _due(instance: OrderInstance) -> Decimal:
 
 
 async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> Payment:
-    """Returns the order's payment. On later attempts, searches for one whose id was lost in a crash before
-    creating a new one."""
+    """Returns the order's payment. On later attempts, searches for one whose id was lost, in a crash or by a
+    restore of the database, before creating a new one. A restore may have lost later tries, too."""
     order = instance.payload
     if instance.journal[STEP].attempts > 1:
         usable = [
             p
             for p in await gateway.find(order.id)
             if p.status in {PaymentStatus.SUCCEEDED, PaymentStatus.CREATED}
-            and p.try_number == try_number(instance)
+            and p.try_number >= try_number(instance)
         ]
-        usable.sort(key=lambda payment: payment.status is PaymentStatus.CREATED)
+        usable.sort(key=lambda payment: (payment.status is PaymentStatus.CREATED, payment.kept == 0))
         if usable and (usable[0].amount, usable[0].currency) == (order.amount_due, order.currency):
             return usable[0]
     info = order.payment_info
@@ -172,6 +174,8 @@ def _charged(payment: Payment, paid_in_part: Decimal) -> PaymentResult:
         raise PaymentGatewayError(
             "not_charged", f"the gateway answered {payment.status} to a confirmation", retryable=True
         )
+    if payment.kept == 0:
+        raise PaymentRefused("the order was charged and refunded already, so nothing is charged again")
     return PaymentResult(
         payment_id=payment.id,
         transaction_id=payment.transaction_id,

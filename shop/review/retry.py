@@ -22,6 +22,7 @@ from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
 from shop.notifications import notices
 from shop.notifications.kinds import Kind
+from shop.orders import lost_steps
 from shop.orders.intake_content import HAS_REMOVED, REMOVED, take_in
 from shop.orders.outcomes import Outcome
 from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY, CHARGED
@@ -141,6 +142,7 @@ def _retry(
     if row["outcome"] == Outcome.NEEDS_ATTENTION:
         attention.clear_sync(connection, [order_id])
     add_try(connection, dict(row), manual.start_over(connection, ORDERS, order_id, changes), **who)
+    lost_steps.add_to_journals(connection, [order_id])
     connection.execute(notification(ORDERS, WAITING))
     return RetryReceipt(order_id=order_id, status="accepted", try_number=number + 1)
 

@@ -13,6 +13,10 @@ from shop.settings import settings
 from shop.shipping.carrier import Shipment
 
 _SERIALS = text("SELECT nextval(pg_get_serial_sequence('shipment', 'serial')) FROM generate_series(1, :n)")
+_SKIP = text(
+    "SELECT setval(pg_get_serial_sequence('shipment', 'serial'), "
+    "nextval(pg_get_serial_sequence('shipment', 'serial')) + :n)"
+)
 _INSERT = text(
     "INSERT INTO shipment (order_id, serial, tracking_number, carrier, service, sender, items) "
     "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
@@ -37,6 +41,11 @@ class Leaving:
 async def serials(tx: Tx, n: int) -> list[int]:
     """Returns `n` new serials."""
     return list((await tx.execute(_SERIALS, {"n": n})).scalars()) if n else []
+
+
+async def skip_serials(tx: Tx, n: int) -> None:
+    """Leaves out so many serials."""
+    await tx.execute(_SKIP, {"n": n})
 
 
 async def known(tx: Tx, order_ids: Sequence[str]) -> dict[str, Any]:
