@@ -41,7 +41,7 @@ PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1)
 PARALLEL := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # exec below: the program itself handles Ctrl-C, stops what it started and reports it.
-.PHONY: run demo check example test test-faults test-slow crash-test fault-test model lint format bench bench-peers install lock sbom audit llm diagrams node pgbouncer test-ui
+.PHONY: run demo check example test test-faults test-slow fleet-test crash-test fault-test model lint format bench bench-peers install lock sbom audit llm diagrams node pgbouncer test-ui
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -84,11 +84,22 @@ test-ui: $(STAMP)
 	{ echo "make: Chromium is missing. On Debian, as root: apt-get install chromium. Or give its path: make test-ui CHROMIUM=/path/to/chromium" >&2; exit 1; }
 	$(if $(CHROMIUM),CHROMIUM=$(CHROMIUM) )$(if $(UI_SCREENSHOTS),UI_SCREENSHOTS=1 )$(BIN)/python -m pytest tests/ui
 
+# compose.yaml as processes in a network of their own: orders in both lanes while each part is killed in turn. Needs root
+# on Linux, and installs what it needs on Debian. make fleet-test ORDERS=200
+FLEET := dnsmasq-base haproxy iproute2 redis-server redis-tools tini util-linux wget
+fleet-test: $(STAMP)
+	@[ "$$(id -u)" = 0 ] || { echo "make: fleet-test needs root, for network namespaces" >&2; exit 1; }
+	@dpkg --status $(FLEET) >/dev/null 2>&1 || { echo "Installing Redis, HAProxy and others: half a minute, once ..."; \
+	sh tests/install_packages.sh $(FLEET) >/dev/null 2>&1; } || \
+	{ echo "make: on Debian, as root: apt-get install $(FLEET)" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/fleet $(if $(ORDERS),--fleet-orders $(ORDERS))
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/docker-compose --file deployments/docker/compose.yaml --profile demo --profile prod config --quiet
 	$(BIN)/python -m deployments.diagrams --check
 
 format: $(STAMP)
@@ -125,7 +136,7 @@ node:
 # is an error.
 pgbouncer:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v pgbouncer >/dev/null 2>&1 || { \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then echo "Installing PgBouncer: half a minute, once ..."; sh tests/faults/install_pgbouncer.sh >/dev/null 2>&1; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then echo "Installing PgBouncer: half a minute, once ..."; sh tests/install_packages.sh pgbouncer >/dev/null 2>&1; fi; \
 	command -v pgbouncer >/dev/null 2>&1 || { \
 	if [ -n "$$CI" ]; then echo "make: PgBouncer is missing, and CI is set" >&2; exit 1; \
 	else echo "PgBouncer is missing (on Debian: apt-get install pgbouncer): the tests that need it are skipped."; fi; }; }

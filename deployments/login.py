@@ -1,4 +1,4 @@
-"""Reads the credentials of Prefect's client from files, as Docker and Kubernetes mount secrets.
+"""Reads the secrets of Prefect's client and servers from files, as Docker and Kubernetes mount them.
 
 Prefect itself reads none."""
 
@@ -11,6 +11,15 @@ from shop.runtime.secrets import Unreadable, elsewhere
 
 CREDENTIALS = ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
 """`user:password` of a server, and the key of Prefect Cloud."""
+SECRETS = (
+    *CREDENTIALS,
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+    "PREFECT_SERVER_DOCKET_URL",
+    "PREFECT_REDIS_MESSAGING_URL",
+    "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL",
+)
+"""These, and the settings of Prefect's own servers that contain a password."""
 
 
 class UnreadableLogin(Exception):
@@ -27,10 +36,10 @@ def from_file(name: str, values: Mapping[str, str | None]) -> str | None:
 
 
 def read_login_files() -> None:
-    """Replaces `PREFECT_API_AUTH_STRING_FILE` and `PREFECT_API_KEY_FILE` in this process's environment by
-    the files' contents. Processes of flow runs inherit it. Raises `UnreadableLogin`."""
+    """Replaces settings such as `PREFECT_API_AUTH_STRING_FILE` in this process's environment by the files'
+    contents. Child processes inherit it. Raises `UnreadableLogin`."""
     values: dict[str, str | None] = {}
-    for name in CREDENTIALS:
+    for name in SECRETS:
         if (found := from_file(name, os.environ)) is not None:
             values |= {name: found, f"{name}_FILE": None}
     if values:

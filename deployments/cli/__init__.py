@@ -18,12 +18,13 @@ or the database does not answer."""
 _LOCAL = Group("On this machine", sort_key=1)
 _ORDERS = Group("Orders", sort_key=2)
 _SERVERS = Group("On your own servers", sort_key=3)
-_MODULES = {"list": "list_orders"}
-"""Modules whose names differ from their commands': a module `list` would hide Python's."""
+_MODULES = {"list": "list_orders", "secrets": "new_secrets"}
+"""Modules whose names differ from their commands': modules with these would hide Python's."""
 _COMMANDS = (
     ("run", _LOCAL, "Run everything on this machine, with sample orders, until Ctrl-C."),
     ("demo", _LOCAL, "Run everything, and stop when the sample orders have ended."),
     ("check", _LOCAL, "Show what the shop is connected to, and what is misconfigured."),
+    ("samples", _LOCAL, "Send the sample orders to a running system, and show their outcomes."),
     ("sandbox", _LOCAL, "Serve the sandbox payment gateway."),
     ("submit", _ORDERS, "Take orders from a file to their outcomes."),
     ("retry", _ORDERS, "Try an order again that was rejected, out of stock or compensated."),
@@ -41,6 +42,8 @@ _COMMANDS = (
     ("migrate", _SERVERS, "Create and migrate the database of DATABASE_URL."),
     ("setup", _SERVERS, "Prepare the database and the Prefect server: everything that workers need."),
     ("restored", _SERVERS, "Prepare the database after it was restored to an earlier time."),
+    ("secrets", _SERVERS, "Generate the passwords and keys of a new installation, as files."),
+    ("prefect", _SERVERS, "Run Prefect's own command, with settings from files."),
     ("worker", _SERVERS, "Run flows: Prefect's process worker for the pool orders."),
     ("web", _SERVERS, "Serve the web app: orders and Stripe's webhooks over HTTP."),
     ("inventory-service", _SERVERS, "Serve the SQL inventory over HTTP."),

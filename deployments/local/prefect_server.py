@@ -26,7 +26,7 @@ PREFECT_BASICS: dict[str, str | None] = {
 }
 """The environment of all processes of our own server, without settings that are meant for another server."""
 
-_RETENTION = {
+TUNING = {
     # By default, runs are kept for ever.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "604800",  # seconds
@@ -34,9 +34,17 @@ _RETENTION = {
     # Heartbeats matter for minutes, and are most of an idle system's events. Seconds.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": '{"prefect.flow-run.heartbeat": 3600}',
     "PREFECT_SERVER_SERVICES_DB_VACUUM_BATCH_SIZE": "1000",
+    # Seconds until a waiting run retries to get a slot of its deployment's limit.
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+    # With the default, one by one, the events of task runs would load the server as much as all other
+    # processes do.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
 }
-"""How long the server keeps finished runs, with their logs and artifacts (a week), and events (two days). It
-deletes older ones every hour."""
+"""Settings of every Prefect server, also in deployments/docker/compose.yaml. It keeps finished runs for a week,
+with logs and artifacts, events for two days, and deletes older ones every hour."""
 
 
 class PrefectServer:
@@ -72,15 +80,7 @@ class PrefectServer:
             "PREFECT_SERVER_UI_ENABLED": "true",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-            # Seconds until a waiting run retries to get a slot of its deployment's limit.
-            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
-            # With the default, one by one, the events of task runs would load the server as much as all other
-            # processes do.
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
-            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
-            **_RETENTION,
+            **TUNING,
             # With the default, in memory, leases are lost with the server, and their slots would stay taken.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -15,29 +14,20 @@ from rich.text import Text
 from deployments import terminal
 from deployments.check.report import check, check_settings
 from deployments.check.report import table as check_table
-from deployments.cli.books_table import ask_gateway, books_table
-from deployments.cli.outcome_table import STYLES, outcome_table
+from deployments.cli.books_table import books_table
+from deployments.cli.outcome_table import outcome_table
 from deployments.local.display import Display
 from deployments.local.environment import given
 from deployments.local.errors import Interrupted, StackError
 from deployments.local.stack import HOME, Options, Stack
 from deployments.local.worker import METRICS_PORT
 from deployments.running import configured_prefect_api_url
-from deployments.samples import Sample, load_samples
-from deployments.samples.outside import all_outside
-from deployments.samples.runner import Ended, run_samples
-from deployments.samples.stripe import at_stripe
+from deployments.samples.demonstration import as_expected, books_at_rest, notes, send_samples
 from shop.confirmation.settings import LOCAL
-from shop.payments.errors import PaymentError
-from shop.reconciliation.books import Totals
-from shop.values.money import show
 
 if TYPE_CHECKING:
-    from shop.orders.outcomes import OrderOutcome
-    from shop.reconciliation.books import Books
+    pass
 
-_ORDER_TIMEOUT = 180.0
-_REST_SECONDS = 15.0
 _POLL_SECONDS = 2.0
 
 
@@ -90,19 +80,6 @@ def _uses_stripe() -> bool:
     return given("PAYMENT_GATEWAY", HOME / ".env") == "stripe"
 
 
-def _samples() -> list[Sample]:
-    """Returns the sample orders. None for a live key of the gateway or the carrier: they are test data."""
-    if given("CARRIER", HOME / ".env") == "easypost" and (
-        given("EASYPOST_API_KEY", HOME / ".env") or ""
-    ).startswith("EZAK"):
-        return []
-    outside = given("INVENTORY_SERVICE_URL", HOME / ".env") and given("CARRIER", HOME / ".env") == "easypost"
-    samples = all_outside(load_samples()) if outside else load_samples()
-    if not _uses_stripe():
-        return samples
-    return [] if "_live_" in (given("STRIPE_API_KEY", HOME / ".env") or "") else at_stripe(samples)
-
-
 def _run(console: Console, *, demo: bool) -> int:
     if mistakes := check_settings():
         console.print(check_table(mistakes))
@@ -114,92 +91,20 @@ def _run(console: Console, *, demo: bool) -> int:
             display.close()
             console.print(check_table(findings))
             return 1
-        ended = _send_samples(stack, display)
+        ended = send_samples(display)
         display.close()
         console.print(check_table(findings))
-        books = _books_at_rest(stack, demo=demo)
+        books = books_at_rest(ask_stripe=demo)
         console.print(
             outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]),
-            _notes(ended),
+            notes(ended),
             books_table(books),
         )
         if demo:
-            return (
-                0 if books.balanced and books.compared and not any(each.differences for each in ended) else 1
-            )
+            return 0 if as_expected(ended, books) else 1
         console.print(_next_steps(stack, shows_secrets=console.is_terminal))
         _run_until_stopped(console, stack)
     return 0
-
-
-def _send_samples(stack: Stack, display: Display) -> list[Ended]:
-    from deployments.trigger import retry_order, run_order
-    from shop.inventory.catalogue import load_sample_catalogue
-
-    samples = _samples()
-    if samples:  # a shop with real connections gets no invented products
-        load_sample_catalogue(stack.database_url)
-    names = [str(order["id"]) for sample in samples for order in sample.orders]
-    display.orders(names)
-
-    def run_one(order: dict[str, Any]) -> OrderOutcome:
-        return run_order(order, own_run=True, timeout=_ORDER_TIMEOUT)
-
-    def retry(order_id: str, means: dict[str, str]) -> None:
-        retry_order(order_id, **means, reason="a sample order")
-
-    return run_samples(samples, run_one, retry, display.order, every=lambda: display.steps(_steps(names)))
-
-
-def _steps(names: list[str]) -> dict[str, str]:
-    """Returns the current step of each order."""
-    from shop.orders.report import read
-
-    with suppress(Exception):  # for display only
-        return {order_id: order.timings[-1].step for order_id, order in read(names).items() if order.timings}
-    return {}
-
-
-def _books_at_rest(stack: Stack, *, demo: bool) -> Books:
-    """Reads the books until open orders have ended, for a limited time. Asks Stripe in a demo only: the
-    account may have the payments of years."""
-    from shop.reconciliation.books import read_books
-
-    end = time.monotonic() + _REST_SECONDS
-    while True:
-        totals = _gateway_totals() if demo or not _uses_stripe() else None
-        books = read_books(stack.database_url, totals)
-        if books.balanced or time.monotonic() > end:
-            return books
-        time.sleep(0.5)
-
-
-def _gateway_totals() -> Totals | None:
-    """Returns what the gateway has charged and refunded; None if it does not answer."""
-    with suppress(PaymentError):
-        return ask_gateway()
-    return None
-
-
-def _notes(ended: Sequence[Ended]) -> Text:
-    """Returns notes that the table has no room for."""
-    text = Text()
-    for each in ended:
-        if each.outcome and each.outcome.amount_at_risk:
-            amount = show(each.outcome.amount_at_risk, each.outcome.currency)
-            text.append(
-                f"{each.order_id}: {amount} at risk. The refund was refused, so a person must act.\n",
-                STYLES["needs_attention"],
-            )
-    known = list(dict.fromkeys(each.order_id for each in ended if each.known))
-    if known:
-        which = "All of these orders" if all(each.known for each in ended) else ", ".join(known)
-        text.append(f"{which} {'was' if len(known) == 1 else 'were'} already known: ", "dim")
-        text.append("the first outcome is shown, and nothing was repeated.\n", "dim")
-    for each in ended:
-        for difference in each.differences:
-            text.append(f"{each.order_id} differs from the expected outcome: {difference}\n", "bold red")
-    return text
 
 
 def _short(file: Path) -> Path:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs PgBouncer on Debian and its like, as root, and starts no service of it: the tests run their own.
+# Installs packages on Debian and its like, as root, and starts no service of them: the tests run their own.
 set -eu
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
@@ -8,4 +8,4 @@ if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
 fi
 apt-get update -qq
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"

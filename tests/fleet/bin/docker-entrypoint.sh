@@ -1,0 +1,3 @@
+#!/bin/sh
+# In place of the entry point of the Redis image, which becomes another user.
+exec "$@"
