@@ -43,8 +43,8 @@ TUNING = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
 }
-"""Settings of every Prefect server, also in deployments/docker/compose.yaml. It keeps finished runs for a week,
-with logs and artifacts, events for two days, and deletes older ones every hour."""
+"""Settings of every Prefect server, also in deployments/docker/compose.yaml. It keeps finished runs, with
+their logs and artifacts, for a week, events for two days, and deletes older ones every hour."""
 
 
 class PrefectServer:
