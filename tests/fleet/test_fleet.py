@@ -36,7 +36,7 @@ from tests.integration.world import World
 
 pytestmark = pytest.mark.slow
 
-OWN_RUNS = 10
+OWN_RUNS = 20
 """One of so many orders is a run of its own (`process-order`); the others go through the batch lane."""
 PARTS = [
     "prefect-1",
