@@ -1,48 +1,35 @@
 """Prefect automations: reads `deployments/automations.yaml`, and registers it for `order-saga setup` and
-`make run`."""
+`make run`. Those that only start a deployment are its triggers, in `deployments/prefect.yaml`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
 
 import yaml
 
 from deployments.setup.item import Change, Item
 
 if TYPE_CHECKING:
-    from prefect.events.schemas.automations import AutomationCore
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import Automation, AutomationCore
 
 FILE = Path(__file__).with_name("automations.yaml")
 
 
 def ensure_automations(file: Path = FILE, *, apply: bool = True) -> list[Item]:
-    """Creates or updates the automations on the server; `apply` false: only compares.
-
-    Raises `prefect.exceptions.ObjectNotFound` if a deployment that one of them starts does not exist.
-    """
+    """Creates or updates the automations on the server; `apply` false: only compares."""
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
 
     items = []
     with get_client(sync_client=True) as client:
-
-        def deployment_id(name: str) -> UUID:
-            try:
-                return client.read_deployment_by_name(name).id
-            except ObjectNotFound:
-                if apply:
-                    raise
-                return uuid4()  # reported as a missing deployment
-
-        for wanted in automations(deployment_id, file):
+        for wanted in automations(file):
             known = client.read_automations_by_name(wanted.name)
             change = Change.UNCHANGED
             if not known:
                 change = Change.CREATED if apply else Change.MISSING
-            elif _content(known[0]) != _content(wanted):
+            elif content_of(known[0]) != content_of(wanted):
                 change = Change.UPDATED if apply else Change.DIFFERS
             match change:
                 case Change.CREATED:
@@ -53,23 +40,30 @@ def ensure_automations(file: Path = FILE, *, apply: bool = True) -> list[Item]:
     return items
 
 
-def _content(automation: AutomationCore) -> dict[str, Any]:
+def automations(file: Path = FILE) -> Iterator[AutomationCore]:
+    """Reads the file. Raises pydantic's ValidationError for an invalid automation."""
+    from prefect.events.schemas.automations import AutomationCore
+
+    for each in yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]:
+        yield AutomationCore.model_validate(each)
+
+
+def triggers(client: SyncPrefectClient, deployments: Iterable[Mapping[str, Any]]) -> list[Automation]:
+    """Returns the server's automations that have the names of triggers of these deployments, which are
+    described as in `prefect.yaml`. (The server does not tell which automation is a trigger.)"""
+    names = [each["name"] for deployment in deployments for each in deployment.get("triggers", ())]
+    return [found for name in names for found in client.read_automations_by_name(name)]
+
+
+def remove_triggers(client: SyncPrefectClient, deployments: Iterable[Mapping[str, Any]]) -> None:
+    """Removes these automations, before `prefect deploy` creates them. It removes those that it has created
+    itself, but none of an earlier version of this project, which were no triggers."""
+    for automation in triggers(client, deployments):
+        client.delete_automation(automation.id)
+
+
+def content_of(automation: AutomationCore) -> dict[str, Any]:
     """Returns the automation's content without what the server adds."""
     from prefect.events.schemas.automations import AutomationCore
 
     return automation.model_dump(include=set(AutomationCore.model_fields) - {"owner_resource"})
-
-
-def automations(deployment_id: Callable[[str], UUID], file: Path = FILE) -> Iterator[AutomationCore]:
-    """Reads the file. `deployment_id` resolves the name of a deployment. Raises pydantic's ValidationError
-    for an invalid automation."""
-    from prefect.events.schemas.automations import AutomationCore
-
-    for each in yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]:
-        actions = [
-            {**action, "deployment_id": deployment_id(action.pop("deployment"))}
-            if "deployment" in action
-            else action
-            for action in each["actions"]
-        ]
-        yield AutomationCore.model_validate({**each, "actions": actions})

@@ -36,6 +36,8 @@ _MARK = "ORDER_SAGA_STANDBY"
 """The environment variable that marks a run whose code is this project's."""
 _starter: Any = importlib.import_module("prefect.runner._starter_engine")
 """The module that starts processes, with its `run_process`, which its documentation says to replace."""
+_FLOWS = "flows."
+"""What the entrypoints of this project's deployments begin with: modules, not files."""
 _SET_FOLDER = "prefect.deployments.steps.set_working_directory"
 
 
@@ -50,8 +52,11 @@ class OrdersJob(ProcessJobConfiguration):
 
 
 def _is_here(deployment: Any) -> bool:
-    """Returns whether the deployment's code is in this project's folder: all it pulls is that folder."""
+    """Returns whether the deployment's code is this project's: all it pulls is this folder; where the package
+    is installed, nothing."""
     steps = getattr(deployment, "pull_steps", None) or []
+    if not steps:
+        return (getattr(deployment, "entrypoint", None) or "").startswith(_FLOWS)
     folders = [step[_SET_FOLDER].get("directory") for step in steps if list(step) == [_SET_FOLDER]]
     return len(folders) == len(steps) == 1 and folders[0] and Path(folders[0]).resolve() == HOME
 

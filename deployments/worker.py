@@ -1,4 +1,4 @@
-"""Prefect's process worker for the pool `orders`, with a graceful shutdown and automatic consumers:
+"""Prefect's process worker for the pool `WORKER_POOL`, with a graceful shutdown and automatic consumers:
 `order-saga worker`.
 
 On SIGTERM or Ctrl-C, Prefect's own worker kills its runs outright, and their orders wait until the lease
@@ -42,7 +42,6 @@ from prefect.workers.process import ProcessWorker
 
 from deployments.capacity import ORDER_RUNS, OWN_RUNS, QUEUES, places, worker_limit
 from deployments.local.signals import handle_signals
-from deployments.local.worker import POOL
 from deployments.standby import OrdersJob, Standby, runs_of
 from deployments.watched import watched
 from deployments.worker_health import WorkerHealth, serving
@@ -218,7 +217,7 @@ def work(options: Sequence[str]) -> None:
     """Runs the worker until it is stopped. `options`: those of `prefect worker start`."""
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "1")
     others = [each for each in options if each != _WITH_HEALTH]
-    sys.argv = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", *others]
+    sys.argv = ["prefect", "worker", "start", "--pool", settings().workers.pool, "--type", "process", *others]
     with working(), _serving_health() if len(others) < len(options) else nullcontext():
         importlib.import_module("prefect.cli").app()
 

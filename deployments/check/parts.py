@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from http import HTTPStatus
-from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import psycopg
-import yaml
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -33,7 +30,6 @@ from shop.runtime.migrate import newest_revision, revision
 from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings, mistakes
 
-HOME = Path(__file__).resolve().parents[2]
 _ALIKE = 0.87
 SECONDS = 20
 """Time limit per part, in seconds."""
@@ -164,16 +160,23 @@ async def prefect_server(known: Known) -> Finding:
     from prefect.exceptions import ObjectNotFound
 
     from deployments.automations import automations as wanted_automations
+    from deployments.described import described
 
     try:
         async with get_client() as client:
             version = await client.api_version()
             try:
-                pool = await client.read_work_pool("orders")
+                pool = await client.read_work_pool(known.settings.workers.pool)
             except ObjectNotFound:
-                return Finding(part, State.WRONG, f"{api} has no work pool orders", "run order-saga setup")
+                return Finding(
+                    part,
+                    State.WRONG,
+                    f"{api} has no work pool {known.settings.workers.pool}",
+                    "run order-saga setup",
+                )
             there = {deployment.name for deployment in await client.read_deployments(limit=200)}
-            missing = [name for name in _deployments() if name not in there]
+            wanted = described()["deployments"]
+            missing = [each["name"] for each in wanted if each["name"] not in there]
             automations = {automation.name for automation in await client.read_automations()}
     except httpx.HTTPError as error:
         if not given:
@@ -198,24 +201,20 @@ async def prefect_server(known: Known) -> Finding:
         return Finding(
             part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "run order-saga setup"
         )
-    if left := [
-        wanted.name for wanted in wanted_automations(lambda _: uuid4()) if wanted.name not in automations
-    ]:
+    triggers = [trigger["name"] for each in wanted for trigger in each.get("triggers", ())]
+    names = [*triggers, *(each.name for each in wanted_automations())]
+    if left := [name for name in names if name not in automations]:
         return Finding(
             part, State.WRONG, f"{api} has no automation {', '.join(map(repr, left))}", "run order-saga setup"
         )
     if given and pool.status != WorkPoolStatus.READY:
         return Finding(
-            part, State.WRONG, f"no worker takes runs of the pool orders at {api}", "run order-saga worker"
+            part,
+            State.WRONG,
+            f"no worker takes runs of the pool {pool.name} at {api}",
+            "run order-saga worker",
         )
     return Finding(part, State.REAL if given else State.EMBEDDED, f"Prefect {version}, {api}")
-
-
-def _deployments() -> list[str]:
-    return [
-        each["name"]
-        for each in yaml.safe_load((HOME / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    ]
 
 
 async def payments(known: Known) -> Finding:

@@ -44,7 +44,7 @@ _COMMANDS = (
     ("restored", _SERVERS, "Prepare the database after it was restored to an earlier time."),
     ("secrets", _SERVERS, "Generate the passwords and keys of a new installation, as files."),
     ("prefect", _SERVERS, "Run Prefect's own command, with settings from files."),
-    ("worker", _SERVERS, "Run flows: Prefect's process worker for the pool orders."),
+    ("worker", _SERVERS, "Run flows: Prefect's process worker for the pool WORKER_POOL."),
     ("web", _SERVERS, "Serve the web app: orders and Stripe's webhooks over HTTP."),
     ("inventory-service", _SERVERS, "Serve the SQL inventory over HTTP."),
 )

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 
 def worker(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
-    """Run flows: Prefect's process worker for the pool orders, with a graceful shutdown and automatic
+    """Run flows: Prefect's process worker for the pool WORKER_POOL, with a graceful shutdown and automatic
     consumers.
 
     Args:

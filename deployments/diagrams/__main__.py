@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from deployments.diagrams.documents import out_of_date
-from deployments.diagrams.mermaid import HOME
 from deployments.diagrams.settings_page import stale_page
+from shop.runtime.home import HOME
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

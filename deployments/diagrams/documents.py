@@ -17,6 +17,7 @@ from deployments.diagrams import mermaid
 from deployments.diagrams.characters import workflow_boxes
 from flows.order_saga import ORDER_SAGA
 from saga.definition import Saga
+from shop.runtime.home import HOME
 
 _BLOCK = re.compile(r"(?<=^<!-- diagram: )([\w-]+)( -->\n```\w+\n)(.*?)(?=^```$)", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(
@@ -34,7 +35,7 @@ DIAGRAMS: dict[str, Callable[[], str]] = {
 }
 
 
-def out_of_date(home: Path = mermaid.HOME) -> dict[Path, str]:
+def out_of_date(home: Path = HOME) -> dict[Path, str]:
     """Returns the Markdown files with a generated part that is out of date,
     with the text that they should have."""
     texts = {path: path.read_text(encoding="utf-8") for path in _documents(home)}
@@ -57,7 +58,7 @@ def code(path: str, name: str | None = None) -> str:
     """The text of a file of this project, or of one function, class or variable in it.
     Raises ValueError if there is none."""
     try:
-        text = (mermaid.HOME / path).read_text(encoding="utf-8")
+        text = (HOME / path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"there is no {path}") from error
     if name is None:

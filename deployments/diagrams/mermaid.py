@@ -1,6 +1,7 @@
 """Draws the saga, an order's states, an order over time and the components as Mermaid text.
 
-The sources are the table of steps, `shop.orders.states`, `prefect.yaml` and `deployments/automations.yaml`.
+The sources are the table of steps, `shop.orders.states`, `deployments/prefect.yaml` and
+`deployments/automations.yaml`.
 Only the external systems of steps are listed here; a step that is not listed is drawn without one.
 """
 
@@ -8,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from deployments.automations import FILE as AUTOMATIONS
+from deployments.described import described
 from saga.definition import Kind, Saga, Step
 from shop.orders.outcomes import Outcome
 from shop.orders.states import TRANSITIONS
 
-HOME = Path(__file__).resolve().parent.parent.parent
 _SYSTEMS = {
     "check_inventory": ("inventory", "inventory service"),
     "process_payment": ("payments", "payment gateway"),
@@ -146,14 +147,9 @@ def sequence(saga: Saga) -> str:
         "flow->>prefect: final state, named after the outcome",
         "flow-->>caller: outcome",
     ]
-    for automation in _yaml("deployments/automations.yaml")["automations"]:
-        trigger = automation["trigger"]
+    for name, trigger, action in _automations():
         event = "no heartbeat" if trigger["posture"] == "Proactive" else ", ".join(trigger["expect"])
-        actions = ", ".join(
-            str(action.get("deployment", action["type"])).partition("/")[0]
-            for action in automation["actions"]
-        )
-        lines += [f"opt {_text(automation['name'])}", f"    prefect->>others: {event}: {actions}", "end"]
+        lines += [f"opt {_text(name)}", f"    prefect->>others: {event}: {action}", "end"]
     lines.append("loop schedules")
     lines += [
         f"    prefect->>others: {deployment['name']}, {when}"
@@ -250,8 +246,17 @@ def refusals(step: Step) -> Iterator[tuple[Outcome, str]]:
 
 
 def _deployments() -> list[dict[str, Any]]:
-    described: list[dict[str, Any]] = _yaml("prefect.yaml")["deployments"]
-    return described
+    deployments: list[dict[str, Any]] = described()["deployments"]
+    return deployments
+
+
+def _automations() -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yields the name of each automation, its trigger and what it does."""
+    for deployment in _deployments():
+        for trigger in deployment.get("triggers", ()):
+            yield trigger["name"], trigger, deployment["name"]
+    for each in yaml.safe_load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]:
+        yield each["name"], each["trigger"], ", ".join(action["type"] for action in each["actions"])
 
 
 def _schedules(deployment: dict[str, Any]) -> list[str]:
@@ -260,10 +265,6 @@ def _schedules(deployment: dict[str, Any]) -> list[str]:
         f"cron {each['cron']} SHOP_TIMEZONE" if "cron" in each else f"every {each['interval'] / 60:g} min"
         for each in deployment.get("schedules", ())
     ]
-
-
-def _yaml(name: str) -> Any:
-    return yaml.safe_load((HOME / name).read_text(encoding="utf-8"))
 
 
 def _id(name: str) -> str:

@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from deployments.automations import remove_triggers, triggers
+from deployments.described import FILE, described, values
 from deployments.local.errors import StackError
 from deployments.local.files import read_if_there, tail, write_whole
 from deployments.local.processes import Child, Hurry, wait_until
 from deployments.setup.former import remove_former
 from deployments.setup.server import client
-from shop.settings import settings
 
 
 class Deployments:
@@ -38,9 +39,11 @@ class Deployments:
             "--no-prompt",
             "deploy",
             "--all",
+            "--prefect-file",
+            str(FILE),
         ]
-        self._zone = environment.get("SHOP_TIMEZONE") or settings().shop.timezone
-        env = {"PREFECT_CLI_WRAP_LINES": "false", **environment, "SHOP_TIMEZONE": self._zone}
+        self._values = values(home)
+        env = {"PREFECT_CLI_WRAP_LINES": "false", **environment, **self._values}
         self._child = Child(
             "prefect deploy",
             command,
@@ -66,6 +69,8 @@ class Deployments:
             return False
         if not self._child.running():
             self._load()
+        with client() as server:
+            remove_triggers(server, described()["deployments"])
         write_whole(self._go, api_url)
         wait_until(
             lambda: self._child.returncode is not None,
@@ -83,7 +88,7 @@ class Deployments:
         remove_former(apply=True)
         write_whole(
             self._state,
-            json.dumps({"api_url": api_url, "digest": self._digest(), "deployments": sorted(_registered())}),
+            json.dumps({"api_url": api_url, "digest": self._digest(), "registered": sorted(_registered())}),
         )
         return True
 
@@ -100,32 +105,30 @@ class Deployments:
         with suppress(ValueError, KeyError, TypeError):
             noted: dict[str, Any] = json.loads(read_if_there(self._state))
             if noted["api_url"] == api_url and noted["digest"] == self._digest():
-                return set(noted["deployments"])
+                return set(noted["registered"])
         return None
 
     def _digest(self) -> str:
         from importlib.metadata import version
 
-        # The folder and the time zone count, because the deployments contain them.
-        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}\0{self._zone}".encode())
+        # The deployments contain the values.
+        digest = hashlib.sha256(f"{version('prefect')}\0{json.dumps(self._values)}".encode())
         for path in self._sources():
             digest.update(f"\0{path.relative_to(self._home)}\0".encode() + path.read_bytes())
         return digest.hexdigest()
 
     def _sources(self) -> Iterator[Path]:
-        yield from (
-            path for path in (self._home / "prefect.yaml", self._home / "shop" / "order.py") if path.exists()
-        )
-        for folder in ("flows", "tasks"):
+        yield from (self._home / "deployments").glob("prefect.yaml")
+        for folder in ("flows", "tasks", "shop/orders"):
             yield from sorted((self._home / folder).rglob("*.py"))
 
 
 def _registered() -> set[str]:
-    """Returns the ids of all deployments on the server."""
+    """Returns the ids of all deployments on the server, and of the automations that are their triggers."""
     found: set[str] = set()
     with client() as server:
         while page := server.read_deployments(limit=200, offset=len(found)):
             found |= {str(deployment.id) for deployment in page}
             if len(page) < 200:
                 break
-    return found
+        return found | {str(each.id) for each in triggers(server, described()["deployments"])}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from deployments.local.worker import POOL
+from shop.settings import settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -61,7 +61,7 @@ def _runs(client: SyncPrefectClient, *types: StateType) -> Iterator[FlowRun]:
     )
 
     wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
-    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[settings().workers.pool]))
     offset = 0
     while page := client.read_flow_runs(
         flow_run_filter=wanted, work_pool_filter=pool, limit=_PAGE, offset=offset

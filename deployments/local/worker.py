@@ -9,8 +9,8 @@ from pathlib import Path
 
 from deployments.local.files import read_if_there, write_whole
 from deployments.local.processes import Child, Hurry, free_port, wait_until
+from shop.settings import settings
 
-POOL = "orders"
 METRICS_PORT = 8431
 
 
@@ -41,7 +41,8 @@ class Worker:
             environment = {**environment, "METRICS_PORT": str(port)}
         self._go = pids / "worker.go"
         command = [sys.executable, "-m", "deployments.local.warm", str(self._go)]
-        command += ["--no-prompt", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]
+        command += ["--no-prompt", "worker", "start", "--pool", settings().workers.pool]
+        command += ["--type", "process", "--name", name]
         env = {"PREFECT_WORKER_QUERY_SECONDS": "1", **environment}
         self._child = Child(
             "the worker", command, log=logs / "worker.log", pid_file=pids / "worker.pid", env=env, cwd=home

@@ -5,25 +5,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from deployments.automations import content_of, remove_triggers, triggers
+from deployments.described import FILE, described, filled, values
 from deployments.setup.item import Change, Item
 from deployments.setup.server import client
-from shop.settings import settings
+from shop.runtime.home import HOME
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import DeploymentSchedule
     from prefect.client.schemas.responses import DeploymentResponse
 
-HOME = Path(__file__).resolve().parents[2]
 _DEPLOY_SECONDS = 300
 _MISSING = "missing"
-_ZONE = "SHOP_TIMEZONE"
 
 
 class DeployError(Exception):
@@ -38,16 +43,20 @@ class Wanted:
     """flow/deployment."""
     values: Mapping[str, Any]
     """The values to compare with the server. People see the names in a table."""
+    described: Mapping[str, Any]
+    """Its part of prefect.yaml."""
 
 
-def ensure_deployments(*, apply: bool = True, file: Path = HOME / "prefect.yaml") -> list[Item]:
+def ensure_deployments(*, apply: bool = True, file: Path = FILE) -> list[Item]:
     """Registers deployments that are missing or differ. Raises `DeployError`. Keeps other deployments on
     the server, and whether a schedule is active."""
     every = list(wanted(file))
     found = {each.name: _differences(each) for each in every}
-    changed = [name for name, differences in found.items() if differences]
+    changed = [each for each in every if found[each.name]]
     if apply and changed:
-        _deploy(file, changed)
+        with client() as server:
+            remove_triggers(server, [each.described for each in changed])
+        _deploy(file, [each.name for each in changed])
         if left := [f"{each.name} ({', '.join(fields)})" for each in every if (fields := _differences(each))]:
             raise DeployError(f"after prefect deploy these still differ from {file.name}: {', '.join(left)}")
     return [Item("deployment", each.name, *_change(found[each.name], apply=apply)) for each in every]
@@ -67,10 +76,8 @@ def wanted(file: Path) -> Iterator[Wanted]:
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
-    text = file.read_text(encoding="utf-8").replace(f"{{{{ ${_ZONE} }}}}", settings().shop.timezone)
-    described = yaml.safe_load(text)
-    pull = yaml.safe_load(yaml.safe_dump(described["pull"]).replace("{{ $PWD }}", str(file.parent)))
-    for each in described["deployments"]:
+    content = filled(described(file), values())
+    for each in content["deployments"]:
         flow: Flow[Any, Any] = load_flow_from_entrypoint(each["entrypoint"])
         limit, pool = each.get("concurrency_limit", {}), each["work_pool"]
         yield Wanted(
@@ -90,8 +97,9 @@ def wanted(file: Path) -> Iterator[Wanted]:
                 ),
                 "work queue": (pool["name"], pool["work_queue_name"]),
                 "job variables": pool["job_variables"],
-                "pull steps": pull,
+                "pull steps": content["pull"],
             },
+            each,
         )
 
 
@@ -111,10 +119,29 @@ def _differences(each: Wanted) -> list[str]:
 
     with client() as server:
         try:
-            there = _values(server.read_deployment_by_name(each.name))
+            found = server.read_deployment_by_name(each.name)
         except ObjectNotFound:
             return [_MISSING]
-    return [name for name, value in each.values.items() if there[name] != value]
+        there = _values(found)
+        differing = [name for name, value in each.values.items() if there[name] != value]
+        return differing if _has_triggers(server, found.id, each) else [*differing, "triggers"]
+
+
+def _has_triggers(server: SyncPrefectClient, deployment_id: UUID, each: Wanted) -> bool:
+    """Returns whether the server has exactly the wanted automations of the deployment."""
+    from prefect.events import DeploymentTriggerTypes
+    from pydantic import TypeAdapter
+
+    wanted = []
+    for given in each.described.get("triggers", ()):
+        trigger = TypeAdapter[Any](DeploymentTriggerTypes).validate_python(given)
+        trigger.set_deployment_id(deployment_id)
+        wanted.append(content_of(trigger.as_automation()))
+    there = [content_of(found) for found in triggers(server, [each.described])]
+    return sorted(there, key=_name) == sorted(wanted, key=_name)
+
+
+_name = itemgetter("name")
 
 
 def _values(there: DeploymentResponse) -> dict[str, Any]:
@@ -135,7 +162,7 @@ def _values(there: DeploymentResponse) -> dict[str, Any]:
         ),
         "work queue": (there.work_pool_name, there.work_queue_name),
         "job variables": there.job_variables,
-        "pull steps": there.pull_steps,
+        "pull steps": there.pull_steps or [],
     }
 
 
@@ -147,22 +174,22 @@ def _registered_schedule(schedule: DeploymentSchedule) -> tuple[str, str]:
 
 
 def _deploy(file: Path, names: list[str]) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(file)]
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy"]
     command += [part for name in names for part in ("--name", name.rpartition("/")[2])]
-    # The file uses the first two.
-    environment = {**os.environ, "PWD": str(file.parent), _ZONE: settings().shop.timezone}
-    environment["PREFECT_CLI_WRAP_LINES"] = "false"
-    try:
-        done = subprocess.run(
-            command,
-            cwd=file.parent,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_DEPLOY_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise DeployError(f"prefect deploy did not end within {_DEPLOY_SECONDS} s") from None
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as deployed:
+        yaml.safe_dump(described(file), deployed, sort_keys=False)
+        deployed.flush()
+        try:
+            done = subprocess.run(
+                [*command, "--prefect-file", deployed.name],
+                cwd=HOME,
+                env={**os.environ, **values(), "PREFECT_CLI_WRAP_LINES": "false"},
+                capture_output=True,
+                text=True,
+                timeout=_DEPLOY_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise DeployError(f"prefect deploy did not end within {_DEPLOY_SECONDS} s") from None
     if done.returncode != 0:
         raise DeployError(f"prefect deploy failed:\n{(done.stdout + done.stderr)[-4000:]}")

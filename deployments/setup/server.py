@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import httpx
 
 from deployments.capacity import QUEUES
-from deployments.local.worker import POOL
 from deployments.setup.item import Change, Item
+from shop.settings import settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -54,39 +54,39 @@ def ensure_work_pool(*, apply: bool = True) -> list[Item]:
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
     from prefect.workers.process import ProcessWorker
 
-    change, note = Change.UNCHANGED, ""
+    change, note, pool = Change.UNCHANGED, "", settings().workers.pool
     with client() as server:
         try:
-            there = server.read_work_pool(POOL)
+            there = server.read_work_pool(pool)
         except ObjectNotFound:
             change = Change.MISSING
             if apply:
                 template = ProcessWorker.get_default_base_job_template()
                 with suppress(ObjectAlreadyExists):
                     server.create_work_pool(
-                        WorkPoolCreate(name=POOL, type=_POOL_TYPE, base_job_template=template)
+                        WorkPoolCreate(name=pool, type=_POOL_TYPE, base_job_template=template)
                     )
                 change = Change.CREATED
         else:
             note = _notes(
                 **{f"its type is {there.type}": there.type != _POOL_TYPE, "it is paused": there.is_paused}
             )
-    return [Item("work pool", POOL, change, note)]
+    return [Item("work pool", pool, change, note)]
 
 
 def ensure_queues(*, apply: bool = True) -> list[Item]:
     """Creates the pool's work queues, in the sequence of their priority: consumers and recovery first."""
     from prefect.exceptions import ObjectNotFound
 
-    items = []
+    items, pool = [], settings().workers.pool
     with client() as server:
         before = 0
         for name in QUEUES:
             try:
-                there = server.read_work_queue_by_name(name, POOL)
+                there = server.read_work_queue_by_name(name, pool)
             except ObjectNotFound:
                 if apply:
-                    there = server.create_work_queue(name, priority=before + 1, work_pool_name=POOL)
+                    there = server.create_work_queue(name, priority=before + 1, work_pool_name=pool)
                     before = there.priority or before + 1
                 items.append(Item("work queue", name, Change.CREATED if apply else Change.MISSING))
                 continue

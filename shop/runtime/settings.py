@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, field_validator
@@ -99,6 +100,11 @@ class WorkerSettings(Group):
 
     model_config = prefixed("WORKER_")
 
+    pool: str = Field(default="orders", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")
+    """Work pool of the deployments and of the workers. After changing it, run `order-saga setup`."""
+    home: Path | None = None
+    """Folder of the clone on the workers' machines. Default: the folder of the clone in which
+    `order-saga setup` runs. Where the package is installed, as in an image, none is needed."""
     limit: int | None = Field(default=None, ge=1)
     """Maximum number of concurrent runs of one worker; at least 6 (four are reserved for other flows than
     `process-order`). Default: by memory and connections. `--limit` overrides it."""

@@ -20,7 +20,6 @@ from deployments.local.files import tail
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import free_port
-from deployments.local.worker import POOL
 from deployments.trigger import start_own_run
 from shop.orders import intake
 from shop.orders.intake_content import take_in
@@ -106,7 +105,7 @@ def a_worker(server: PrefectServer, folder: Path, **given: str) -> Iterator[Serv
 
 def pause(server: PrefectServer, *, paused: bool) -> None:
     httpx.patch(
-        f"{server.api_url}/work_pools/{POOL}", auth=server.auth, json={"is_paused": paused}, timeout=20
+        f"{server.api_url}/work_pools/orders", auth=server.auth, json={"is_paused": paused}, timeout=20
     ).raise_for_status()
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -15,10 +20,12 @@ from deployments.local.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from tests.conftest import HOME, own_port
-from tests.integration.world import World
+from tests.installed import install
+from tests.integration.world import World, an_order
 
 _PASSES = {"last_polled", "status", "active_slots"}
 """What a server changes by itself."""
+ENDS = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 _KINDS = ("work_pools", "work_queues", "v2/concurrency_limits", "deployments", "automations")
 
 
@@ -41,6 +48,10 @@ class Api:
         (row,) = [row for row in self.all()[kind] if row["name"] == name]
         return row
 
+    def get(self, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.get(path).raise_for_status().json()
+        return found
+
     def delete(self, path: str) -> None:
         self._client.delete(path).raise_for_status()
 
@@ -57,8 +68,9 @@ def fresh(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Api]:
     """A Prefect server that has nothing, and that this process's Prefect client talks to."""
     folder = world_dir / "fresh-prefect"
     own_port(folder)
-    postgres.create_database("fresh_prefect")
-    url = postgres.url("fresh_prefect")
+    name = f"fresh_prefect_{uuid4().hex[:8]}"
+    postgres.create_database(name)
+    url = postgres.url(name)
     server = PrefectServer(
         home=HOME, folder=folder, database_url=url, logs=folder / "logs", pids=folder / "run"
     )
@@ -71,6 +83,7 @@ def fresh(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Api]:
             yield Api(client)
     finally:
         server.stop()
+        postgres.drop_database(name)
 
 
 def names(row: dict[str, Any]) -> Any:
@@ -125,6 +138,7 @@ def test_it_puts_everything_there_once_and_restores_it(
     fresh.delete("/work_pools/orders/queues/own-runs")
     lost = fresh.one("automations", "Runs that fell silent have crashed")
     fresh.delete(f"/automations/{lost['id']}")
+    fresh.delete(f"/automations/{fresh.one('automations', 'Alerts are sent')['id']}")
     recovery = by_name["housekeeping"]
     fresh.delete(f"/deployments/{recovery['id']}/schedules/{recovery['schedules'][0]['id']}")
     fresh.patch(f"/deployments/{by_name['purge']['id']}", description="another one")
@@ -147,12 +161,15 @@ def test_it_puts_everything_there_once_and_restores_it(
     every_two_minutes = {"schedule": {"interval": 120}, "active": True, "slug": "refresh"}
     dashboard = fresh.one("deployments", "show-dashboard")
     fresh.patch(f"/deployments/{dashboard['id']}", schedules=[every_two_minutes])
+    ours = fresh.one("automations", "Alerts are sent")
+    fresh.post("/automations/", **{name: ours[name] for name in ("name", "trigger", "actions")})
     code, said = setup("--check")
     assert code == 1
     assert said.count("not wanted") == 2
     code, said = setup()
     assert code == 0, said
     assert said.count("removed") == 2
+    assert names(fresh.one("automations", "Alerts are sent")) == names(ours)
     assert "recover-orders" not in {row["name"] for row in fresh.all()["deployments"]}
     assert fresh.one("deployments", "show-dashboard")["schedules"] == []
     assert setup("--check")[0] == 0
@@ -175,3 +192,58 @@ def test_it_needs_a_server_that_answers(world: World, capsys: pytest.CaptureFixt
     with environment({"PREFECT_API_URL": "http://127.0.0.1:1/api"}):
         assert order_saga(["setup", "--wait", "0"]) == 2
     assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_several_at_once_set_up_once(fresh: Api, world: World) -> None:
+    command = [sys.executable, "-m", "deployments.cli", "setup"]
+    started = [
+        subprocess.Popen(command, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert order_saga(["setup", "--check"]) == 0
+    for kind, rows in fresh.all().items():
+        names_there = [row["name"] for row in rows]
+        assert len(names_there) == len(set(names_there)), kind
+
+
+def test_an_installed_package_sets_up_and_its_worker_runs_an_order(
+    fresh: Api, world: World, tmp_path: Path, unique: str
+) -> None:
+    package = install(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(package), "ORDER_SAGA_REVISION": "of an image"}
+    environment |= {"WORKER_POOL": "a pool", "WORKER_STANDBY": "1"}
+    command = [sys.executable, "-m", "deployments.cli"]
+    done = subprocess.run(
+        [*command, "setup"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = fresh.all()
+    assert [row["name"] for row in made["work_pools"]] == ["a pool"]
+    assert {row["version"] for row in made["deployments"]} == {"of an image"}
+    assert not any(row["pull_steps"] for row in made["deployments"])
+
+    log = tmp_path / "worker.log"
+    with log.open("w") as output:
+        worker = subprocess.Popen(
+            [*command, "worker"], cwd=tmp_path, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        order = an_order(f"INSTALLED-{unique}")
+        deployment = fresh.one("deployments", "process-order")
+        run = fresh.post(f"/deployments/{deployment['id']}/create_flow_run", parameters={"order": order})
+        until = time.monotonic() + 120
+        while (state := fresh.get(f"/flow_runs/{run['id']}")["state"])["type"] not in ENDS:
+            assert time.monotonic() < until, log.read_text()
+            assert worker.poll() is None, log.read_text()
+        assert state["name"] == "Completed", (state, log.read_text())
+    finally:
+        worker.terminate()
+        worker.wait(30)

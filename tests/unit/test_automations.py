@@ -1,33 +1,35 @@
-"""The automations as data: complete, and of names that there are."""
+"""The automations and triggers as data: complete, and of names that there are."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
 import pytest
-import yaml
+from prefect.events import DeploymentEventTrigger, DeploymentTriggerTypes
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from deployments.automations import FILE, automations
+from deployments.automations import automations
+from deployments.described import described
+from flows.housekeeping import housekeeping
 from flows.states import NAMES
 from tasks.send_alerts import CLEARED, RAISED
 
-DEPLOYED = {
-    f"{each['entrypoint'].rpartition('.')[2].replace('_', '-')}/{each['name']}": uuid4()
-    for each in yaml.safe_load((FILE.parent.parent / "prefect.yaml").read_text(encoding="utf-8"))[
-        "deployments"
-    ]
-}
-
-
-def test_each_is_one_that_prefect_takes_and_starts_what_is_deployed() -> None:
-    assert len(by_name()) == 3
-
 
 def by_name() -> dict[str, AutomationCore]:
-    return {each.name: each for each in automations(DEPLOYED.__getitem__)}
+    return {each.name: each for each in automations()}
+
+
+def triggers() -> dict[str, Any]:
+    """The triggers of the deployments, as Prefect reads them."""
+    return {
+        f"{deployment['name']}: {each['name']}": TypeAdapter[Any](DeploymentTriggerTypes).validate_python(
+            each
+        )
+        for deployment in described()["deployments"]
+        for each in deployment.get("triggers", ())
+    }
 
 
 def test_every_name_that_a_run_ends_in_is_listed() -> None:
@@ -42,13 +44,23 @@ def test_every_name_that_a_run_ends_in_is_listed() -> None:
 
 
 def test_the_alerts_events_are_those_that_are_emitted() -> None:
-    sending = by_name()["Alerts are sent"]
-    assert isinstance(sending.trigger, EventTrigger)
-    assert sending.trigger.expect == {RAISED, CLEARED}
+    sending = triggers()["notify-alert: Alerts are sent"]
+    assert isinstance(sending, DeploymentEventTrigger)
+    assert sending.expect == {RAISED, CLEARED}
+
+
+def test_recovery_is_started_with_parameters_that_it_has() -> None:
+    recovering = triggers()["housekeeping: Orders of a crashed run are recovered"]
+    assert recovering.parameters.keys() <= housekeeping.parameters.properties.keys()
+
+
+def test_each_name_is_used_once() -> None:
+    names = [*by_name(), *(name.partition(": ")[2] for name in triggers())]
+    assert len(names) == len(set(names)) >= 3
 
 
 def test_what_is_no_automation_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text("automations: [{name: x, trigger: {type: event, posture: Sometimes}, actions: []}]")
     with pytest.raises(ValidationError):
-        list(automations(DEPLOYED.__getitem__, file))
+        list(automations(file))

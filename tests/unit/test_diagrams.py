@@ -14,6 +14,7 @@ from flows.order_saga import ORDER_SAGA
 from saga.definition import Kind, Saga, Step
 from shop.orders.outcomes import Outcome
 from shop.orders.states import TRANSITIONS, OrderState
+from shop.runtime.home import HOME
 from tests.node import node
 
 
@@ -120,7 +121,7 @@ def test_code_and_the_table_of_steps_are_included() -> None:
     text = documents.refreshed(marks)
     flow = documents.code("flows/process_order.py", "process_order")
     assert flow.startswith("@flow(")
-    assert flow in (mermaid.HOME / "flows" / "process_order.py").read_text()
+    assert flow in (HOME / "flows" / "process_order.py").read_text()
     assert text.startswith(
         "<!-- code: flows/process_order.py#process_order -->\n```python\n" + flow + "```\n"
     )

@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-HOME = Path(__file__).resolve().parents[2]
-PACKAGES = ("deployments", "flows", "saga", "shop", "tasks")
+from tests.conftest import HOME
+from tests.installed import PACKAGES, install
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as `pip install` lays it out, without what it requires."""
-    folder = tmp_path_factory.mktemp("package")
-    ignored = shutil.ignore_patterns("__pycache__")
-    for package in PACKAGES:
-        shutil.copytree(HOME / package, folder / "source" / package, ignore=ignored)
-    shutil.copy(HOME / "pyproject.toml", folder / "source")
-    build = "from setuptools import build_meta; build_meta.build_wheel('..')"
-    done = subprocess.run(
-        [sys.executable, "-c", build],
-        cwd=folder / "source",
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (wheel,) = folder.glob("order_saga-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "installed")
-    return folder / "installed"
+    return install(tmp_path_factory.mktemp("package"))
 
 
 def test_every_file_of_the_packages_is_in_it(installed: Path) -> None:
