@@ -27,9 +27,23 @@ def use_running_world() -> None:
             found = {_URL: url}
             if not any(name in os.environ for name in CREDENTIALS):
                 login = {name: from_file(name, values) or values.get(name) for name in CREDENTIALS}
-                found |= {name: value for name, value in login.items() if value}
+                found |= {name: value for name, value in login.items() if value} or _without_login_of_profile(
+                    url
+                )
             set_environment(found)
             return
+
+
+def _without_login_of_profile(url: str) -> dict[str, str]:
+    """Returns an environment in which the active profile's credentials are not sent to this address, unless
+    the profile names it, or no address at all."""
+    from prefect.settings import Settings
+    from prefect.settings.sources import ProfileSettingsTomlLoader
+
+    profile = ProfileSettingsTomlLoader(Settings).profile_settings
+    if profile.get(_URL) in {None, url}:
+        return {}
+    return {name: "" for name in CREDENTIALS if name in profile}
 
 
 def configured_prefect_api_url() -> str | None:

@@ -155,6 +155,7 @@ async def prefect_server(known: Known) -> Finding:
             "can read all customers, refund orders, and run code on the workers"
         )
         return Finding(part, State.WRONG, what, _CLOSE)
+    from prefect.client.base import ServerType
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import WorkPoolStatus
     from prefect.exceptions import ObjectNotFound
@@ -164,7 +165,8 @@ async def prefect_server(known: Known) -> Finding:
 
     try:
         async with get_client() as client:
-            version = await client.api_version()
+            is_cloud = client.server_type == ServerType.CLOUD
+            version = "Cloud" if is_cloud else await client.api_version()
             try:
                 pool = await client.read_work_pool(known.settings.workers.pool)
             except ObjectNotFound:

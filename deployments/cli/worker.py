@@ -14,6 +14,9 @@ def worker(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> No
     Args:
         options: Options of `prefect worker start`, such as --name and --limit.
     """
+    from deployments.running import use_running_world
+
+    use_running_world()  # before Prefect is loaded
     from deployments.worker import work
 
     work(options)

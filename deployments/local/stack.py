@@ -188,7 +188,11 @@ class Stack:
         """The address for browsers."""
         if self.prefect_server:
             return self.prefect_server.url
-        return self.prefect_api_url.removesuffix("/").removesuffix("/api") if self.prefect_api_url else None
+        if self.prefect_api_url is None:
+            return None
+        from prefect.settings import PREFECT_UI_URL
+
+        return str(PREFECT_UI_URL.value())  # Prefect Cloud's is another host than its API's
 
     @property
     def environment(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from deployments.local.environment import given
 from deployments.local.errors import AlreadyRunning, Interrupted, StackError
 from deployments.local.stack import HOME, Options, Stack
-from deployments.running import use_running_world
+from deployments.running import configured_prefect_api_url, use_running_world
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     env_file = HOME / ".env"
     var = Path(given("VAR_DIR", env_file) or HOME / "var")
-    database_url, api_url = given("DATABASE_URL", env_file), given("PREFECT_API_URL", env_file)
+    database_url, api_url = given("DATABASE_URL", env_file), configured_prefect_api_url()
     options = Options(
         var_dir=var,
         database_url=database_url,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from prefect.context import refresh_global_settings_context
-from prefect.settings import get_current_settings
+from prefect.settings import Settings, get_current_settings
 
 from deployments import running
 from deployments.cli import order_saga
@@ -147,3 +147,26 @@ def test_a_credential_that_cannot_be_read_is_an_error_that_names_it(
         read_login_files()
     assert "PREFECT_API_AUTH_STRING_FILE" in str(error.value)
     assert "PLANTED" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("profile", "sent"),
+    [
+        ({"PREFECT_API_URL": "https://other.example.com/api", "PREFECT_API_KEY": "pnu_key"}, False),
+        ({"PREFECT_API_URL": THEIRS, "PREFECT_API_KEY": "pnu_key"}, True),
+        ({"PREFECT_API_KEY": "pnu_key"}, True),
+    ],
+)
+def test_the_login_of_a_profile_is_not_sent_to_another_address(
+    tmp_path: Path, no_login: pytest.MonkeyPatch, profile: dict[str, str], sent: bool
+) -> None:
+    values = "".join(f'{name} = "{value}"\n' for name, value in profile.items())
+    (tmp_path / "profiles.toml").write_text(f'active = "mine"\n[profiles.mine]\n{values}')
+    write_env_file(tmp_path / ".env", {"PREFECT_API_URL": THEIRS})
+    no_login.setattr(running, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
+    no_login.setenv("PREFECT_HOME", str(tmp_path))
+    refresh_global_settings_context()
+    use_running_world()
+    settings = Settings()
+    assert settings.api.url == THEIRS
+    assert bool(settings.api.key and settings.api.key.get_secret_value()) == sent
