@@ -19,8 +19,8 @@ USER = "shop"
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """Runs one with its data in the folder, which its system user can reach. Yields the address of its server,
-    without a database; the user may create databases, and is no superuser."""
+    """Runs one with its data in the folder, which its system user can reach. Yields the address of its
+    server, without a database; the user may create databases, and is no superuser."""
     data, password, port = folder / "data", secrets.token_hex(16), free_port()
     account, binaries = account_for(data), find_binaries()
     folder.mkdir(mode=0o755)
