@@ -111,6 +111,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/docker-compose --file deployments/docker/compose.yaml --profile demo --profile prod config --quiet
+	$(BIN)/hadolint deployments/docker/Dockerfile
 	$(BIN)/python -m deployments.diagrams --check
 
 format: $(STAMP)
