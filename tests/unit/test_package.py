@@ -51,7 +51,7 @@ def test_it_declares_what_it_needs_and_its_extras(installed: Path) -> None:
     )
     assert all("==" in each for each in required)
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
-    assert extras == {"llm", "local", "labels", "stripe", "easypost", "otel"}
+    assert extras == {"llm", "local", "labels", "stripe", "easypost", "otel", "redis"}
 
 
 def test_its_command_runs_elsewhere(installed: Path, tmp_path: Path) -> None:
