@@ -26,6 +26,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,8 @@ log = logging.getLogger("shop.worker")
 GRACE_SECONDS = 15
 """Shutdown grace period for runs, in seconds. A consumer continues with its orders for a third of it."""
 _WITH_HEALTH = "--with-healthcheck"
+_EXIT_SECONDS = 3
+"""How long the process may take to exit when everything has ended, in seconds."""
 _LONGEST_PAUSE_SECONDS = 8
 """Limits the pause between checks of waiting orders, in seconds, while the database or the Prefect server
 does not answer."""
@@ -210,7 +213,19 @@ def working() -> Iterator[None]:
     handle_signals()
     configure()
     with watched("worker", own_port=True):
-        yield
+        try:
+            yield
+        finally:
+            _end_soon(sys.exception())
+
+
+def _end_soon(error: BaseException | None) -> None:
+    """Limits how long the process takes to exit: Prefect waits until its last log lines and events are
+    delivered, for minutes while the server is away."""
+    code = (error.code or 0) if isinstance(error, SystemExit) else int(error is not None)
+    leave = threading.Timer(_EXIT_SECONDS, os._exit, [code if isinstance(code, int) else 1])
+    leave.daemon = True
+    leave.start()
 
 
 def work(options: Sequence[str]) -> None:

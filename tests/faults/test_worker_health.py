@@ -164,6 +164,7 @@ async def test_a_port_that_is_taken_is_reported_and_no_worker_starts(
             assert f"cannot serve its health on 127.0.0.1:{port}" in worker.log.read_text()
 
 
+@pytest.mark.parametrize("server_is_away", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
     deployed: World,
     frail_prefect: PrefectServer,
@@ -171,6 +172,7 @@ async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
     tmp_path: Path,
     unique: str,
     tell: Callable[[str], None],
+    server_is_away: bool,
 ) -> None:
     """In the middle of payments that last longer than it has to end, in both lanes. The leases would last for
     five minutes."""
@@ -190,6 +192,8 @@ async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
             return own["id"] in held and len(held) > len(orders) / 2
 
         await until(paying, 60, "the payments")
+        if server_is_away:
+            await asyncio.to_thread(frail_prefect.stop)
         asked = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
 
@@ -198,6 +202,8 @@ async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
 
         await until(gone, _END_SECONDS, "the worker to end")
         took = time.monotonic() - asked
+        await asyncio.to_thread(frail_prefect.start)
+        assert worker.process.returncode == 0
         tell(f"the worker ended {took:.1f} s after SIGTERM")
         assert took < _END_SECONDS, tail(worker.log, 30)
         assert not deployed.sql("SELECT id FROM customer_order WHERE lease_id IS NOT NULL")
