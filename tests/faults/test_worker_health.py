@@ -25,6 +25,7 @@ from shop.orders import intake
 from shop.orders.intake_content import take_in
 from shop.runtime.http_server import listen
 from tests.conftest import HOME
+from tests.faults.runs import forget_runs
 from tests.faults.silence import silent
 from tests.faults.witness import all_ended, assert_right, mixed, order_of
 from tests.integration.world import World
@@ -176,6 +177,8 @@ async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
 ) -> None:
     """In the middle of payments that last longer than it has to end, in both lanes. The leases would last for
     five minutes."""
+    # What other tests have left would run in this worker, for this shop.
+    forget_runs(frail_prefect, "process-order", "process-pending-orders")
     orders = mixed(unique, 20, flaky=False)
     own = order_of("good", f"{unique}-own")
     slow = {"LEASE_SECONDS": "300", "PAYMENT_TIMEOUT_SECONDS": "50"}
