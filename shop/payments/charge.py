@@ -147,7 +147,11 @@ async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> P
             and p.try_number >= try_number(instance)
         ]
         usable.sort(key=lambda payment: (payment.status is PaymentStatus.CREATED, payment.kept == 0))
-        if usable and (usable[0].amount, usable[0].currency) == (order.amount_due, order.currency):
+        # A charge of another amount is never followed by a second one: the caller rejects it.
+        if usable and (
+            usable[0].status is PaymentStatus.SUCCEEDED
+            or (usable[0].amount, usable[0].currency) == (order.amount_due, order.currency)
+        ):
             return usable[0]
     info = order.payment_info
     if info is None:

@@ -55,6 +55,7 @@ def _ours(command: Sequence[str]) -> Program:
             "HOME": folder,
             "VAR_DIR": folder,
             "PREFECT_HOME": f"{folder}/prefect",
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": f"{folder}/ui",
             "WEB_HOST": "0.0.0.0",
         },
     )
