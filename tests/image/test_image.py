@@ -87,6 +87,14 @@ class TestImage:
         assert missing == "[]"
 
 
+def test_deployments_have_the_revision_as_their_version(fleet: Fleet) -> None:
+    address, password = fleet.environment["PREFECT_API_URL"], fleet.environment["PREFECT_API_AUTH_STRING"]
+    auth = (password.partition(":")[0], password.partition(":")[2])
+    answer = httpx.post(f"{address}/deployments/filter", json={}, auth=auth, timeout=30, trust_env=False)
+    versions = {each["version"] for each in answer.raise_for_status().json()}
+    assert versions == {image()["Labels"]["org.opencontainers.image.revision"]}
+
+
 def test_orders_are_processed_and_the_books_balance(fleet: Fleet, folder: Path) -> None:
     """Through the web app, and one by the command, whose file the container is given."""
     world, worker = fleet.world, fleet.worker("worker-1")
