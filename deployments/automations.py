@@ -52,7 +52,11 @@ def triggers(client: SyncPrefectClient, deployments: Iterable[Mapping[str, Any]]
     """Returns the server's automations that have the names of triggers of these deployments, which are
     described as in `prefect.yaml`. (The server does not tell which automation is a trigger.)"""
     names = [each["name"] for deployment in deployments for each in deployment.get("triggers", ())]
-    return [found for name in names for found in client.read_automations_by_name(name)]
+    if not names:
+        return []
+    from prefect.events.filters import AutomationFilter, AutomationFilterName
+
+    return client.read_automations(automations=AutomationFilter(name=AutomationFilterName(any_=names)))
 
 
 def remove_triggers(client: SyncPrefectClient, deployments: Iterable[Mapping[str, Any]]) -> None:
