@@ -42,6 +42,7 @@ from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
 from deployments.capacity import ORDER_RUNS, OWN_RUNS, QUEUES, places, worker_limit
+from deployments.local.environment import set_environment
 from deployments.local.signals import handle_signals
 from deployments.standby import OrdersJob, Standby, runs_of
 from deployments.watched import watched
@@ -230,7 +231,8 @@ def _end_soon(error: BaseException | None) -> None:
 
 def work(options: Sequence[str]) -> None:
     """Runs the worker until it is stopped. `options`: those of `prefect worker start`."""
-    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "1")
+    if "query_seconds" not in get_current_settings().worker.model_fields_set:
+        set_environment({"PREFECT_WORKER_QUERY_SECONDS": "1"})  # Prefect has read its settings before
     others = [each for each in options if each != _WITH_HEALTH]
     sys.argv = ["prefect", "worker", "start", "--pool", settings().workers.pool, "--type", "process", *others]
     with working(), _serving_health() if len(others) < len(options) else nullcontext():
