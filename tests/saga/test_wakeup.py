@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sqlalchemy import text
 
@@ -18,6 +20,7 @@ from saga.wakeup import (
     starting_consumer,
 )
 from tests.saga.trips import TRIPS, Agency, Trip
+from tests.waiting import until
 
 CRUISES = SagaStore("cruise", journal="cruise_step", leases="cruise_lease", parse=Trip.model_validate)
 
@@ -42,7 +45,11 @@ async def test_a_consumer_of_one_saga_is_none_of_another_s(agency: Agency) -> No
     async with listening(CRUISES, WAITING, consuming=True):
         assert is_consumer_running(CRUISES)
         assert not is_consumer_running(TRIPS)
-    assert not is_consumer_running(CRUISES)
+
+    async def is_over() -> bool:
+        return not await asyncio.to_thread(is_consumer_running, CRUISES)
+
+    await until(is_over, 10, "the server to notice that the consumer is gone")
 
 
 async def test_one_process_at_a_time_starts_a_consumer_of_a_saga(agency: Agency) -> None:
