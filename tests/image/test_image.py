@@ -95,6 +95,15 @@ def test_deployments_have_the_revision_as_their_version(fleet: Fleet) -> None:
     assert versions == {image()["Labels"]["org.opencontainers.image.revision"]}
 
 
+def test_prefects_server_serves_its_ui(fleet: Fleet) -> None:
+    """It copies the UI when it starts, and serves none if it may not."""
+    address = fleet.environment["PREFECT_API_URL"].removesuffix("/api")
+    answer = httpx.get(
+        f"{address}/dashboard", headers={"Accept": "text/html"}, timeout=30, trust_env=False
+    ).raise_for_status()
+    assert "<html" in answer.text
+
+
 def test_orders_are_processed_and_the_books_balance(fleet: Fleet, folder: Path) -> None:
     """Through the web app, and one by the command, whose file the container is given."""
     world, worker = fleet.world, fleet.worker("worker-1")
