@@ -80,6 +80,10 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
             return _charged(payment, order.paid_in_part)
     elif instance.journal[STEP].attempts > 1:
         payment = _checked(instance, await gateway.get(payment_id), payment_id)
+        is_over = payment.status is not PaymentStatus.CREATED and payment.kept == 0
+        if is_over and (later := await _charge_of_later_try(instance, gateway)) is not None:
+            await checkpoint(instance, STEP, payment_id=later.id)
+            return _charged(later, order.paid_in_part)
         if payment.status is PaymentStatus.SUCCEEDED:
             return _charged(payment, order.paid_in_part)
     with _CONFIRMING:
@@ -167,6 +171,15 @@ async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> P
             key=names.key(order.id, marked("create", try_number(instance))),
             try_number=try_number(instance),
         )
+
+
+async def _charge_of_later_try(instance: OrderInstance, gateway: PaymentGateway) -> Payment | None:
+    """Returns what a later try of the order has charged, if a restore of the database has lost that try."""
+    for payment in await gateway.find(instance.id):
+        is_charged = payment.status is PaymentStatus.SUCCEEDED and payment.kept > 0
+        if is_charged and payment.try_number > try_number(instance):
+            return _checked(instance, payment)
+    return None
 
 
 def _charged(payment: Payment, paid_in_part: Decimal) -> PaymentResult:

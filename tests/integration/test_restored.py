@@ -14,6 +14,7 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
+from shop.review.retry import NewMeans, retry
 from tests.integration.world import World, an_order
 
 PRICE = Decimal("999.99")
@@ -89,6 +90,32 @@ async def test_an_open_order_that_lost_its_payment(saga: World, unique: str) -> 
     await process_pending_orders(consumer_seconds=0)
     saga.misbehave(forget_keys=False)
     assert report.read([unique])[unique].outcome is Outcome.COMPLETED
+    assert saga.charges(unique) == 1
+    saga.assert_books_balance()
+
+
+async def test_an_open_order_that_was_paid_with_another_card_since(saga: World, unique: str) -> None:
+    """Its journal has the payment that was declined, and knows of no later try."""
+    order = an_order(unique, card="0000")
+    await process_order(order, return_state=True)
+    (declined,) = saga.ledger(unique)
+    await retry(unique, NewMeans(card_last4="4242"), requested_by="ann")
+    await process_pending_orders(consumer_seconds=0)
+    assert saga.money(unique) == (PRICE, 0)
+    lose(saga, unique)
+    intake.submit([order])
+    saga.sql(
+        "INSERT INTO order_step (order_id, step, status, undo_due, notes) "
+        "VALUES (:id, 'process_payment', 'begun', true, "
+        "jsonb_build_object('payment_id', CAST(:payment AS text)))",
+        id=unique,
+        payment=declined["id"],
+    )
+    saga.sql("UPDATE customer_order SET fence = fence + 1 WHERE id = :id", id=unique)
+    assert await restored() == 0
+    await process_pending_orders(consumer_seconds=0)
+    assert report.read([unique])[unique].outcome is Outcome.COMPLETED
+    assert saga.money(unique) == (PRICE, 0)
     assert saga.charges(unique) == 1
     saga.assert_books_balance()
 
