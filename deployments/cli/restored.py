@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 
 from rich import box
 from rich.table import Table
@@ -15,7 +15,7 @@ from shop.payments.gateways import gateway
 from shop.reconciliation.restored import Restored, take_up
 from shop.runtime.installation import installation_id
 from shop.runtime.sync import run_sync
-from shop.runtime.times import shop_zone
+from shop.runtime.times import shop_zone, shown
 from shop.settings import settings
 from shop.values.money import show
 
@@ -32,7 +32,7 @@ def restored(time: str, /) -> int:
 
     Args:
         time: The time to which the database was restored, in ISO 8601, such as 2031-02-03T09:30+00:00. An
-            earlier one does no harm.
+            earlier one means more to compare; instead of a later one, the newest order's time counts.
     """
     settings()
     try:
@@ -41,6 +41,9 @@ def restored(time: str, /) -> int:
         terminal.write(f"{time!r} is not a time in ISO 8601, such as 2031-02-03T09:30+00:00.", sys.stderr)
         return 2
     since = since if since.tzinfo else since.replace(tzinfo=shop_zone())
+    if since > datetime.now(UTC):
+        terminal.write(f"{shown(since)} is in the future.", sys.stderr)
+        return 2
 
     async def ask() -> Restored:
         await installation_id()  # the database has the id that marks our payments
@@ -68,7 +71,7 @@ def _show(found: Restored) -> None:
             table.add_row(Text(order_id), amounts)
         terminal.console(width=120).print(table)
     terminal.write(
-        f"{found.payments:,} payments moved since then: of {len(found.unknown):,} orders that are unknown, "
-        f"and of {len(found.open):,} open orders whose journal did not have them. All are looked up before "
+        f"{found.payments:,} payments moved since {shown(found.since)}: of {len(found.unknown):,} orders that "
+        f"are unknown, and of {len(found.open):,} open orders whose journal did not have them. All are looked up before "
         "they are charged. Now send the shop's orders since then again, and start the workers."
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
@@ -24,11 +25,18 @@ _STATES = text(
     FROM unnest(CAST(:ids AS text[])) AS i(id) LEFT JOIN customer_order o ON o.id = i.id
     """
 )
+_NEWEST = text("SELECT greatest(max(submitted_at), max(finished_at)) FROM customer_order")
 _NOTE = text(
     "INSERT INTO lost_step (order_id, step) SELECT id, :step FROM unnest(CAST(:ids AS text[])) AS i(id) "
     "ON CONFLICT DO NOTHING"
 )
 _OF_ORDERS = text("SELECT order_id, step FROM lost_step WHERE order_id = ANY(CAST(:ids AS text[]))")
+
+
+async def newest(tx: Tx) -> datetime | None:
+    """Returns the time of the newest trace of an order in the database; None if there is none."""
+    found: datetime | None = (await tx.execute(_NEWEST)).scalar_one()
+    return found
 
 
 async def note(tx: Tx, order_ids: Collection[str], step: str) -> tuple[set[str], set[str]]:

@@ -24,6 +24,8 @@ SKIPPED_SERIALS = 1_000_000
 class Restored:
     """What was found."""
 
+    since: datetime
+    """What happened at the gateway since then was compared."""
     payments: int = 0
     """The gateway's payments since that time."""
     unknown: dict[str, dict[str, Decimal]] = field(default_factory=dict)
@@ -37,11 +39,14 @@ async def take_up(gateway: PaymentGateway, since: datetime) -> Restored:
 
     Orders that the gateway has payments of since then, and that are unknown or have no payment in their
     journal, are looked up at the gateway before they are charged. The embedded carrier gives no number again
-    that a parcel got meanwhile. Safe to repeat. Raises the gateway's errors and database errors: run it
+    that a parcel got meanwhile. If the database's newest order is older than `since`, that counts, so a time
+    that is too late misses nothing. Safe to repeat. Raises the gateway's errors and database errors: run it
     again.
     """
-    found = Restored()
-    async for page in gateway.pages(since - _MARGIN):
+    async with transaction() as tx:
+        newest = await lost_steps.newest(tx)
+    found = Restored(since if newest is None else min(since, newest))
+    async for page in gateway.pages(found.since - _MARGIN):
         payments = [payment for payment in page if payment.order_id and "\0" not in payment.order_id]
         found.payments += len(payments)
         async with transaction() as tx:

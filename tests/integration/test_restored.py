@@ -4,6 +4,7 @@ tests/faults/test_restore.py restores a real database; here the rows of orders a
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -14,6 +15,8 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
+from shop.payments.gateways import gateway
+from shop.reconciliation.restored import take_up
 from shop.review.retry import NewMeans, retry
 from tests.integration.world import World, an_order
 
@@ -92,6 +95,19 @@ async def test_an_open_order_that_lost_its_payment(saga: World, unique: str) -> 
     assert report.read([unique])[unique].outcome is Outcome.COMPLETED
     assert saga.charges(unique) == 1
     saga.assert_books_balance()
+
+
+async def test_a_time_that_is_too_late_misses_nothing(saga: World, unique: str) -> None:
+    """The newest order that the database has counts."""
+    kept, lost = f"{unique}-kept", f"{unique}-lost"
+    for order_id in (kept, lost):
+        await process_order(an_order(order_id), return_state=True)
+    lose(saga, lost)
+    too_late = datetime.now(UTC) + timedelta(hours=2)
+    assert await restored(too_late.isoformat()) == 2
+    found = await take_up(gateway(), too_late)
+    assert found.unknown == {lost: {"USD": PRICE}}
+    assert found.since < too_late
 
 
 async def test_an_open_order_that_was_paid_with_another_card_since(saga: World, unique: str) -> None:
