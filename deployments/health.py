@@ -39,23 +39,28 @@ class Probe:
 
 def probe(command: Sequence[str], environment: Mapping[str, str]) -> Probe | None:
     """Returns where the role of this command line answers; None: it has no HTTP server."""
-    words = [Path(word).name for word in command]
+    words = _words(command)
     after = {name: words[words.index(name) + 1 :] for name in ("order-saga", "prefect") if name in words}
     role = next((rest[:1] for rest in after.values() if rest), [])
-    if role == ["worker"] and "--with-healthcheck" in command:
-        return _probe(command, environment, "PREFECT_WORKER_WEBSERVER", 8080)
+    if role == ["worker"] and "--with-healthcheck" in words:
+        return _probe(words, environment, "PREFECT_WORKER_WEBSERVER", 8080)
     if role == ["web"]:
-        return _probe(command, environment, "WEB", 8430)
+        return _probe(words, environment, "WEB", 8430)
     if role == ["sandbox"]:
-        return _probe(command, environment, "", 8420, ready="/health")
+        return _probe(words, environment, "", 8420, ready="/health")
     if role == ["inventory-service"]:
-        return _probe(command, environment, "", 8440, ready="/health")
+        return _probe(words, environment, "", 8440, ready="/health")
     if after.get("prefect", [])[:2] == ["server", "start"]:
         base = environment.get("PREFECT_SERVER_API_BASE_PATH") or "/api"
         return _probe(
-            command, environment, "PREFECT_SERVER_API", 4200, live=f"{base}/health", ready=f"{base}/ready"
+            words, environment, "PREFECT_SERVER_API", 4200, live=f"{base}/health", ready=f"{base}/ready"
         )
     return None
+
+
+def _words(command: Sequence[str]) -> list[str]:
+    """Returns the names in the command line, also those that it passes to a shell as one argument."""
+    return [Path(word).name for argument in command for word in argument.split()]
 
 
 def _probe(
@@ -101,6 +106,8 @@ def main() -> None:
     is_live = given[:1] == ["--live"]
     command = given[is_live:] or _FIRST_PROCESS.read_text(encoding="utf-8", errors="replace").split("\0")
     target = probe(command, os.environ)
+    if not {"order-saga", "prefect"} & set(_words(command)):
+        sys.exit("no role of order-saga: give its command line, such as order-saga-health order-saga web")
     if target is None:
         print("running; it has no health check")
         return

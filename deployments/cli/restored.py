@@ -71,7 +71,7 @@ def _show(found: Restored) -> None:
             table.add_row(Text(order_id), amounts)
         terminal.console(width=120).print(table)
     terminal.write(
-        f"{found.payments:,} payments moved since {shown(found.since)}: of {len(found.unknown):,} orders that "
-        f"are unknown, and of {len(found.open):,} open orders whose journal did not have them. All are looked up before "
-        "they are charged. Now send the shop's orders since then again, and start the workers."
+        f"{found.payments:,} payments moved since {shown(found.since)}: of {len(found.unknown):,} orders "
+        f"that are unknown, and of {len(found.open):,} open orders whose journal lacks them. All are looked "
+        "up before they are charged. Now send the shop's orders since then again, and start the workers."
     )

@@ -57,6 +57,17 @@ def test_where_a_role_answers(command: str, environment: dict[str, str], expecte
     assert probe(command.split(), environment) == expected
 
 
+def test_a_role_in_a_shell_is_found() -> None:
+    assert probe(["sh", "-c", "exec order-saga web --port 9001"], {}) == Probe(
+        "127.0.0.1", 9001, "/health", "/ready"
+    )
+
+
+def test_what_is_no_role_is_not_healthy() -> None:
+    assert run("sh", "-c", "sleep 9")[0] == 1
+    assert run("order-saga", "migrate")[0] == 0, "a job is healthy while it runs"
+
+
 def run(*arguments: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "deployments.health", *arguments],
