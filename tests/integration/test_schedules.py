@@ -1,7 +1,9 @@
-"""`prefect deploy --all`, as a user types it, and that the server then plans the runs of the schedules."""
+"""`prefect deploy --all`, with what prefect.yaml takes from the environment, and that the server then plans
+the runs of the schedules."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,6 +18,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 
+from deployments import described
 from tests.waiting import until
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -25,7 +28,14 @@ HOME = Path(__file__).resolve().parent.parent.parent
 async def deployed(prefect_api: Any) -> AsyncIterator[dict[str, Any]]:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     run = subprocess.run(
-        command, cwd=HOME, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=180, check=False
+        command,
+        cwd=HOME,
+        env={**os.environ, **described.values(HOME)},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=180,
+        check=False,
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     async with get_client() as client:

@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from prefect.settings import Settings as PrefectSettings
+from prefect.settings.legacy import _get_settings_fields as prefect_settings
 
 from deployments.cli import make_app
 from deployments.login import SECRETS
@@ -58,7 +60,7 @@ def test_a_unit_names_settings_that_exist_and_the_files_that_it_loads(unit: Path
     files = {name.removesuffix("_FILE"): value for name, value in given if name.endswith("_FILE")}
     assert files.keys() <= secrets
     assert {value.removeprefix("%d/") for value in files.values()} == loaded
-    known = ours.keys() | {"PREFECT_HOME", "PREFECT_SERVER_API_HOST"}
+    known = ours.keys() | prefect_settings(PrefectSettings).keys()
     assert {name for name, _ in given if not name.endswith("_FILE")} <= known
 
 
