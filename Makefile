@@ -3,6 +3,8 @@
 # make example     runs a second saga on the same engine, with its own tables; CRASH=1 kills it in the middle
 # make check       shows what the shop is connected to: what is real, embedded or misconfigured
 # make test        runs the linters and the tests, the crash matrix and the model in a short form
+# make test-deployed tests commands and whole systems, started as people start them: make run, setup, how-to pages
+# make fleet-test  kills each part of two Prefect servers, two workers and what is between them; as root on Debian
 # make test-faults runs short forms of the other suites: faults, hostile input, random kills, speed
 # make test-slow   runs the tests that take minutes: demo, deployed workers and web app, planted secrets, pauses
 # make test-ui     tests the Prefect UI in a headless browser: forms, runs, pages, manual review, cancellation
@@ -42,7 +44,7 @@ PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1)
 PARALLEL := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # exec below: the program itself handles Ctrl-C, stops what it started and reports it.
-.PHONY: run demo check example test test-faults test-slow fleet-test crash-test fault-test model lint format bench bench-peers install lock sbom audit llm diagrams node pgbouncer test-ui image-test
+.PHONY: run demo check example test test-deployed test-faults test-slow fleet-test crash-test fault-test model lint format bench bench-peers install lock sbom audit llm diagrams node pgbouncer test-ui image-test
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -64,14 +66,18 @@ test: lint node
 	$(BIN)/python -m pytest tests/unit tests/saga tests/integration tests/model/test_promises.py -m "not slow and not alone" $(PARALLEL)
 	$(BIN)/python -m pytest tests/crash/test_matrix.py tests/crash/test_witnesses.py -m "not slow"
 
+# Commands and whole systems, started as people start them: make run, order-saga setup, the how-to pages.
+test-deployed: $(STAMP)
+	$(BIN)/python -m pytest tests/deployed -m "not slow and not alone" $(PARALLEL)
+
 # After those that run in parallel, one by one, the tests that measure time or use all cores.
 test-faults: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest tests/faults tests/hostile tests/model/test_defects.py -m "not slow and not alone" $(PARALLEL)
-	$(BIN)/python -m pytest tests/faults tests/integration tests/crash/test_storm.py -m "alone and not slow"
+	$(BIN)/python -m pytest tests/faults tests/integration tests/deployed tests/crash/test_storm.py -m "alone and not slow"
 
 test-slow: $(STAMP) pgbouncer
-	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and not alone" $(PARALLEL)
-	$(BIN)/python -m pytest tests/crash tests/integration tests/faults tests/hostile -m "slow and alone"
+	$(BIN)/python -m pytest tests/integration tests/deployed tests/faults tests/hostile -m "slow and not alone" $(PARALLEL)
+	$(BIN)/python -m pytest tests/crash tests/integration tests/deployed tests/faults tests/hostile -m "slow and alone"
 
 # The complete fault tests, of which make test-faults runs short versions: databases, gateways and Prefect servers that
 # fail, workers that are paused, stopped or silent.
