@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
+from saga.clock import database_time_sync
 from shop.payments.errors import PaymentError
 from shop.payments.gateways import gateway
 from shop.reconciliation.restored import Restored, take_up
@@ -41,7 +42,7 @@ def restored(time: str, /) -> int:
         terminal.write(f"{time!r} is not a time in ISO 8601, such as 2031-02-03T09:30+00:00.", sys.stderr)
         return 2
     since = since if since.tzinfo else since.replace(tzinfo=shop_zone())
-    if since > datetime.now(UTC):
+    if since > database_time_sync():
         terminal.write(f"{shown(since)} is in the future.", sys.stderr)
         return 2
 
