@@ -240,7 +240,7 @@ class TestChild:
         supervisor = textwrap.dedent(f"""
             import os, sys
             from pathlib import Path
-            from tests.integration.test_stack import _STUBBORN, _child, _pids_in
+            from tests.deployed.test_stack import _STUBBORN, _child, _pids_in
             child = _child(Path({str(folder)!r}), _STUBBORN)
             child.start()
             _pids_in(child.log)
@@ -275,7 +275,7 @@ class TestChild:
         parent = textwrap.dedent(f"""
             import signal
             from pathlib import Path
-            from tests.integration.test_stack import _child, poll
+            from tests.deployed.test_stack import _child, poll
             if {ignored}:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             code = "import signal as s; print(s.getsignal(s.SIGINT) is s.default_int_handler)"
