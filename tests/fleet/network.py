@@ -11,7 +11,10 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-_NAMESPACE = re.compile(r"^fleet(\d+)-\S+")
+import psutil
+
+_DNS = "dns"
+_NAMESPACE, _BRIDGE = re.compile(r"^fleet(\d+)-\S+"), re.compile(r"^fleet(\d+)$")
 
 
 def run(*command: str) -> str:
@@ -20,17 +23,27 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+def _runs(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def _sweep() -> None:
     """Ends what a killed test has left."""
     left = [found for line in run("ip", "netns", "list").splitlines() if (found := _NAMESPACE.match(line))]
     for found in left:
-        if Path(f"/proc/{found[1]}").exists():
+        if _runs(int(found[1])):
             continue
         for pid in run("ip", "netns", "pids", found[0]).split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         run("ip", "netns", "delete", found[0])
         shutil.rmtree(Path("/etc/netns") / found[0], ignore_errors=True)
+    for line in run("ip", "-oneline", "link", "show", "type", "bridge").splitlines():
+        name = line.split(": ")[1]
+        if (found := _BRIDGE.match(name)) and not _runs(int(found[1])):
+            run("ip", "link", "delete", name)
 
 
 class Network:
@@ -44,7 +57,7 @@ class Network:
         self._hosts: dict[str, str] = {}
         """Host to its interface on the bridge."""
         self._named: Path = folder / "hosts"
-        self._bridge = f"br{number}"
+        self._bridge = self.name
         self._dns: subprocess.Popen[bytes] | None = None
 
     @property
@@ -58,17 +71,17 @@ class Network:
         run("ip", "address", "add", f"{self.gateway}/24", "dev", self._bridge)
         run("ip", "link", "set", self._bridge, "up")
         self._named.touch()
+        server = self.add(_DNS, _DNS)
         self._dns = subprocess.Popen(
             [
-                "dnsmasq",
+                *("ip", "netns", "exec", self.namespace(_DNS), "dnsmasq"),
                 "--keep-in-foreground",
                 "--conf-file=/dev/null",
                 "--no-hosts",
                 "--no-resolv",
                 "--user=root",
                 "--pid-file=",
-                "--bind-interfaces",
-                f"--listen-address={self.gateway}",
+                f"--listen-address={server}",
                 f"--addn-hosts={self._named}",
             ],
             stdout=subprocess.DEVNULL,
@@ -92,7 +105,7 @@ class Network:
         run("ip", "-n", there, "link", "set", "lo", "up")
         resolver = Path("/etc/netns") / there / "resolv.conf"  # `ip netns exec` puts it in place of /etc's
         resolver.parent.mkdir(parents=True)
-        resolver.write_text(f"nameserver {self.gateway}\n", encoding="ascii")
+        resolver.write_text(f"nameserver {self._prefix}.2\n", encoding="ascii")
         with self._named.open("a", encoding="ascii") as file:
             file.write(f"{address} {' '.join(names)}\n")
         if self._dns:
