@@ -7,7 +7,7 @@ import os
 from dotenv import dotenv_values
 
 from deployments.local.environment import given, set_environment
-from deployments.login import CREDENTIALS, from_file, read_login_files
+from deployments.prefect_secrets import CREDENTIALS, from_file, read_secret_files
 from shop.settings import ENV_FILES
 
 _URL = "PREFECT_API_URL"
@@ -18,9 +18,9 @@ def use_running_world() -> None:
     names one.
 
     Otherwise the client reads the active Prefect profile. A server's credential is only taken from where its
-    address is set, and the environment's takes precedence. Raises `UnreadableLogin`.
+    address is set, and the environment's takes precedence. Raises `UnreadableSecret`.
     """
-    read_login_files()
+    read_secret_files()
     for file in reversed(ENV_FILES):
         values = dotenv_values(file, encoding="utf-8-sig")
         if (url := values.get(_URL)) and (os.environ.get(_URL) or url) == url:

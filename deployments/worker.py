@@ -222,7 +222,7 @@ def working() -> Iterator[None]:
 
 def _end_soon(error: BaseException | None) -> None:
     """Limits how long the process takes to exit: Prefect waits until its last log lines and events are
-    delivered, for minutes while the server is away."""
+    delivered, for minutes if the server does not answer."""
     code = (error.code or 0) if isinstance(error, SystemExit) else int(error is not None)
     leave = threading.Timer(_EXIT_SECONDS, os._exit, [code if isinstance(code, int) else 1])
     leave.daemon = True

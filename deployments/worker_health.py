@@ -6,8 +6,8 @@
   have answered lately, and its work pool is not paused.
 
 Both answer with the reasons. Replaces Prefect's own health check, at the same address
-(`PREFECT_WORKER_WEBSERVER_HOST`, `PREFECT_WORKER_WEBSERVER_PORT`): Prefect's counts a worker as dead whose
-server is away, although restarting the worker does not help.
+(`PREFECT_WORKER_WEBSERVER_HOST`, `PREFECT_WORKER_WEBSERVER_PORT`): Prefect's reports a worker as dead if
+its server does not answer, although restarting the worker does not help.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 
-from deployments.login import read_login_files
+from deployments.prefect_secrets import read_secret_files
 
 _UNUSABLE = 2
 _HELP = """Order processing as a saga on Prefect.
@@ -77,7 +77,7 @@ def order_saga(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Returns its exit code. `arguments`: without the program's name; None: the process's."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        read_login_files()
+        read_secret_files()
         code = make_app(arguments[:1])(arguments, exit_on_error=False, print_error=True)
     except CycloptsError:
         return _UNUSABLE

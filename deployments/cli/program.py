@@ -10,8 +10,8 @@ from rich.text import Text
 
 from deployments import terminal
 from deployments.who import user
-from shop.confirmation import programs
-from shop.confirmation.programs import PLAIN, UnknownVersion
+from shop.confirmation import program_versions
+from shop.confirmation.program_versions import PLAIN, UnknownVersion
 from shop.orders.page.formatting import for_terminal
 from shop.runtime.times import shown
 from shop.settings import settings
@@ -36,7 +36,7 @@ def program(version: str | None = None, /, *, by: str = "") -> int:
             terminal.write("Missing: --by. Nothing was changed.", sys.stderr)
             return 2
         try:
-            programs.use(url, version, by=f"{by.strip()} ({user('with order-saga')})")
+            program_versions.use(url, version, by=f"{by.strip()} ({user('with order-saga')})")
         except UnknownVersion:
             terminal.write(f"There is no version {for_terminal(version)}. Nothing was changed.", sys.stderr)
             return 1
@@ -48,8 +48,8 @@ def _table(url: str) -> Table:
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in ("version", "", "made", "by", "how", "last chosen", "by"):
         table.add_column(column, overflow="fold")
-    chosen = programs.version_in_use(url)
-    for each in programs.stored_programs(url):
+    chosen = program_versions.version_in_use(url)
+    for each in program_versions.stored_programs(url):
         mark = Text("in use", "green") if each.version == chosen else ""
         since = shown(each.since) if each.since else ""
         table.add_row(

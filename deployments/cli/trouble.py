@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from deployments.login import UnreadableLogin
+from deployments.prefect_secrets import UnreadableSecret
 from saga.database import is_database_error, is_schema_mismatch
 from shop.runtime.extras import MissingExtra
 from shop.settings import what_is_wrong
@@ -14,7 +14,7 @@ def explanation(error: Exception) -> str | None:
     """Returns a line for people; None for an error in the code."""
     if isinstance(error, ValidationError):
         return what_is_wrong(error)
-    if isinstance(error, MissingExtra | UnreadableLogin):
+    if isinstance(error, MissingExtra | UnreadableSecret):
         return str(error)
     cause = type(getattr(error, "orig", None) or error).__name__
     if is_schema_mismatch(error):

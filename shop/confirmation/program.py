@@ -17,9 +17,9 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from shop.confirmation import programs
+from shop.confirmation import program_versions
 from shop.confirmation.optimising.examples import demonstrations
-from shop.confirmation.programs import PLAIN
+from shop.confirmation.program_versions import PLAIN
 from shop.confirmation.settings import LOCAL
 from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter
 from shop.settings import Settings
@@ -52,7 +52,7 @@ def save(writer: ConfirmationWriter, settings: Settings, *, by: str, remark: str
     with tempfile.TemporaryDirectory() as folder:
         writer.save(file := Path(folder, "program.json"))
         content = file.read_text(encoding="utf-8")
-    version = programs.add_and_use(settings.database_url, content, by=by, remark=remark)
+    version = program_versions.add_and_use(settings.database_url, content, by=by, remark=remark)
     look_again()
     return Program(writer, version)
 
@@ -60,7 +60,7 @@ def save(writer: ConfirmationWriter, settings: Settings, *, by: str, remark: str
 def load(url: str, version: str) -> Program:
     """Returns a stored program of this database. Raises UnusableProgram, or any other error that invalid
     content causes."""
-    content = programs.read_content(url, version)
+    content = program_versions.read_content(url, version)
     if len(content) > _LONGEST:
         raise UnusableProgram("it is too large")
     state, writer = json.loads(content)["write"], ConfirmationWriter()
@@ -133,7 +133,7 @@ def _looked_up(url: str) -> _Known:
         return known  # another thread was faster
     version, loaded = known.version if known else "", known.loaded if known else None
     try:
-        found = programs.version_in_use(url)
+        found = program_versions.version_in_use(url)
         if known is None or found != version:
             version, loaded = found, None if found == PLAIN else _loaded(url, found)
     except Exception as error:  # noqa: BLE001 - the known program, or the plain one, writes the texts

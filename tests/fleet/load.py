@@ -72,7 +72,7 @@ class Load:
             try:
                 self.take(order)
                 sent.taken = datetime.now(UTC)
-            except Exception as error:  # noqa: BLE001  (whatever is away: the shop tries again)
+            except Exception as error:  # noqa: BLE001  (whatever is unavailable: the shop sends it again)
                 sent.error = repr(error)
                 time.sleep(_PAUSE_SECONDS)
 
@@ -82,7 +82,7 @@ class Probe:
     """Asks an address five times a second, and notes when it did not answer."""
 
     url: str
-    away: list[tuple[float, float]] = field(default_factory=list)
+    outages: list[tuple[float, float]] = field(default_factory=list)
     """Begin and end of each time, on the monotonic clock."""
 
     @contextmanager
@@ -101,10 +101,10 @@ class Probe:
                     if not good and since is None:
                         since = now
                     if good and since is not None:
-                        self.away.append((since, time.monotonic()))
+                        self.outages.append((since, time.monotonic()))
                         since = None
             if since is not None:
-                self.away.append((since, time.monotonic()))
+                self.outages.append((since, time.monotonic()))
 
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
@@ -116,4 +116,4 @@ class Probe:
 
     def longest(self, begin: float, end: float) -> float:
         """Returns the longest time without an answer that began between these times, in seconds."""
-        return max((until - since for since, until in self.away if begin <= since < end), default=0.0)
+        return max((until - since for since, until in self.outages if begin <= since < end), default=0.0)

@@ -217,7 +217,7 @@ def table_of(
     table.add_column("killed", no_wrap=True)
     for column in (
         "healthy again",
-        *(f"{name} away" for name in probes),
+        *(f"{name} unavailable" for name in probes),
         *(f"slowest, {name}" for name in sent),
     ):
         table.add_column(column, justify="right")

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from deployments.cli import order_saga
 from saga.database import sync_engine
-from shop.confirmation import program, programs
+from shop.confirmation import program, program_versions
 from shop.confirmation.optimising.examples import demonstrations
 from shop.confirmation.program import PLAIN, Program, UnusableProgram, in_use, load, look_again, save
 from shop.confirmation.signature import ConfirmationWriter
@@ -53,12 +53,12 @@ def shown(found: Program) -> tuple[str, list[dict[str, str]]]:
 
 
 def stored(shop: Settings, content: str) -> str:
-    return programs.add_and_use(shop.database_url, content, by="ann", remark="by hand")
+    return program_versions.add_and_use(shop.database_url, content, by="ann", remark="by hand")
 
 
 def changed(shop: Settings, change: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
     """A version like a good one, but for the change of its `write`."""
-    state = json.loads(programs.read_content(shop.database_url, saved(shop).version))
+    state = json.loads(program_versions.read_content(shop.database_url, saved(shop).version))
     return stored(shop, json.dumps({**state, "write": change(state["write"])}))
 
 
@@ -105,7 +105,7 @@ async def test_other_workers_use_it_too_and_the_one_before_again(
     finally:
         worker.kill()
         worker.communicate()
-    assert [each.version for each in programs.stored_programs(shop.database_url)] == [second, first]
+    assert [each.version for each in program_versions.stored_programs(shop.database_url)] == [second, first]
     capfd.readouterr()
     assert order_saga(["program"]) == 0
     (line,) = (line for line in capfd.readouterr().out.splitlines() if "in use" in line)
@@ -117,7 +117,7 @@ def test_orders_in_quick_succession_ask_the_database_once(
 ) -> None:
     version = saved(shop).version
     in_use(shop)
-    monkeypatch.setattr(programs, "version_in_use", lambda _: pytest.fail("asked again"))
+    monkeypatch.setattr(program_versions, "version_in_use", lambda _: pytest.fail("asked again"))
     monkeypatch.setattr(program, "load", lambda *_: pytest.fail("read again"))
     assert in_use(shop).version == version
     found: list[str] = []
@@ -184,7 +184,7 @@ def test_another_model_in_the_program_is_not_used(shop: Settings) -> None:
 
 
 def test_a_program_for_another_signature_is_refused(shop: Settings) -> None:
-    content = programs.read_content(shop.database_url, saved(shop).version)
+    content = program_versions.read_content(shop.database_url, saved(shop).version)
     version = stored(shop, content.replace("the language to write in", "another field"))
     with pytest.raises(UnusableProgram, match="another signature"):
         load(shop.database_url, version)

@@ -21,7 +21,7 @@ from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import State
 
 from flows.optimize_confirmation import ARTIFACT, optimize_confirmation
-from shop.confirmation import program, programs
+from shop.confirmation import program, program_versions
 from shop.confirmation.optimising.examples import demonstrations, examples
 from shop.confirmation.optimising.optimizer import Optimizer
 from shop.confirmation.optimising.run import CannotOptimize, Stopped, run
@@ -150,12 +150,15 @@ def model(
 def in_use() -> program.Program:
     """The stored program that is in use. Fails if it is the plain one."""
     url = settings().database_url
-    return program.load(url, programs.version_in_use(url))
+    return program.load(url, program_versions.version_in_use(url))
 
 
 def nothing_is_saved() -> bool:
     url = settings().database_url
-    return programs.version_in_use(url) == programs.PLAIN and programs.stored_programs(url) == []
+    return (
+        program_versions.version_in_use(url) == program_versions.PLAIN
+        and program_versions.stored_programs(url) == []
+    )
 
 
 async def optimized(**parameters: Any) -> State[Any]:
@@ -178,7 +181,7 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(
     state = await optimized()
 
     assert (state.name, state.type.value) == ("Saved", "COMPLETED")
-    (stored,) = programs.stored_programs(settings().database_url)
+    (stored,) = program_versions.stored_programs(settings().database_url)
     version = stored.version
     assert version == in_use().version
     assert version in str(state.message)
@@ -202,7 +205,7 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(
     ):
         assert said in shown
     assert held_out[0].tone in shown
-    assert "sk-secret" not in shown + programs.read_content(settings().database_url, version)
+    assert "sk-secret" not in shown + program_versions.read_content(settings().database_url, version)
 
 
 async def test_what_is_learned_are_texts_that_may_be_sent_and_nothing_else(
@@ -243,12 +246,14 @@ async def test_a_tie_keeps_what_there_was(prefect_api: Any, model: Learner) -> N
 async def test_what_is_worse_does_not_replace_a_saved_program(prefect_api: Any, model: Learner) -> None:
     model.right = with_demonstrations
     await optimized()
-    saved = programs.read_content(settings().database_url, in_use().version)
+    saved = program_versions.read_content(settings().database_url, in_use().version)
     model.right = lambda body: with_demonstrations(body) and saved_demonstrations_in(body, saved)
     state = await optimized(demonstrations=1)
     assert state.name == "Kept"
-    assert [each.version for each in programs.stored_programs(settings().database_url)] == [in_use().version]
-    assert programs.read_content(settings().database_url, in_use().version) == saved
+    assert [each.version for each in program_versions.stored_programs(settings().database_url)] == [
+        in_use().version
+    ]
+    assert program_versions.read_content(settings().database_url, in_use().version) == saved
 
 
 def saved_demonstrations_in(body: dict[str, Any], saved: str) -> bool:

@@ -14,7 +14,7 @@ from deployments import running
 from deployments.cli import order_saga
 from deployments.local import run
 from deployments.local.environment import write_env_file
-from deployments.login import UnreadableLogin, read_login_files
+from deployments.prefect_secrets import UnreadableSecret, read_secret_files
 from deployments.running import configured_prefect_api_url, use_running_world
 
 OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example.com/api"
@@ -116,11 +116,11 @@ def test_a_credential_can_be_in_a_file(tmp_path: Path, no_login: pytest.MonkeyPa
     file = tmp_path / "secret"
     file.write_text("admin:from a file\n")
     no_login.setenv(f"{name}_FILE", str(file))
-    read_login_files()
+    read_secret_files()
     assert os.environ[name] == "admin:from a file"
     assert get_current_settings().to_environment_variables(exclude_unset=True)[name] == "admin:from a file"
     file.write_text("admin:another one")
-    read_login_files()
+    read_secret_files()
     assert os.environ[name] == "admin:from a file", "a process keeps what it has read"
     assert not any(file in os.environ for file in FILES), "its children have one source"
 
@@ -143,8 +143,8 @@ def test_a_credential_that_cannot_be_read_is_an_error_that_names_it(
     assert f"PREFECT_API_AUTH_STRING_FILE={file}" in capsys.readouterr().err
     file.write_text("admin:PLANTED")
     no_login.setenv("PREFECT_API_AUTH_STRING", "admin:OTHER")
-    with pytest.raises(UnreadableLogin) as error:
-        read_login_files()
+    with pytest.raises(UnreadableSecret) as error:
+        read_secret_files()
     assert "PREFECT_API_AUTH_STRING_FILE" in str(error.value)
     assert "PLANTED" not in str(error.value)
 

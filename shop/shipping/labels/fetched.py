@@ -1,7 +1,7 @@
 """Fetches the label of an order's parcel from an external carrier into the folder of labels.
 
 Not part of the fulfilment: a disk or a carrier that hangs must not block orders. Right before the mail, so
-that nobody is told of a parcel without a label. Other machines fetch it when somebody asks for it (`stored`).
+that no customer is notified of a parcel without a label. Other machines fetch it on request (`stored`).
 """
 
 from __future__ import annotations

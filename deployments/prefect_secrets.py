@@ -22,22 +22,22 @@ SECRETS = (
 """These, and the settings of Prefect's own servers that contain a password."""
 
 
-class UnreadableLogin(Exception):
+class UnreadableSecret(Exception):
     """A credential's file cannot be read, or contradicts the setting itself: the message says which."""
 
 
 def from_file(name: str, values: Mapping[str, str | None]) -> str | None:
     """Returns the credential in the file that `NAME_FILE` names; None if the values have no such name. Raises
-    `UnreadableLogin`."""
+    `UnreadableSecret`."""
     found = elsewhere(name, {each: values.get(each) for each in (name, f"{name}_FILE")})
     if isinstance(found, Unreadable):
-        raise UnreadableLogin(found.why)
+        raise UnreadableSecret(found.why)
     return found
 
 
-def read_login_files() -> None:
+def read_secret_files() -> None:
     """Replaces settings such as `PREFECT_API_AUTH_STRING_FILE` in this process's environment by the files'
-    contents. Child processes inherit it. Raises `UnreadableLogin`."""
+    contents. Child processes inherit it. Raises `UnreadableSecret`."""
     values: dict[str, str | None] = {}
     for name in SECRETS:
         if (found := from_file(name, os.environ)) is not None:
