@@ -58,11 +58,12 @@ async def look(health: WorkerHealth) -> None:
 
 def test_one_that_starts_is_alive_for_a_while_and_not_ready(clock: Clock) -> None:
     health = WorkerHealth()
-    assert health.why_not_ready() == ["it is starting"]
+    assert len(health.why_not_ready()) == 1
     clock.now += 299
     assert not health.why_dead()
     clock.now += 2
-    assert health.why_dead() == ["it has not polled for 301 s"]
+    (reason,) = health.why_dead()
+    assert "301 s" in reason
 
 
 async def test_an_event_loop_that_stands_still_is_not_alive(clock: Clock, database: Database) -> None:
@@ -70,7 +71,8 @@ async def test_an_event_loop_that_stands_still_is_not_alive(clock: Clock, databa
     assert not health.why_not_ready()
     clock.now += 61
     health.polls()
-    assert health.why_dead() == ["the event loop has not run for 61 s"]
+    (reason,) = health.why_dead()
+    assert "61 s" in reason
     assert health.why_dead()[0] in health.why_not_ready()
     await look(health)
     assert not health.why_dead()
@@ -85,7 +87,8 @@ async def test_polls_without_answers_count_for_alive_and_not_for_ready(
         health.polls()
         await look(health)
         assert not health.why_dead()
-    assert health.why_not_ready() == ["the Prefect server has not answered for 400 s"]
+    (reason,) = health.why_not_ready()
+    assert "400 s" in reason
     health.polled()
     assert not health.why_not_ready()
 
@@ -96,7 +99,8 @@ async def test_a_worker_that_polls_seldom_is_ready_for_longer(clock: Clock, data
     await look(health)
     assert not health.why_not_ready()
     clock.now += 2
-    assert health.why_not_ready() == ["the Prefect server has not answered for 61 s"]
+    (reason,) = health.why_not_ready()
+    assert "61 s" in reason
 
 
 async def test_the_trouble_of_the_database_is_named(clock: Clock, database: Database) -> None:
@@ -106,7 +110,8 @@ async def test_the_trouble_of_the_database_is_named(clock: Clock, database: Data
     clock.now += 16
     health.polled()
     await look(health)
-    assert health.why_not_ready() == ["the database is read-only, for 16 s"]
+    (reason,) = health.why_not_ready()
+    assert "16 s" in reason
     assert not health.why_dead()
     database.trouble = None
     await look(health)
@@ -116,7 +121,7 @@ async def test_the_trouble_of_the_database_is_named(clock: Clock, database: Data
 def test_one_that_stops_is_alive_and_not_ready(clock: Clock) -> None:
     health = started()
     health.stopping()
-    assert (health.why_not_ready(), health.why_dead()) == (["it is stopping"], [])
+    assert (len(health.why_not_ready()), health.why_dead()) == (1, [])
 
 
 def test_a_paused_work_pool_is_a_reason() -> None:
