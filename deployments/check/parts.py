@@ -161,7 +161,7 @@ async def prefect_server(known: Known) -> Finding:
     from prefect.exceptions import ObjectNotFound
 
     from deployments.automations import automations as wanted_automations
-    from deployments.described import described
+    from deployments.prefect_file import described
 
     try:
         async with get_client() as client:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from deployments.automations import FILE as AUTOMATIONS
-from deployments.described import described
+from deployments.prefect_file import described
 from saga.definition import Kind, Saga, Step
 from shop.orders.outcomes import Outcome
 from shop.orders.states import TRANSITIONS

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from deployments.automations import remove_triggers, triggers
-from deployments.described import FILE, described, values
 from deployments.local.errors import StackError
 from deployments.local.files import read_if_there, tail, write_whole
 from deployments.local.processes import Child, Hurry, wait_until
+from deployments.prefect_file import FILE, described, values
 from deployments.setup.former import remove_former
 from deployments.setup.server import client
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from deployments.automations import content_of, remove_triggers, triggers
-from deployments.described import FILE, described, filled, values
+from deployments.prefect_file import FILE, described, filled, values
 from deployments.setup.item import Change, Item
 from deployments.setup.server import client
 from shop.runtime.home import HOME

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 
-from deployments import described
+from deployments import prefect_file
 from tests.waiting import until
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -30,7 +30,7 @@ async def deployed(prefect_api: Any) -> AsyncIterator[dict[str, Any]]:
     run = subprocess.run(
         command,
         cwd=HOME,
-        env={**os.environ, **described.values(HOME)},
+        env={**os.environ, **prefect_file.values(HOME)},
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from pydantic import TypeAdapter, ValidationError
 
 from deployments.automations import automations
-from deployments.described import described
+from deployments.prefect_file import described
 from flows.housekeeping import housekeeping
 from flows.states import NAMES
 from tasks.send_alerts import CLEARED, RAISED

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deployments import described as described_module
-from deployments.described import FILE, REVISION, code_folder, described, filled, revision, values
+from deployments import prefect_file
 from deployments.local.environment import environment
+from deployments.prefect_file import FILE, REVISION, code_folder, described, filled, revision, values
 from shop.settings import Settings
 from tests.conftest import HOME
 
@@ -65,11 +65,11 @@ def git(folder: Path, *command: str) -> str:
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The code is in an empty folder of its own, of which nothing is known yet."""
-    monkeypatch.setattr(described_module, "HOME", tmp_path)
+    monkeypatch.setattr(prefect_file, "HOME", tmp_path)
     monkeypatch.delenv(REVISION, raising=False)
-    described_module._git_revision.cache_clear()
+    prefect_file._git_revision.cache_clear()
     yield tmp_path
-    described_module._git_revision.cache_clear()
+    prefect_file._git_revision.cache_clear()
 
 
 def test_the_version_is_the_revision_of_the_clone(elsewhere: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_version_is_the_revision_of_the_clone(elsewhere: Path) -> None:
     assert head.startswith(revision())
     assert len(revision()) >= 12
     file.write_text("changed")
-    described_module._git_revision.cache_clear()
+    prefect_file._git_revision.cache_clear()
     assert revision() == f"{head[:12]}-dirty"
     with environment({REVISION: "of an image"}):
         assert revision() == "of an image"
@@ -90,7 +90,7 @@ def test_the_version_is_the_revision_of_the_clone(elsewhere: Path) -> None:
 
 def test_without_git_the_version_is_that_of_the_package(elsewhere: Path) -> None:
     (elsewhere / "pyproject.toml").write_text("")
-    assert revision() == described_module._package_version()
+    assert revision() == prefect_file._package_version()
 
 
 def test_an_installed_package_pulls_nothing(elsewhere: Path) -> None:
