@@ -32,7 +32,7 @@ LANES = tuple(
     for consumers, kind in ((1, "pending"), (2, "pending_two"), (4, "pending_four"))
 )
 SLOW_LANES = tuple(
-    Line(f"{consumers} consumers, 0.9 s a charge", kind, 400, 40, SLOW)
+    Line(f"{consumers} consumers, 0.9 s a charge", kind, 800, 40, SLOW)
     for consumers, kind in ((1, "pending"), (2, "pending_two"), (4, "pending_four"))
 )
 FLOOR = Line("floor: without Prefect", "floor", 2_000, 200, runs=3)
