@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -9,11 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -26,6 +29,8 @@ _MARK = "ORDER_SAGA_CHILD"
 """Environment variable that identifies a child and its descendants, whatever their parent is."""
 _OWNER_ONLY = 0o077
 """The umask of children: only the user can read their files, Prefect's own included."""
+_TRIES = 20
+"""Limits how many free ports are tried that other processes have reserved."""
 _SAME_START = 2.0  # tolerance for a process's recorded start, in seconds: clocks change
 
 # An ignored signal stays ignored in a child; a Prefect worker that was started like that hangs on SIGTERM.
@@ -205,15 +210,37 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
-    """Returns the preferred port if it is free, else any free one."""
-    for port in (preferred, 0) if preferred else (0,):
+    """Returns the preferred port if it is free, else any free one. Until this process ends, no other process
+    of this user gets the port from this function: seconds may pass until a server listens on it."""
+    for port in (preferred, *[0] * _TRIES) if preferred else [0] * _TRIES:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             # As servers do, because closed connections may linger.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 probe.bind((host, port))
-                return int(probe.getsockname()[1])
+                found = int(probe.getsockname()[1])
+                if _reserve(found):
+                    return found
     raise StackError(f"no port is free on {host}")
+
+
+def _reserve(port: int) -> bool:
+    """Locks the port's byte in a common file until this process ends. Returns False if another process has
+    locked it."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except BlockingIOError:
+        return False
+    except OSError:  # without the file there are no reservations
+        pass
+    return True
+
+
+@cache
+def _reservations() -> int:
+    """Opens the common file of this user's processes."""
+    file = Path(tempfile.gettempdir()) / f"order-saga-ports-{os.getuid()}"
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_FILE)
 
 
 def wait_until(

@@ -330,6 +330,24 @@ def test_a_port_that_is_taken_is_no_problem() -> None:
     assert free_port(port) == port
 
 
+def test_two_starts_at_the_same_time_get_different_ports() -> None:
+    """Each has chosen its port seconds before its server listens there."""
+    port = free_port()
+    other = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from deployments.local.processes import free_port; print(free_port({port}))",
+        ],
+        cwd=HOME,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert int(other.stdout) != port
+
+
 class TestLock:
     def test_only_one_supervisor_for_a_folder(self, folder: Path) -> None:
         first, second = RunLock(folder / "run" / "lock"), RunLock(folder / "run" / "lock")
