@@ -19,7 +19,7 @@ from saga import wakeup
 from saga.clock import database_time_sync
 from shop.orders import intake, report
 from shop.orders.errors import OrderConflict
-from shop.orders.formats import submission
+from shop.orders.formats.known import submit as submit_of_format
 from shop.orders.intake_content import HAS_REMOVED, Content, take_in
 from shop.orders.order import Order
 from shop.orders.outcomes import OrderOutcome, Receipt
@@ -61,7 +61,7 @@ def submit_payloads(format: str, payloads: Iterable[object]) -> list[Receipt]:  
     not paid yet, or was cancelled there, is `refused` and not stored; one that cannot be represented is
     stored, ends as rejected, and has the reasons in its receipt.
     """
-    return submission.submit(format, payloads)
+    return submit_of_format(format, payloads)
 
 
 def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -> OrderOutcome:

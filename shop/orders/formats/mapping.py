@@ -140,6 +140,30 @@ def full_name(part: Reading) -> str | None:
     return " ".join(each for each in (part.text("first_name"), part.text("last_name")) if each) or None
 
 
+def chosen_id(ids: Mapping[str, str | None], options: Options) -> str | None:
+    """Returns the one of a line's ids that is the catalogue's; else the first of the others."""
+    return ids.get(options.product_id) or next(filter(None, ids.values()), None)
+
+
+def address(
+    part: Reading, *, street: str, state: Sequence[str], zip_code: str, country: str
+) -> dict[str, str | None]:
+    """Returns an address. `street`: begins the names of its two lines; the others: names of fields."""
+    return without_empty(
+        {
+            "name": part.text("name") or full_name(part),
+            "company": part.text("company"),
+            "address": part.text(f"{street}1"),
+            "address2": part.text(f"{street}2"),
+            "city": part.text("city"),
+            "state": part.text(*state),
+            "zip": part.text(zip_code),
+            "country": (part.text(country) or "").upper(),
+            "phone": part.text("phone"),
+        }
+    )
+
+
 def properties(pairs: Iterable[tuple[object, object]]) -> dict[str, str]:
     """Returns short texts by name; leaves out what is not a text or number."""
     found: dict[str, str] = {}

@@ -14,7 +14,16 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from shop.orders.formats import mapping
-from shop.orders.formats.mapping import Mapped, amounts, full_name, properties, settle, without_empty
+from shop.orders.formats.mapping import (
+    Mapped,
+    address,
+    amounts,
+    chosen_id,
+    full_name,
+    properties,
+    settle,
+    without_empty,
+)
 from shop.orders.formats.reading import Reading
 from shop.orders.formats.settings import Options
 from shop.orders.payment_methods import ALREADY_PAID
@@ -22,107 +31,44 @@ from shop.text.card_numbers import cut
 from shop.values import money
 
 _UNPAID = frozenset({"not_paid", "awaiting", "authorized", "partially_authorized", "requires_action"})
-_IDS = {
-    "sku": ("variant_sku", "sku", "variant_id", "product_id"),
-    "variant_id": ("variant_id", "variant_sku", "sku", "product_id"),
-    "product_id": ("product_id", "variant_sku", "sku", "variant_id"),
-}
 _SECOND = ("summary", "payment_collections", "version", "item_total", "credit_lines")
 """Fields that only orders of version 2 have."""
 _FIRST = ("cart_id", "tax_rate", "paid_total", "refundable_amount", "swaps", "object", "draft_order_id")
 """Fields that only orders of version 1 have."""
-_MOVED = (
-    *("fulfilled_quantity", "shipped_quantity", "delivered_quantity", "returned_quantity"),
-    *(
-        "return_requested_quantity",
-        "return_received_quantity",
-        "return_dismissed_quantity",
-        "written_off_quantity",
-    ),
+_MOVED = tuple(
+    """
+    fulfilled_quantity shipped_quantity delivered_quantity returned_quantity return_requested_quantity
+    return_received_quantity return_dismissed_quantity written_off_quantity
+    """.split()
 )
-_IRRELEVANT = (
-    *(
-        "raw_*",
-        "*_at",
-        "object",
-        "cart_id",
-        "region_id",
-        "region",
-        "sales_channel*",
-        "idempotency_key",
-        "external_id",
-    ),
-    *("version", "no_notification", "tax_rate", "draft_order*", "*address_id", "is_draft_order", "locale"),
-    # sums of what is read
-    *(
-        "subtotal",
-        "tax_total",
-        "discount_total",
-        "discount_tax_total",
-        "discount_subtotal",
-        "original_*",
-        "item_*",
-    ),
-    *("shipping_total", "shipping_subtotal", "shipping_tax_total", "shipping_discount_total", "paid_total"),
-    *("refundable*", "fulfilled_total", "shipped_total", "return_*_total", "write_off_total", "taxed_total"),
-    *(
-        "summary",
-        "discounts",
-        "promotions",
-        "gift_cards",
-        "gift_card_transactions",
-        "payments",
-        "payment_collections",
-    ),
-    *(
-        "items[].id",
-        "items[].thumbnail",
-        "items[].cart_id",
-        "items[].order_id",
-        "items[].should_merge",
-        "items[].detail",
-    ),
-    *(
-        "items[].allow_discounts",
-        "items[].is_discountable",
-        "items[].is_custom_price",
-        "items[].has_shipping",
-    ),
-    *(
-        "items[].product_description",
-        "items[].product_subtitle",
-        "items[].product_type*",
-        "items[].product_handle",
-    ),
-    *("items[].product_collection", "items[].product_title", "items[].variant_barcode", "items[].subtitle"),
-    *(
-        "items[].compare_at_unit_price",
-        "items[].variant",
-        "items[].product",
-        "items[].adjustments",
-        "items[].tax_lines",
-    ),
-    *(
-        "items[].order_edit_id",
-        "items[].original_item_id",
-        "items[].variant_option_values",
-        "items[].description",
-    ),
-    *("items[].item_id", "items[].version"),
-    *(
-        "shipping_methods[].id",
-        "shipping_methods[].data",
-        "shipping_methods[].shipping_option*",
-        "shipping_methods[].detail",
-    ),
-    *("shipping_methods[].*order_id", "shipping_methods[].cart_id", "shipping_methods[].adjustments"),
-    *(
-        "shipping_methods[].tax_lines",
-        "shipping_methods[].is_custom_amount",
-        "shipping_methods[].description",
-    ),
-    *("customer.*", "*_address.id", "*_address.customer_id", "*_address.country", "currency"),
+_IRRELEVANT = tuple(
+    """
+    raw_* *_at object cart_id region_id region sales_channel* idempotency_key external_id version
+    no_notification tax_rate draft_order* *address_id is_draft_order locale
+
+    subtotal tax_total discount_total discount_tax_total discount_subtotal original_* item_* shipping_total
+    shipping_subtotal shipping_tax_total shipping_discount_total paid_total refundable* fulfilled_total
+    shipped_total return_*_total write_off_total taxed_total summary discounts promotions gift_cards
+    gift_card_transactions payments payment_collections
+
+    items[].id items[].thumbnail items[].cart_id items[].order_id items[].should_merge items[].detail
+    items[].allow_discounts items[].is_discountable items[].is_custom_price items[].has_shipping
+    items[].product_description items[].product_subtitle items[].product_type* items[].product_handle
+    items[].product_collection items[].product_title items[].variant_barcode items[].subtitle
+    items[].compare_at_unit_price items[].variant items[].product items[].adjustments items[].tax_lines
+    items[].order_edit_id items[].original_item_id items[].variant_option_values items[].description
+    items[].item_id items[].version
+
+    shipping_methods[].id shipping_methods[].data shipping_methods[].shipping_option*
+    shipping_methods[].detail shipping_methods[].*order_id shipping_methods[].cart_id
+    shipping_methods[].adjustments shipping_methods[].tax_lines shipping_methods[].is_custom_amount
+    shipping_methods[].description
+
+    customer.* *_address.id *_address.customer_id *_address.country currency
+    """.split()
 )
+"""Fields of no interest: origin and state, sums of what is read, what is said twice or only tells a computer
+something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +95,7 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
     """Maps one order."""
     read = Reading(payload)
     currency = (read.text("currency_code") or "").upper()
-    order: dict[str, Any] = {"id": f"{options.prefix}{read.text('id') or ''}", "currency": currency}
+    order: dict[str, Any] = {"id": f"{options.prefix}{read.text('id')}", "currency": currency}
     of = _Money(currency, _is_first(read))
     _check_state(read, of)
     _add_parts(order, read, of, options)
@@ -181,8 +127,6 @@ def _is_first(read: Reading) -> bool:
 
 
 def _check_state(read: Reading, of: _Money) -> None:
-    if read.text("id") is None:
-        read.refuse("id", "nothing", "Medusa's id of the order")
     if (status := read.text("status")) not in ("pending", "canceled", None):
         read.refuse("status", status, "pending: the order is a draft, archived or completed")
     refunds = read.get("refunds")
@@ -261,10 +205,13 @@ def _add_parts(order: dict[str, Any], read: Reading, of: _Money, options: Option
 
 def _item(line: Reading, of: _Money, options: Options, with_tax: bool) -> dict[str, Any]:
     quantity, price, variant = line.whole("quantity"), of.of(line, "unit_price"), line.part("variant")
-    found = {name: line.text(name) for name in ("variant_sku", "variant_id", "product_id")}
-    found["sku"] = variant.text("sku")
-    found["product_id"] = found["product_id"] or variant.text("product_id")
-    product = next((each for name in _IDS[options.product_id] if (each := found[name])), None)
+    variant_sku = variant.text("sku")
+    ids = {
+        "sku": line.text("variant_sku") or variant_sku,
+        "variant_id": line.text("variant_id"),
+        "product_id": line.text("product_id") or variant.text("product_id"),
+    }
+    product = chosen_id(ids, options)
     if product is None:
         line.refuse(
             "variant_sku", "nothing", "a sku, variant_id or product_id: a custom item is not in the catalogue"
@@ -284,7 +231,7 @@ def _item(line: Reading, of: _Money, options: Options, with_tax: bool) -> dict[s
         "product_id": product,
         "quantity": quantity,
         "name": line.text("product_title", "title"),
-        "sku": found["variant_sku"] or found["sku"],
+        "sku": ids["sku"],
         "variant": line.text("variant_title") or variant.text("title"),
         "weight_grams": variant.whole("weight"),
         "properties": properties((name, value) for name, value in line.entries("metadata").items()),
@@ -363,7 +310,13 @@ def _short(provider: str) -> str:
 
 def _add_people(order: dict[str, Any], read: Reading) -> None:
     customer = read.part("customer")
-    billing, shipping = _address(read.part("billing_address")), _address(read.part("shipping_address"))
+    parts = [read.part("billing_address"), read.part("shipping_address")]
+    for part in parts:
+        part.skip("metadata")
+    billing, shipping = (
+        address(each, street="address_", state=["province"], zip_code="postal_code", country="country_code")
+        for each in parts
+    )
     custom, number = read.text("custom_display_id"), read.text("display_id")
     updated = read.text("updated_at")
     order |= {
@@ -378,20 +331,3 @@ def _add_people(order: dict[str, Any], read: Reading) -> None:
     }
     if not shipping and any(not item.get("digital") for item in order.get("items", [])):
         read.refuse("shipping_address", "nothing", "an address: what is collected is not shipped here")
-
-
-def _address(part: Reading) -> dict[str, Any]:
-    part.skip("metadata")
-    return without_empty(
-        {
-            "name": full_name(part),
-            "company": part.text("company"),
-            "address": part.text("address_1"),
-            "address2": part.text("address_2"),
-            "city": part.text("city"),
-            "state": part.text("province"),
-            "zip": part.text("postal_code"),
-            "country": (part.text("country_code") or "").upper(),
-            "phone": part.text("phone"),
-        }
-    )

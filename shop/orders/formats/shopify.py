@@ -13,7 +13,16 @@ from decimal import Decimal
 from typing import Any
 
 from shop.orders.formats import mapping
-from shop.orders.formats.mapping import Mapped, amounts, full_name, properties, settle, without_empty
+from shop.orders.formats.mapping import (
+    Mapped,
+    address,
+    amounts,
+    chosen_id,
+    full_name,
+    properties,
+    settle,
+    without_empty,
+)
 from shop.orders.formats.reading import Reading
 from shop.orders.formats.settings import Options
 from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
@@ -32,60 +41,33 @@ _MANUAL = {
 _UNPAID = frozenset({"pending", "authorized", "partially_paid"})
 _NEVER_PAID = frozenset({"voided", "expired"})
 _NOT_SHIPPED = frozenset({"cancelled", "error", "failure"})
-_IDS = {
-    "sku": ("sku", "variant_id", "product_id"),
-    "variant_id": ("variant_id", "sku", "product_id"),
-    "product_id": ("product_id", "sku", "variant_id"),
-}
-_IRRELEVANT = (
-    # identity and origin of the browser and of the app
-    *("admin_graphql_api_id", "*token", "app_id", "browser_ip", "client_details", "landing_site*"),
-    *(
-        "referring_site",
-        "source_identifier",
-        "source_url",
-        "reference",
-        "user_id",
-        "device_id",
-        "checkout_id",
-    ),
-    *("order_status_url", "merchant_*", "confirmed", "confirmation_number", "processing_method", "number"),
-    *("buyer_accepts_marketing", "estimated_taxes", "duties_included", "payment_details", "location_id"),
-    # sums of what is read, and the same amounts in another currency
-    *("*_set", "tax_lines", "discount_codes", "discount_applications", "total_weight", "total_price_usd"),
-    *(
-        "subtotal_price",
-        "total_line_items_price",
-        "total_discounts",
-        "total_tax",
-        "current_*",
-        "total_discount",
-    ),
-    "discounted_price",
-    # what is said twice, or only tells a computer something
-    *("line_items[].id", "line_items[].vendor", "line_items[].fulfillment_service", "line_items[].title"),
-    *("line_items[].product_exists", "line_items[].variant_inventory_management", "line_items[].taxable"),
-    *(
-        "line_items[].*_location",
-        "line_items[].attributed_staffs",
-        "line_items[].tax_code",
-        "line_items[].duties",
-    ),
-    *(
-        "line_items[].sales_line_item_group_id",
-        "line_item_groups",
-        "pre_tax_price",
-        "line_items[].variant_title",
-    ),
-    *("shipping_lines[].id", "shipping_lines[].carrier_identifier", "shipping_lines[].source"),
-    *("shipping_lines[].requested_fulfillment_service_id", "shipping_lines[].delivery_category"),
-    *("shipping_lines[].phone", "shipping_lines[].code", "discount_allocations", "tax_exempt"),
-    *("latitude", "longitude", "first_name", "last_name", "*_address.country", "*_address.province"),
-    *("created_at", "updated_at", "closed_at", "multipass_identifier", "*accepts_marketing*", "*consent*"),
-    *("customer.default_address", "customer.addresses", "customer.orders_count", "customer.total_spent"),
-    *("customer.last_order_*", "customer.state", "customer.verified_email", "customer.currency"),
-    *("customer.tax_exemptions", "customer.marketing_opt_in_level"),
+_IRRELEVANT = tuple(
+    """
+    admin_graphql_api_id *token app_id browser_ip client_details landing_site* referring_site
+    source_identifier source_url reference user_id device_id checkout_id order_status_url merchant_*
+    confirmed confirmation_number processing_method number buyer_accepts_marketing estimated_taxes
+    duties_included payment_details location_id
+
+    *_set tax_lines discount_codes discount_applications total_weight total_price_usd subtotal_price
+    total_line_items_price total_discounts total_tax current_* total_discount discounted_price
+
+    line_items[].id line_items[].vendor line_items[].fulfillment_service line_items[].title
+    line_items[].product_exists line_items[].variant_inventory_management line_items[].taxable
+    line_items[].*_location line_items[].attributed_staffs line_items[].tax_code line_items[].duties
+    line_items[].sales_line_item_group_id line_item_groups pre_tax_price line_items[].variant_title
+
+    shipping_lines[].id shipping_lines[].carrier_identifier shipping_lines[].source
+    shipping_lines[].requested_fulfillment_service_id shipping_lines[].delivery_category
+    shipping_lines[].phone shipping_lines[].code discount_allocations tax_exempt
+
+    latitude longitude first_name last_name *_address.country *_address.province created_at updated_at
+    closed_at multipass_identifier *accepts_marketing* *consent* customer.default_address
+    customer.addresses customer.orders_count customer.total_spent customer.last_order_* customer.state
+    customer.verified_email customer.currency customer.tax_exemptions customer.marketing_opt_in_level
+    """.split()
 )
+"""Fields of no interest: identity and origin of the browser and of the app; sums of what is read, and the
+same amounts in another currency; what is said twice, or only tells a computer something."""
 
 
 class _Money:
@@ -116,7 +98,7 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
     """Maps one order."""
     read = Reading(payload)
     money = _Money(read)
-    order: dict[str, Any] = {"id": f"{options.prefix}{read.text('id') or ''}", "currency": money.currency}
+    order: dict[str, Any] = {"id": f"{options.prefix}{read.text('id')}", "currency": money.currency}
     _check_state(read, options)
     _add_parts(order, read, money, options)
     waiting = _add_payment(order, read, money, options)
@@ -135,8 +117,6 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
 
 
 def _check_state(read: Reading, options: Options) -> None:
-    if read.text("id") is None:
-        read.refuse("id", "nothing", "Shopify's id of the order")
     if read.flag("test") and not options.test_orders:
         read.refuse("test", "true", "an order that is no test (SHOPIFY_TEST_ORDERS takes them)")
     for name in ("returns", "exchanges"):
@@ -241,9 +221,9 @@ def _item(
         allocations = money.of(line, "total_discount")
     tax = _sum(money.of(each, "price") for each in line.each("tax_lines"))
     status, left = line.text("fulfillment_status"), line.whole("fulfillable_quantity")
-    ids = [line.text(name) for name in _IDS[options.product_id]]
+    ids = {name: line.text(name) for name in ("sku", "variant_id", "product_id")}
     made = {
-        "product_id": next((each for each in ids if each), None),
+        "product_id": chosen_id(ids, options),
         "quantity": pieces,
         "price": str(price),
         "name": line.text("title", "name"),
@@ -417,8 +397,18 @@ def _add_paid(
 
 
 def _add_people(order: dict[str, Any], read: Reading) -> None:
-    customer, billing = read.part("customer"), _address(read.part("billing_address"))
-    shipping, phone = _address(read.part("shipping_address")), read.text("phone") or customer.text("phone")
+    customer = read.part("customer")
+    billing, shipping = (
+        address(
+            read.part(name),
+            street="address",
+            state=["province_code", "province"],
+            zip_code="zip",
+            country="country_code",
+        )
+        for name in ("billing_address", "shipping_address")
+    )
+    phone = read.text("phone") or customer.text("phone")
     if shipping and phone:
         shipping.setdefault("phone", phone)
     email = customer.text("email")
@@ -440,22 +430,6 @@ def _add_people(order: dict[str, Any], read: Reading) -> None:
             "nothing",
             "an address: what is collected or sold in a store is not shipped here",
         )
-
-
-def _address(part: Reading) -> dict[str, Any]:
-    return without_empty(
-        {
-            "name": part.text("name") or full_name(part),
-            "company": part.text("company"),
-            "address": part.text("address1"),
-            "address2": part.text("address2"),
-            "city": part.text("city"),
-            "state": part.text("province_code", "province"),
-            "zip": part.text("zip"),
-            "country": part.text("country_code"),
-            "phone": part.text("phone"),
-        }
-    )
 
 
 def _metadata(read: Reading) -> dict[str, Any]:

@@ -13,7 +13,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shop.orders.formats import mapping
-from shop.orders.formats.mapping import Mapped, amounts, full_name, properties, settle, without_empty
+from shop.orders.formats.mapping import (
+    Mapped,
+    address,
+    amounts,
+    chosen_id,
+    full_name,
+    properties,
+    settle,
+    without_empty,
+)
 from shop.orders.formats.reading import Reading
 from shop.orders.formats.settings import Options
 from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
@@ -27,46 +36,22 @@ _MANUAL = {
 """WooCommerce's own methods without a gateway."""
 _UNPAID = frozenset({"pending", "on-hold", "failed", "checkout-draft", "auto-draft", "draft"})
 _CANCELLED = frozenset({"cancelled", "trash"})
-_IDS = {
-    "sku": ("sku", "variation_id", "product_id"),
-    "variation_id": ("variation_id", "sku", "product_id"),
-    "product_id": ("product_id", "sku", "variation_id"),
-}
 _SUBSCRIPTION = "billing_period"
 """Only a subscription, which is no order, has this field."""
-_IRRELEVANT = (
-    *("order_key", "created_via", "version", "customer_ip_address", "customer_user_agent", "cart_hash"),
-    *("_links", "payment_url", "is_editable", "needs_payment", "needs_processing", "currency_symbol"),
-    *(
-        "payment_method_title",
-        "date_*",
-        "parent_name",
-        "image",
-        "tax_class",
-        "tax_status",
-        "taxes",
-        "tax_lines",
-    ),
-    *(
-        "discount_total",
-        "discount_tax",
-        "shipping_total",
-        "shipping_tax",
-        "cart_tax",
-        "total_tax",
-        "subtotal_tax",
-    ),
-    *("line_items[].id", "line_items[].price", "line_items[].global_unique_id", "line_items[].tax*"),
-    *(
-        "shipping_lines[].id",
-        "shipping_lines[].instance_id",
-        "shipping_lines[].meta_data",
-        "shipping_lines[].method_id",
-    ),
-    *("fee_lines[].id", "fee_lines[].amount", "fee_lines[].meta_data", "coupon_lines", "prices_include_tax"),
-    *("bundled_by", "bundled_items", "bundled_item_title", "composite_parent", "composite_children"),
-    *("item_downloads", "attribution", "refunds", "removed_line_items"),
+_IRRELEVANT = tuple(
+    """
+    order_key created_via version customer_ip_address customer_user_agent cart_hash _links payment_url
+    is_editable needs_payment needs_processing currency_symbol payment_method_title date_* parent_name image
+    tax_class tax_status taxes tax_lines discount_total discount_tax shipping_total shipping_tax cart_tax
+    total_tax subtotal_tax coupon_lines prices_include_tax bundled_by bundled_items bundled_item_title
+    composite_parent composite_children item_downloads attribution refunds removed_line_items
+
+    line_items[].id line_items[].price line_items[].global_unique_id line_items[].tax* shipping_lines[].id
+    shipping_lines[].instance_id shipping_lines[].meta_data shipping_lines[].method_id fee_lines[].id
+    fee_lines[].amount fee_lines[].meta_data
+    """.split()
 )
+"""Fields of no interest: origin and state, sums of what is read, what is said twice."""
 
 
 def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
@@ -74,7 +59,7 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
     read = Reading(payload)
     address = _address_of_shop(read)
     order: dict[str, Any] = {
-        "id": f"{options.prefix_of(address)}{read.text('id') or ''}",
+        "id": f"{options.prefix_of(address)}{read.text('id')}",
         "currency": (read.text("currency") or "").upper(),
     }
     status = read.text("status")
@@ -107,8 +92,6 @@ def _address_of_shop(read: Reading) -> str:
 
 
 def _check_state(read: Reading, status: str | None) -> None:
-    if read.text("id") is None:
-        read.refuse("id", "nothing", "WooCommerce's id of the order")
     if _SUBSCRIPTION in read:
         read.refuse(_SUBSCRIPTION, "a subscription", "an order: each renewal of a subscription is one")
     if read.text("parent_id") not in (None, "0"):
@@ -163,8 +146,8 @@ def _add_parts(order: dict[str, Any], read: Reading, options: Options) -> None:
 
 def _item(line: Reading, options: Options, digital: bool) -> dict[str, Any]:
     quantity, before, after = line.whole("quantity"), line.amount("subtotal"), line.amount("total")
-    ids = [each if (each := line.text(name)) != "0" else None for name in _IDS[options.product_id]]
-    product = next((each for each in ids if each), None)
+    ids = {name: line.text(name) for name in ("sku", "variation_id", "product_id")}
+    product = chosen_id({name: each for name, each in ids.items() if each != "0"}, options)
     if product is None:
         line.refuse("product_id", "nothing", "a sku, variation_id or product_id")
     if quantity is None or quantity <= 0:
@@ -238,8 +221,11 @@ def _stripe_payment(read: Reading) -> str | None:
 
 
 def _add_people(order: dict[str, Any], read: Reading, host: str) -> None:
-    bill_to, ship_to = read.part("billing"), read.part("shipping")
-    billing, shipping = _address(bill_to), _address(ship_to)
+    bill_to = read.part("billing")
+    billing, shipping = (
+        address(each, street="address_", state=["state"], zip_code="postcode", country="country")
+        for each in (bill_to, read.part("shipping"))
+    )
     customer, created = read.text("customer_id"), read.text("date_created_gmt")
     physical = any(not item.get("digital") for item in order.get("items", []))
     order |= {
@@ -254,22 +240,6 @@ def _add_people(order: dict[str, Any], read: Reading, host: str) -> None:
         "notes": read.text("customer_note"),
         "metadata": _metadata(read, host),
     }
-
-
-def _address(part: Reading) -> dict[str, Any]:
-    return without_empty(
-        {
-            "name": full_name(part),
-            "company": part.text("company"),
-            "address": part.text("address_1"),
-            "address2": part.text("address_2"),
-            "city": part.text("city"),
-            "state": part.text("state"),
-            "zip": part.text("postcode"),
-            "country": part.text("country"),
-            "phone": part.text("phone"),
-        }
-    )
 
 
 def _metadata(read: Reading, host: str) -> dict[str, Any]:
