@@ -14,7 +14,7 @@ from deployments.trigger import wake_pending_lane
 from deployments.who import user
 from saga import wakeup
 from saga.cancelling import Asked
-from shop.notifications.undelivered import Undelivered, read_undelivered_sync, send_again_sync
+from shop.notifications.outbox import Undelivered, read_undelivered_sync, send_again_sync
 from shop.orders import report
 from shop.orders.outcomes import OrderOutcome
 from shop.orders.store import ORDERS

@@ -14,8 +14,7 @@ from prefect.logging import get_logger
 
 from shop.payments import disputes
 from shop.payments.disputes import OpenDispute
-from shop.review.advice import advice
-from shop.review.attention import ReviewCase, ReviewQueue, read_queue
+from shop.review.attention import ReviewCase, ReviewQueue, advice, read_queue
 from shop.runtime.times import shown
 from shop.values.money import show
 

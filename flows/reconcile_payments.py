@@ -24,8 +24,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from saga.clock import database_time
-from shop.reconciliation.discrepancy import Discrepancy
-from shop.reconciliation.report import Report
+from shop.reconciliation.discrepancy import Discrepancy, Report
 from shop.runtime.times import shown_minute
 from shop.text.sanitize import one_line
 from shop.values.money import show

@@ -10,7 +10,7 @@ from prefect.artifacts import Artifact, acreate_table_artifact
 from prefect.logging import get_logger
 
 from flows.attention_artifact import is_shown
-from shop.notifications.undelivered import Undelivered, read_undelivered
+from shop.notifications.outbox import Undelivered, read_undelivered
 from shop.runtime.times import shown
 
 KEY = "messages-not-delivered"

@@ -16,8 +16,8 @@ from saga.shares import share
 from shop.orders.store import ORDERS
 from shop.payments.gateways import gateway
 from shop.payments.limit import PAYMENT_GATEWAY
+from shop.reconciliation.discrepancy import Report
 from shop.reconciliation.reconcile import reconcile
-from shop.reconciliation.report import Report
 
 
 async def _is_retryable(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:

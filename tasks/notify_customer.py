@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from saga.database import Tx
 from saga.prefect.steps import database_step
-from shop.notifications.notify import NotificationResult, notify
+from shop.notifications.notices import NotificationResult, notify
 from shop.orders.order import OrderInstance
 
 log = logging.getLogger("shop.completed")

@@ -284,8 +284,8 @@ async def mail(known: Known) -> Finding:
     s = known.settings
     if s.smtp.url is None:
         return Finding("mail", State.EMBEDDED, f"into the Maildir {s.mail_dir}")
+    from shop.notifications.settings import smtp_server
     from shop.notifications.smtp import MailServerError, check_login
-    from shop.notifications.smtp_url import smtp_server
 
     server = smtp_server(s.smtp.url.get_secret_value())
     try:

@@ -1,6 +1,6 @@
 """Draws the saga, an order's states, an order over time and the components as Mermaid text.
 
-The sources are the table of steps, `shop.orders.states`, `deployments/prefect.yaml` and
+The sources are the table of steps, `shop.orders.outcomes`, `deployments/prefect.yaml` and
 `deployments/automations.yaml`.
 Only the external systems of steps are listed here; a step that is not listed is drawn without one.
 """
@@ -16,8 +16,7 @@ import yaml
 from deployments.automations import FILE as AUTOMATIONS
 from deployments.prefect_file import described
 from saga.definition import Kind, Saga, Step
-from shop.orders.outcomes import Outcome
-from shop.orders.states import TRANSITIONS
+from shop.orders.outcomes import TRANSITIONS, Outcome
 
 _SYSTEMS = {
     "check_inventory": ("inventory", "inventory service"),

@@ -18,7 +18,7 @@ from deployments.web.problems import ProblemError, answers
 from shop.notifications.kinds import Kind
 from shop.notifications.stored import MailGone, NoMail, find_sent_mail
 from shop.orders.names import MAX_ORDER_ID
-from shop.orders.page.documents import LABEL, MAIL
+from shop.orders.page.page import LABEL, MAIL
 from shop.orders.tries import MOST_TRIES
 from shop.runtime.extras import MissingExtra
 from shop.shipping.labels.formats import LabelFormat

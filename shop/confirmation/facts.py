@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from shop.notifications.language import Language
 from shop.orders.order import Order
-from shop.orders.payment_methods import METHODS
+from shop.orders.parts import METHODS
 from shop.settings import Settings
 from shop.shipping.settings import ShippingSettings
 from shop.text.sanitize import one_line

@@ -26,7 +26,7 @@ import httpx
 import orjson
 
 from saga.clock import Clock
-from shop.notifications.delivery_result import POSTING, SENT, UNTRIED, DeliveryResult, OnResult
+from shop.notifications.delivery_log import POSTING, SENT, UNTRIED, DeliveryResult, OnResult
 from shop.notifications.kinds import Kind, identity
 
 log = logging.getLogger(__name__)

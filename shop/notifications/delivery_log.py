@@ -1,17 +1,17 @@
-"""Records the results of deliveries immediately, so that few messages are sent twice if the process dies."""
+"""Results of deliveries, recorded immediately, so that few messages are sent twice if the process dies."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from sqlalchemy import text
 
 from saga.database import as_json, is_database_error, retry_while_database_down, transaction
 from saga.failpoints import failpoint
-from shop.notifications.delivery_result import DeliveryResult
 
 log = logging.getLogger(__name__)
 
@@ -89,3 +89,25 @@ class DeliveryLog:
                 await tx.execute(_NOT_SENT, {"rows": as_json(others)})
         self.sent += len(sent)
         self.failed += sum(other["what"] != "untried" for other in others)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
+    """A result: `sent`; `later`: to be retried; `unclear`: to be retried, but it may have arrived; `refused`:
+    permanently; `untried`: not attempted for lack of time."""
+
+    what: Literal["sent", "later", "unclear", "refused", "untried"]
+    error: str | None = None
+    """Stored and shown to people: codes and names, never the receiver's text, which may contain a customer's
+    address."""
+    pause: float = 0
+    """The pause that the receiver asks for, in seconds. The outbox's own may be longer."""
+
+
+HANDING_OVER, POSTING = failpoint("handing a mail to the mail server"), failpoint("posting to the CRM")
+DATA_SECONDS = 120
+"""Timeout of the mail server's answer after it received a mail: a short one would send mails twice."""
+SENT, UNTRIED = DeliveryResult("sent"), DeliveryResult("untried")
+OnResult = Callable[[int, DeliveryResult], Awaitable[bool]]
+"""Receives the result of a message (by its number in the outbox) immediately. Returns False if results cannot
+be recorded any more, so that the sender stops."""

@@ -1,19 +1,20 @@
-"""The table of an order's items: rows for both parts of a mail, and a plain-text rendering with aligned
-columns."""
+"""How mails look: the templates, and the table of an order's items for both parts of a mail."""
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shop.notifications.language import Language
 from shop.orders import amounts
 from shop.orders.order import Order
-from shop.orders.parts import Item
-from shop.orders.payment_methods import PART_METHODS
+from shop.orders.parts import PART_METHODS, Item
 from shop.text.sanitize import one_line
 
 WIDTH = 72
@@ -155,3 +156,41 @@ def _columns(text: str) -> int:
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
     )
+
+
+if TYPE_CHECKING:
+    from jinja2 import Environment, Template
+
+_FOLDER = Path(__file__).parent / "templates"
+_EXCESS_BLANK_LINES = re.compile(r"\n{3,}")
+
+
+def render(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
+    """Renders the text and the HTML of the template with this name."""
+    for_text, for_html = _templates(name)
+    text = for_text.render(values).strip("\n") + "\n"
+    return _EXCESS_BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text, for_html.render(values)
+
+
+@lru_cache
+def _templates(name: str) -> tuple[Template, Template]:
+    return _environment().get_template(f"{name}.txt"), _environment().get_template(f"{name}.html")
+
+
+@lru_cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=select_autoescape(["html"], default_for_string=True, default=False),
+        undefined=StrictUndefined,
+        auto_reload=False,
+        cache_size=-1,
+        trim_blocks=True,
+    )
+    environment.filters["wrapped"] = wrapped
+    environment.filters["text"] = lambda parts: "\n\n".join([wrapped(part) for part in parts])
+    environment.filters["lines"] = lambda part: Markup("<br>\n").join(part.split("\n"))
+    return environment

@@ -23,12 +23,11 @@ from shop.confirmation.confirmation import ELEMENTS
 from shop.inventory.errors import OutOfStock
 from shop.notifications.kinds import Kind, identity
 from shop.notifications.language import Language, language_of
-from shop.notifications.layout import item_name, order_table
+from shop.notifications.layout import item_name, order_table, render
 from shop.notifications.message import Mail, message
-from shop.notifications.templates import render
 from shop.orders.names import stem
 from shop.orders.order import Order
-from shop.orders.payment_methods import BANK_TRANSFER, CHARGED
+from shop.orders.parts import BANK_TRANSFER, CHARGED
 from shop.payments.errors import NoDeliveryAddress, PaymentDeclined, PaymentLapsed
 from shop.settings import Settings
 from shop.text.domains import ascii_domain

@@ -9,13 +9,12 @@ from typing import Any
 
 from saga.clock import Clock, database_time
 from saga.failpoints import failpoint
-from shop.notifications.delivery_log import LOG_SECONDS, DeliveryLog
-from shop.notifications.delivery_result import DATA_SECONDS, SENT, DeliveryResult
+from shop.notifications.delivery_log import DATA_SECONDS, LOG_SECONDS, SENT, DeliveryLog, DeliveryResult
 from shop.notifications.kinds import REPORT, Kind, split
 from shop.notifications.maildir import Maildir, mail_names
 from shop.notifications.message import Mail
+from shop.notifications.settings import webhook_key
 from shop.notifications.stored import build_mail, installation_mark
-from shop.notifications.webhook_key import webhook_key
 from shop.orders.order import read_stored
 from shop.runtime.extras import MissingExtra
 from shop.runtime.installation import Installation, installation
@@ -93,8 +92,8 @@ async def _into_maildir(
 async def _by_smtp(
     rows: Sequence[Any], s: Settings, own: Installation, delivery_log: DeliveryLog, until: float
 ) -> None:
+    from shop.notifications.settings import smtp_server
     from shop.notifications.smtp import Handover
-    from shop.notifications.smtp_url import smtp_server
 
     mails: list[tuple[int, Mail]] = []
 

@@ -27,7 +27,7 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from shop.notifications.delivery_result import (
+from shop.notifications.delivery_log import (
     DATA_SECONDS,
     HANDING_OVER,
     SENT,
@@ -36,7 +36,7 @@ from shop.notifications.delivery_result import (
     OnResult,
 )
 from shop.notifications.message import Mail
-from shop.notifications.smtp_url import SmtpServer
+from shop.notifications.settings import SmtpServer
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,12 @@
-"""Errors of orders: invalid, impossible to store, or in conflict with a known order."""
+"""Errors of orders: invalid, impossible to store, or in conflict with a known order; and how their problems
+describe values without repeating what a customer typed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from saga.errors import StepError
@@ -78,3 +81,36 @@ class OrderConflict(StepError):
             f"order {order_id!r} is already known with different content, "
             "and submitting it again cannot change it: give the new order another id"
         )
+
+
+_PRODUCT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,59}")
+
+
+def shown(number: object) -> str:
+    """Shows an amount or a number of pieces."""
+    text = str(number)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def product(product_id: str) -> str:
+    """Shows a product id if it looks like one."""
+    return repr(product_id) if _PRODUCT_ID.fullmatch(product_id) else kind(product_id)
+
+
+def kind(value: object) -> str:
+    """Describes the kind of value, without the value."""
+    match value:
+        case None | "":
+            return "nothing"
+        case bool():
+            return str(value)
+        case str():
+            return f"text of {len(value)} character{'s' if len(value) > 1 else ''}"
+        case int() | float() | Decimal():
+            return "a number"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+        case Mapping():
+            return "an object"
+        case _:
+            return type(value).__name__

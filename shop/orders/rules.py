@@ -11,11 +11,9 @@ from decimal import Decimal
 from typing import Any
 
 from shop.orders import amounts
-from shop.orders.describing import kind, product, shown
-from shop.orders.errors import Problem
+from shop.orders.errors import Problem, kind, product, shown
 from shop.orders.order import Order
-from shop.orders.parts import Address, Item
-from shop.orders.payment_methods import METHODS, PART_METHODS
+from shop.orders.parts import METHODS, PART_METHODS, Address, Item
 from shop.settings import Settings
 from shop.text.domains import ascii_mail_domain
 from shop.values import countries, money

@@ -17,8 +17,7 @@ from pydantic_core import ErrorDetails
 
 from saga.yielding import yielding
 from shop.orders import rules
-from shop.orders.describing import kind, shown
-from shop.orders.errors import OrderRejected, Problem
+from shop.orders.errors import OrderRejected, Problem, kind, shown
 from shop.orders.intake_content import HAS_REMOVED, MISNAMED, NUMBERS, REFUSED, REMOVED
 from shop.orders.order import Order
 from shop.orders.parts import Item

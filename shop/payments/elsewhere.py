@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from saga.clock import database_time
 from shop.orders.order import OrderInstance, read_stored
-from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
+from shop.orders.parts import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
 from shop.payments.adopted import adopt
 from shop.payments.errors import PaidOtherwise, PaymentAwaited, PaymentLapsed
 from shop.payments.gateway import Payment, PaymentGateway

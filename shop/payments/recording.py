@@ -15,7 +15,7 @@ from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
 from shop.orders.entered import EnteredId, Words, what
 from shop.orders.outcomes import Outcome
-from shop.orders.payment_methods import BANK_TRANSFER, CASH_ON_DELIVERY
+from shop.orders.parts import BANK_TRANSFER, CASH_ON_DELIVERY
 from shop.orders.scalars import Amount
 from shop.orders.store import ORDERS
 from shop.payments.charge import STEP

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from saga.configuration import Seconds
-from shop.orders.payment_methods import BANK_TRANSFER, CASH_ON_DELIVERY
+from shop.orders.parts import BANK_TRANSFER, CASH_ON_DELIVERY
 from shop.runtime.setting_groups import FromJson, Group, Minutes, Url, prefixed
 
 _URLS = {"sandbox": "http://127.0.0.1:8420", "stripe": "https://api.stripe.com"}

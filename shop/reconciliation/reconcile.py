@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 from sqlalchemy import text
 
@@ -14,10 +15,9 @@ from saga.database import transaction
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import TRY
 from shop.payments.errors import BAD_ANSWER, PaymentError, PaymentGatewayError
-from shop.payments.gateway import PaymentGateway
+from shop.payments.gateway import Payment, PaymentGateway
 from shop.reconciliation.compare import OurOrder, discrepancies_of
 from shop.reconciliation.discrepancy import Discrepancy, Kind
-from shop.reconciliation.known_payments import known_payments
 from shop.reconciliation.outstanding import remember
 from shop.reconciliation.repair import (
     cancel_unconfirmed,
@@ -153,3 +153,22 @@ async def _repair(order_id: str, found: list[Discrepancy], gateway: PaymentGatew
     except PaymentError as error:
         return str(error)
     return None
+
+
+def known_payments(gateway: PaymentGateway, payment_ids: Sequence[str | None]) -> PaymentGateway:
+    """Returns the gateway with a `find` that also returns these payments of the order."""
+    return cast(PaymentGateway, _WithKnownPayments(gateway, payment_ids))
+
+
+class _WithKnownPayments:
+    def __init__(self, gateway: PaymentGateway, payment_ids: Sequence[str | None]) -> None:
+        self._gateway, self._ids = gateway, [each for each in dict.fromkeys(payment_ids) if each]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gateway, name)
+
+    async def find(self, order_id: str) -> list[Payment]:
+        found = await self._gateway.find(order_id)
+        seen = {payment.id for payment in found}
+        known = [await self._gateway.get(each) for each in self._ids if each not in seen]
+        return [*found, *(payment for payment in known if payment.order_id == order_id)]

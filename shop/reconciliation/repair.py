@@ -23,7 +23,7 @@ from saga.outcome import Compensation
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, add_notices
 from shop.orders import names
-from shop.orders.corrections import add_failure, correct
+from shop.orders.changes import add_failure, correct
 from shop.orders.order import OrderInstance, customer_of
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS

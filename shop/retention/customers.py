@@ -1,5 +1,7 @@
 """Erases the customer data of old orders. Ids, amounts, steps, statuses, codes and times stay, and the
-order's fingerprint, so that a resubmitted order is recognised and not charged.
+order's fingerprint, so that a resubmitted order is recognised and not charged. What stays is an allow list:
+numbers, and texts under keys that name an id, a code or a time; data of steps that are added later is not
+kept by mistake.
 
 Files are deleted before the database records the erasure: after an interruption anywhere, the order is erased
 again, which changes nothing.
@@ -7,6 +9,7 @@ again, which changes nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,13 +19,15 @@ from sqlalchemy import Connection, text
 from saga import manual
 from saga.database import sync_engine
 from saga.failpoints import failpoint
-from shop.notifications import erasure as message_erasure
-from shop.orders import erasure as order_erasure
+from shop.notifications.outbox import erase as erase_messages
+from shop.orders.changes import erase as erase_orders
+from shop.orders.changes import erase_tries
+from shop.orders.order import read_stored
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
+from shop.orders.tries import TRY
 from shop.retention.files import delete_files, delete_leftovers, find_mails
-from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
-from shop.review import erasure as review_erasure
+from shop.review.entries import erase as erase_reviews
 from shop.settings import settings
 
 _BATCH_SIZE = 500
@@ -110,7 +115,64 @@ def _erase(connection: Connection, rows: Sequence[Any]) -> None:
         }
         for row in rows
     ]
-    order_erasure.erase(connection, orders, ERASED)
-    order_erasure.erase_tries(connection, ids, scrubbed, ERASED)
-    message_erasure.erase(connection, ids, ERASED)
-    review_erasure.erase(connection, ids, ERASED)
+    erase_orders(connection, orders, ERASED)
+    erase_tries(connection, ids, scrubbed, ERASED)
+    erase_messages(connection, ids, ERASED)
+    erase_reviews(connection, ids, ERASED)
+
+
+ERASED = "erased"
+"""Replaces a required text."""
+_KEPT_KEYS = re.compile(
+    r"(.*_)?(id|status|amount|at|timestamp|currency|code|fee|kind|number|model|method|carrier|service|step|compensation|total|value|"
+    r"by_hand|off|url|key|generation_model|booked_at)|amount_.*|label|inventory|written_by"
+)
+_AMOUNTS = {"amount": True, "discount_amount": True, "tax_amount": True}
+_KEPT_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("currency", "total_amount", "tax_amount", "shipping_amount", "discount_amount"), True),
+    **dict.fromkeys(("tip_amount", "prices_include_tax"), True),
+    "items": {
+        "__all__": dict.fromkeys(
+            "product_id quantity price line_total discount_amount tax_amount digital".split(), True
+        )
+    },
+    "shipping_lines": {"__all__": _AMOUNTS},
+    "fees": {"__all__": _AMOUNTS},
+    "part_payments": {"__all__": {"method": True, "amount": True}},
+}
+"""The fields of `Order` that stay: what was bought, and the amounts that its total is made of."""
+_CUSTOMER_KEYS = re.compile(r".*(customer|user|mail|name|phone|address).*")
+_KEPT_VALUES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/+~-]{0,199}")
+_MAX_DEPTH = 8
+
+
+def scrubbed(value: Any, depth: int = 0) -> Any:
+    """Returns the value without texts that may be customer data. Keeps numbers, booleans and null."""
+    if isinstance(value, dict) and depth < _MAX_DEPTH:
+        return {
+            key: scrubbed(each, depth + 1)
+            for key, each in value.items()
+            if not isinstance(each, str) or _is_kept(key, each)
+        }
+    if isinstance(value, list) and depth < _MAX_DEPTH:
+        return [scrubbed(each, depth + 1) for each in value if not isinstance(each, str)]
+    return None if isinstance(value, dict | list) else value
+
+
+def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> dict[str, Any]:
+    """Returns the content of an anonymous `Order`. `paid`: the order was valid, and keeps its items and
+    amounts. Others keep only the id, as their content may be anything."""
+    # The earlier tries, for the comparison with the gateway.
+    tries = {TRY: content[TRY]} if TRY in content else {}
+    if not paid:
+        return {"id": order_id, "customer_id": ERASED, "items": [], "total_amount": "0.00", **tries}
+    kept = read_stored(content).model_dump(mode="json", include=_KEPT_FIELDS, exclude_defaults=True)
+    return {**kept, "id": order_id, "customer_id": ERASED, **tries}
+
+
+def _is_kept(key: str, value: str) -> bool:
+    return (
+        _KEPT_KEYS.fullmatch(key) is not None
+        and not _CUSTOMER_KEYS.fullmatch(key)
+        and _KEPT_VALUES.fullmatch(value) is not None
+    )

@@ -19,8 +19,7 @@ from sqlalchemy import Connection, text
 from saga import manual
 from saga.database import transaction
 from saga.failpoints import failpoint
-from shop.orders.describing import kind
-from shop.orders.errors import OrderRejected, Problem
+from shop.orders.errors import OrderRejected, Problem, kind
 from shop.orders.intake_content import take_in
 from shop.orders.parts import ShippingInfo
 from shop.orders.store import ORDERS

@@ -1,22 +1,36 @@
-"""Orders under manual review: a compensation failed. It is retried with growing pauses."""
+"""Orders under manual review: a compensation failed. It is retried with growing pauses, and a person is told
+what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection, text
 
 from saga.database import Tx, as_json, sync_engine, transaction
+from saga.errors import StepTimeout
 from saga.failpoints import failpoint
+from shop.inventory.errors import InventoryMismatch
+from shop.monitoring.window import parse
 from shop.orders.order import OrderInstance
 from shop.payments.disputes import OpenDispute, read_open
-from shop.payments.errors import PAID_AND_REJECTED, PAID_ELSEWHERE
+from shop.payments.errors import (
+    PAID_AND_REJECTED,
+    PAID_ELSEWHERE,
+    PaidAndRejected,
+    PaidElsewhere,
+    PaymentGatewayError,
+    PaymentGatewayTimeout,
+    RefundRefused,
+)
 from shop.settings import settings
+from shop.shipping.errors import CarrierMismatch, CarrierTimeout, CarrierUnavailable, VoidRefused
+from shop.values.money import show
 
 _PUT = text(
     """
@@ -214,3 +228,121 @@ def _read(connection: Connection, most: int) -> ReviewQueue:
         at_risk={row.currency: row.at_risk for row in totals},
         disputes=read_open(connection, most),
     )
+
+
+_CARRIER_UNAVAILABLE = frozenset({CarrierUnavailable.code, CarrierTimeout.code})
+_CONTRADICTIONS = frozenset({CarrierMismatch.code, InventoryMismatch.code})
+_NOT_ANSWERED = frozenset({PaymentGatewayError.code, PaymentGatewayTimeout.code, StepTimeout.code})
+
+
+def advice(case: ReviewCase) -> str:
+    """Returns what to do. Words in quotes are those of the `resolve-order` form."""
+    if case.being_retried:
+        return (
+            "Nothing now: it is being retried. "
+            "To refund in another way nevertheless: resolve-order with 'hold' first."
+        )
+    if case.error_code == PaidAndRejected.code:
+        return (
+            "The order is paid and was not valid; nothing was shipped or refunded. "
+            "Correct what its reasons name, then order-saga retry: its payment stays. "
+            "If it cannot be corrected, resolve-order with 'retry_now' refunds what the gateway has; "
+            "give back what others have, then 'refunded_by_hand' with the reference."
+        )
+    if case.error_code == PaidElsewhere.code:
+        amount = show(case.amount_at_risk, case.currency)
+        return (
+            f"Others than the gateway have {amount} for this order: paid already, by gift card, by transfer "
+            "or on delivery. Give it back where it was paid, then resolve-order with 'refunded_by_hand' "
+            "and the reference; or 'written_off', if it was never paid. Trying again cannot help."
+        )
+    if case.error_code == RefundRefused.code:
+        amount = show(case.amount_at_risk, case.currency)
+        return (
+            f"The gateway refuses to refund {amount}. "
+            "Run resolve-order: 'hold', then refund it in another way, "
+            "then 'refunded_by_hand' with the reference; "
+            "or 'retry_now' once the gateway accepts the refund "
+            "(or you made it in the gateway's dashboard); or 'written_off'."
+        )
+    if case.error_code == VoidRefused.code:
+        return (
+            "The carrier does not take the label back. Claim the refund in the carrier's dashboard, "
+            "then resolve-order with 'retry_now'; or 'written_off' to accept its cost."
+        )
+    if case.error_code in _CONTRADICTIONS:
+        return (
+            "The external system's record differs from the request. "
+            "Look the order up in the carrier's or the inventory service's system and correct it there; "
+            "then resolve-order with 'retry_now', or 'written_off'."
+        )
+    if case.error_code in _CARRIER_UNAVAILABLE:
+        return (
+            "The carrier gave no clear answer. It is retried automatically; "
+            "resolve-order with 'retry_now' retries at once."
+        )
+    if case.error_code in _NOT_ANSWERED:
+        return (
+            "The gateway gave no clear answer. It is retried automatically; "
+            "resolve-order with 'retry_now' retries at once."
+        )
+    return (
+        "See the compensation's task run for the error. "
+        "Once its cause is fixed: resolve-order with 'retry_now'; or 'written_off'."
+    )
+
+
+_SELECT = text(
+    """
+    SELECT a.order_id, a.since, a.step, a.currency, a.amount_at_risk,
+        a.last_error, a.error_code, a.retries, a.next_retry_at, o.outcome IS NULL AS being_retried
+    FROM attention a JOIN customer_order o ON o.id = a.order_id
+    WHERE (CAST(:ids AS text[]) IS NULL AND a.resolved_at IS NULL OR a.order_id = ANY(CAST(:ids AS text[])))
+      AND (CAST(:step AS text) IS NULL OR a.step = :step)
+      AND (CAST(:code AS text) IS NULL OR a.error_code = :code)
+      AND (CAST(:currency AS text) IS NULL OR a.currency = :currency)
+      AND (CAST(:held AS boolean) IS NULL OR (a.next_retry_at IS NULL) = :held)
+      AND (CAST(:older_than AS interval) IS NULL OR a.since < now() - CAST(:older_than AS interval))
+      AND (CAST(:at_least AS numeric) IS NULL OR a.amount_at_risk >= :at_least)
+      AND (CAST(:at_most AS numeric) IS NULL OR a.amount_at_risk <= :at_most)
+    ORDER BY a.since, a.order_id
+    """
+)
+
+
+def _age(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    try:
+        ago = parse(given).ago
+    except ValueError:
+        ago = None
+    if ago is None:
+        raise ValueError("an age is a number and a unit, such as 30m, 24h or 7d")
+    return ago
+
+
+class Selection(BaseModel):
+    """What the selected orders have in common. None: any value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: str | None = None
+    """The step whose compensation failed."""
+    code: str | None = None
+    """The last error's code, such as `refund_refused`."""
+    currency: Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")] | None = None
+    held: bool | None = None
+    """Whether nothing is retried until a person requests it."""
+    older_than: Annotated[timedelta, BeforeValidator(_age)] | None = None
+    at_least: Annotated[Decimal, Field(ge=0)] | None = None
+    """The minimum at risk, in the order's currency."""
+    at_most: Annotated[Decimal, Field(ge=0)] | None = None
+
+
+def select_sync(selection: Selection, ids: Sequence[str] | None = None) -> list[ReviewCase]:
+    """Returns the matching orders under manual review, the oldest first. With `ids`: among these, also
+    those that were resolved since."""
+    parameters = {**selection.model_dump(), "ids": None if ids is None else list(ids)}
+    with sync_engine(settings().database_url).connect() as connection:
+        return [ReviewCase(**row) for row in connection.execute(_SELECT, parameters).mappings()]

@@ -1,8 +1,9 @@
-"""The record of what people decided about orders, and of what their shop said later: who, when and why."""
+"""The record of what people decided about orders, and of what their shop said later: who, when and why; and
+its erasure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -68,3 +69,20 @@ def add_entry(
             "old_address": None if old_address is None else as_json(dict(old_address)),
         },
     )
+
+
+_CASES = text("UPDATE attention SET last_error = :erased WHERE order_id = ANY(CAST(:ids AS text[]))")
+# Who decided about money stays. Who asked to cancel, or changed the address, may be the customer.
+_ENTRIES = text(
+    "UPDATE desk_entry SET reason = CASE WHEN reason IS NOT NULL THEN :erased END, "
+    "\"by\" = CASE WHEN action IN ('cancel', 'change_address') THEN :erased ELSE \"by\" END, "
+    "old_address = NULL "
+    "WHERE order_id = ANY(CAST(:ids AS text[]))"
+)
+
+
+def erase(connection: Connection, order_ids: Sequence[str], erased: str) -> None:
+    """Replaces errors, reasons and the names of those who may be the customer by `erased`; deletes former
+    addresses."""
+    for statement in (_CASES, _ENTRIES):
+        connection.execute(statement, {"ids": list(order_ids), "erased": erased})

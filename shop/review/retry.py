@@ -25,7 +25,7 @@ from shop.notifications.kinds import Kind
 from shop.orders import lost_steps
 from shop.orders.intake_content import HAS_REMOVED, REMOVED, take_in
 from shop.orders.outcomes import Outcome
-from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY, CHARGED
+from shop.orders.parts import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY, CHARGED
 from shop.orders.store import ORDERS
 from shop.orders.tries import IS_CANCELLED, MOST_TRIES, TRY, add_try, next_try, number_of
 from shop.payments.errors import PAID_AND_REJECTED, PaidOtherwise

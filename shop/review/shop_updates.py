@@ -2,7 +2,8 @@
 
 A shop repeats its messages, sends them in any sequence, and stops sending them if they fail too often. So
 every message has a result; what cannot be applied to an order that is under way is recorded with it, for a
-person to see, and never dropped.
+person to see, and never dropped. The newest message about each order is remembered, also about one that is
+not stored.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import itertools
 import json
 import logging
 import re
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from saga.cancelling import Asked
 from saga.database import transaction
@@ -26,7 +28,7 @@ from shop.orders.formats.mapping import Mapped
 from shop.orders.intake_content import Content
 from shop.orders.order import read_stored
 from shop.orders.outcomes import Outcome
-from shop.orders.payment_methods import ALREADY_PAID
+from shop.orders.parts import ALREADY_PAID
 from shop.payments.errors import NotReceivable
 from shop.payments.received import received
 from shop.payments.recording import read_incoming, record
@@ -35,7 +37,6 @@ from shop.review.address import change_address
 from shop.review.cancel import ask_in
 from shop.review.entries import Entry, add_entry, read_entries
 from shop.review.errors import AddressInvalid, AddressSettled, OrderUnknown
-from shop.review.shop_messages import close, lock_seen, remember
 from shop.text.card_numbers import cut
 
 log = logging.getLogger(__name__)
@@ -332,3 +333,52 @@ def _time(text: object) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo is not None else None
+
+
+_LOCK = text(
+    "INSERT INTO shop_message (order_id) VALUES (:id) "
+    "ON CONFLICT (order_id) DO UPDATE SET order_id = excluded.order_id RETURNING newest_at, closed"
+)
+_REMEMBER = text(
+    "UPDATE shop_message SET newest_at = greatest(newest_at, :at), closed = :closed WHERE order_id = :id"
+)
+_CLOSE = text(
+    "UPDATE shop_message SET newest_at = greatest(newest_at, coalesce(:at, now())), closed = :closed "
+    "WHERE order_id = :id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is remembered of the messages about an order."""
+
+    newest_at: datetime | None
+    closed: str | None
+    """Why the order, which is not stored, is not taken from older messages."""
+
+    def is_newer(self, at: datetime | None) -> bool:
+        """Returns whether a newer message than one of this time was taken."""
+        return self.newest_at is not None and at is not None and at < self.newest_at
+
+    def has_closed(self, at: datetime | None) -> bool:
+        """Returns whether an order that is not stored was cancelled or deleted after a message of this
+        time."""
+        if self.closed is None:
+            return False
+        return at is None or self.newest_at is None or at <= self.newest_at
+
+
+def lock_seen(connection: Connection, order_id: str) -> Seen:
+    """Returns what is remembered. Until the transaction ends, other messages about the order wait."""
+    row = connection.execute(_LOCK, {"id": order_id}).one()
+    return Seen(row.newest_at, row.closed)
+
+
+def remember(connection: Connection, order_id: str, at: datetime | None) -> None:
+    """Remembers a message about an order that is stored."""
+    connection.execute(_REMEMBER, {"id": order_id, "at": at, "closed": None})
+
+
+def close(connection: Connection, order_id: str, at: datetime | None, reason: str) -> None:
+    """Remembers that an order which is not stored was cancelled or deleted: then (None: now)."""
+    connection.execute(_CLOSE, {"id": order_id, "at": at, "closed": cut(reason, 200)})

@@ -17,8 +17,8 @@ from saga.clock import begin_of
 from saga.database import Tx
 from saga.errors import StepError
 from shop.inventory import stock
+from shop.orders.changes import mark_shipped, unmark_shipped
 from shop.orders.order import OrderInstance
-from shop.orders.shipped import mark_shipped, unmark_shipped
 from shop.settings import Settings, settings
 from shop.shipping import carriers, shipments
 from shop.shipping.booking import booked

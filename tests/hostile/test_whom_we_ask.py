@@ -27,7 +27,7 @@ from shop.inventory.errors import InventoryUnavailable
 from shop.inventory.service.client import ServiceInventory
 from shop.monitoring.traces.sender import Sender
 from shop.notifications.crm import Receiver, Webhook
-from shop.notifications.delivery_result import DeliveryResult
+from shop.notifications.delivery_log import DeliveryResult
 from shop.payments.errors import PaymentGatewayError
 from shop.payments.sandbox.client import SandboxGateway
 from shop.payments.stripe.gateway import StripeGateway

@@ -20,8 +20,8 @@ from saga.database import transaction
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, add_notices
-from shop.notifications.undelivered import read_undelivered, send_again
-from shop.notifications.webhook_key import webhook_key
+from shop.notifications.outbox import read_undelivered, send_again
+from shop.notifications.settings import webhook_key
 from shop.runtime.installation import Installation, installation_id
 from shop.runtime.installation import _known as installations
 from shop.settings import Settings, settings

@@ -42,7 +42,7 @@ from shop.reconciliation.books import read_books
 from shop.reconciliation.repair import refund_ended
 from shop.review import attention
 from shop.review import resolution as review
-from shop.review.advice import advice
+from shop.review.attention import advice
 from shop.review.errors import (
     AlreadyResolved,
     GatewayNotAsked,

@@ -18,7 +18,7 @@ from flows.process_pending_orders import process_pending_orders
 from flows.undelivered import KEY
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
-from shop.notifications.undelivered import send_again
+from shop.notifications.outbox import send_again
 from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from shop.settings import settings

@@ -1,4 +1,4 @@
-"""Orders change their state as `shop.orders.states` declares, whatever happens to them."""
+"""Orders change their state as `shop.orders.outcomes` declares, whatever happens to them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake
-from shop.orders.outcomes import Outcome
-from shop.orders.states import TRANSITIONS, OrderState
+from shop.orders.outcomes import TRANSITIONS, OrderState, Outcome
 from tests.integration.test_process_order import stop_while_charging
 from tests.integration.world import World, an_order
 

@@ -23,7 +23,7 @@ from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import Maildir
 from shop.notifications.message import Mail
-from shop.notifications.notify import notify
+from shop.notifications.notices import notify
 from shop.notifications.outbox import Message
 from shop.orders.order import Order
 from shop.settings import settings

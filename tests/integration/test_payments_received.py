@@ -27,7 +27,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments.errors import NotReceivable
 from shop.payments.recording import read_incoming
 from shop.review import attention
-from shop.review.advice import advice
+from shop.review.attention import advice
 from shop.settings import settings
 from tests.integration.test_web_orders import NOBODY, problem
 from tests.integration.web import KEY, served

@@ -25,8 +25,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments.gateways import gateway
 from shop.reconciliation.books import read_books
 from shop.reconciliation.reconcile import reconcile
-from shop.retention.customers import erase_customers
-from shop.retention.scrub import scrubbed
+from shop.retention.customers import erase_customers, scrubbed
 from shop.retention.traces import purge_traces
 from shop.review.cancel import ask_to_cancel
 from shop.settings import Settings, settings

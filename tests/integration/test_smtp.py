@@ -21,10 +21,10 @@ from deployments.local.environment import environment
 from deployments.local.processes import free_port
 from saga.database import sync_engine
 from shop.notifications import outbox
-from shop.notifications.delivery_result import DATA_SECONDS
+from shop.notifications.delivery_log import DATA_SECONDS
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
-from shop.notifications.undelivered import read_undelivered, send_again
+from shop.notifications.outbox import read_undelivered, send_again
 from shop.runtime.installation import read_installation_id
 from shop.settings import Settings, settings
 from tests.integration.domain import Shop

@@ -15,7 +15,7 @@ from deployments.local.environment import environment
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga.cancelling import Asked
-from shop.orders.page.documents import label_url, mail_url
+from shop.orders.page.page import label_url, mail_url
 from shop.retention.customers import erase_customers
 from shop.review.cancel import ask_to_cancel
 from shop.settings import settings

@@ -21,7 +21,7 @@ import saga.prefect.batch
 import shop.inventory.embedded
 import shop.inventory.expiry
 import shop.inventory.reservations
-import shop.orders.shipped
+import shop.orders.changes
 import shop.payments.charge
 import tasks.process_payment
 from saga.database import Tx
@@ -191,7 +191,7 @@ def journal_forgotten_when_it_cannot_be_read() -> AbstractContextManager[Any]:
 def shipped_although_cancelled() -> AbstractContextManager[Any]:
     """Whoever ships does not look whether somebody has asked to cancel."""
     mark = "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) RETURNING id"
-    return patch.object(shop.orders.shipped, "_MARK", text(mark))
+    return patch.object(shop.orders.changes, "_MARK", text(mark))
 
 
 def completed_although_cancelled() -> AbstractContextManager[Any]:

@@ -12,8 +12,7 @@ from deployments.diagrams import documents, mermaid
 from deployments.diagrams.characters import workflow_boxes
 from flows.order_saga import ORDER_SAGA
 from saga.definition import Kind, Saga, Step
-from shop.orders.outcomes import Outcome
-from shop.orders.states import TRANSITIONS, OrderState
+from shop.orders.outcomes import TRANSITIONS, OrderState, Outcome
 from shop.runtime.home import HOME
 from tests.node import node
 

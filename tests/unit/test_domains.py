@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from shop.notifications.smtp_url import smtp_server
+from shop.notifications.settings import smtp_server
 from shop.runtime.setting_groups import settings_in, value_of
 from shop.settings import Settings
 from shop.text.domains import ascii_domain, ascii_mail_domain, ascii_url_host

@@ -16,7 +16,7 @@ from saga.errors import (
 )
 from shop.inventory.errors import OutOfStock, Shortage
 from shop.notifications.kinds import Kind
-from shop.notifications.outcome_notices import notice_of
+from shop.notifications.notices import notice_of
 from shop.orders.errors import OrderRejected
 from shop.orders.order import EXAMPLE, OrderInstance
 from shop.orders.outcomes import Outcome

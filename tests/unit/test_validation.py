@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from shop.orders.errors import OrderRejected, Problem, UnusableOrder
 from shop.orders.intake_content import take_in
 from shop.orders.order import EXAMPLE, Order
-from shop.orders.payment_methods import METHODS
+from shop.orders.parts import METHODS
 from shop.orders.validation import validate
 from shop.settings import Settings
 from shop.values import money

@@ -13,8 +13,8 @@ from deployments.cli.review.decide import decide, selected
 from deployments.cli.review.options import Filters, Who
 from deployments.cli.review.shown import details, listed
 from shop.orders.page.story import read_story_sync
+from shop.review.attention import Selection, select_sync
 from shop.review.resolution import Resolution
-from shop.review.selection import Selection, select_sync
 
 _ANYTHING, _UNNAMED = Filters(), Who()
 

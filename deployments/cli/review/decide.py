@@ -15,10 +15,9 @@ from deployments.cli.review.shown import Row, decided_table
 from deployments.cli.trouble import explanation
 from deployments.who import user
 from shop.review import resolution as review
-from shop.review.attention import ReviewCase
+from shop.review.attention import ReviewCase, Selection, select_sync
 from shop.review.errors import ResolutionIncomplete, ReviewError
 from shop.review.resolution import Decision, Resolution
-from shop.review.selection import Selection, select_sync
 from shop.runtime.sync import run_sync
 from shop.settings import settings
 

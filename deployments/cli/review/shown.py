@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shop.orders.page.story import ReviewEntry
-from shop.review.advice import advice
-from shop.review.attention import ReviewCase
+from shop.review.attention import ReviewCase, advice
 from shop.runtime.times import shown_minute
 from shop.values.money import show
 

@@ -26,7 +26,7 @@ from shop.orders.formats.mapping import (
 )
 from shop.orders.formats.reading import Reading
 from shop.orders.formats.settings import Options
-from shop.orders.payment_methods import ALREADY_PAID
+from shop.orders.parts import ALREADY_PAID
 from shop.text.card_numbers import cut
 from shop.values import money
 

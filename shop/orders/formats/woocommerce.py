@@ -25,7 +25,7 @@ from shop.orders.formats.mapping import (
 )
 from shop.orders.formats.reading import Reading
 from shop.orders.formats.settings import Options
-from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
+from shop.orders.parts import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
 from shop.text.card_numbers import cut
 
 _MANUAL = {

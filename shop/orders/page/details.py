@@ -17,8 +17,15 @@ from pydantic import ValidationError
 
 from shop.orders import amounts
 from shop.orders.order import Order, read_stored
-from shop.orders.parts import Address, Item
-from shop.orders.payment_methods import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY, METHODS, PART_METHODS
+from shop.orders.parts import (
+    ALREADY_PAID,
+    BANK_TRANSFER,
+    CASH_ON_DELIVERY,
+    METHODS,
+    PART_METHODS,
+    Address,
+    Item,
+)
 from shop.runtime.times import shown
 from shop.values.money import show
 

@@ -6,11 +6,11 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 from saga.definition import Saga
 from shop.notifications.maildir import find_mail
 from shop.orders.page.diagram import order_diagram, undo_words
-from shop.orders.page.documents import label_url, mail_url
 from shop.orders.page.formatting import duration, for_markdown, markdown_table
 from shop.orders.page.story import MailRow, OrderStory, StepView, step_views
 from shop.orders.tries import EarlierTry
@@ -189,3 +189,21 @@ def _when(story: OrderStory) -> str:
     if story.takeovers:
         parts.append(f"taken over from another worker {story.takeovers} times")
     return ", ".join(parts)
+
+
+LABEL, MAIL = "/documents/label", "/documents/mail"
+
+
+def label_url(web_url: str, order_id: str) -> str:
+    """Returns the link to the label. `web_url` is the web app's address as browsers reach it."""
+    return _url(web_url, LABEL, id=order_id)
+
+
+def mail_url(web_url: str, order_id: str, kind: str, try_number: int = 1) -> str:
+    """Returns the link to the mail of this kind, about this try of the order."""
+    query = {"try": str(try_number)} if try_number > 1 else {}
+    return _url(web_url, MAIL, id=order_id, kind=kind, **query)
+
+
+def _url(web_url: str, path: str, **query: str) -> str:
+    return f"{web_url.rstrip('/')}{path}?{urlencode(query)}"

@@ -24,8 +24,7 @@ from shop.payments.events.event import PaymentEvent
 from shop.payments.gateway import PaymentGateway
 from shop.payments.stripe.disputes import DisputeRecord, look_up, to_dispute
 from shop.reconciliation.discrepancy import Discrepancy, Kind
-from shop.reconciliation.known_payments import known_payments
-from shop.reconciliation.reconcile import compare_order
+from shop.reconciliation.reconcile import compare_order, known_payments
 from shop.review.errors import AlreadyResolved, NotUnderReview
 from shop.review.resolution import Resolution, decision, resolve
 from shop.settings import settings
