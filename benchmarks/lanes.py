@@ -38,10 +38,8 @@ from shop.inventory.catalogue import load_catalogue
 from shop.orders import intake, report
 from shop.orders.order import EXAMPLE, OrderInstance
 from shop.orders.store import ORDERS
-from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import GatewayClient
-from shop.payments.gateways import use
-from shop.payments.limit import PAYMENT_GATEWAY
+from shop.payments.gateways import PAYMENT_GATEWAY, GuardedGateway, use
 from shop.runtime.garbage import reduced_garbage_collection
 from shop.settings import settings
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.policy import default
 from pathlib import Path
 
-from shop.confirmation.template import template_confirmation
+from shop.confirmation.writer import template_confirmation
 from shop.notifications.mail import MailContext, confirmation_mail
 from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings

@@ -1,8 +1,6 @@
 """Manual review from Python. Needs only the database: decisions are stored there, and any worker takes the
 order to its outcome.
 
-from deployments.review import cancel_order, open_disputes, orders_that_need_attention, preview_cancel
-from deployments.review import accept_discrepancies, resolve_order, send_again, undelivered_messages
 """
 
 from __future__ import annotations

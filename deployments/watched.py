@@ -54,6 +54,6 @@ def _send_traces(stack: ExitStack, database_url: str | None) -> None:
     if settings().traces.endpoint is None:
         return
     with needs_extra("otel", "OTEL_EXPORTER_OTLP_ENDPOINT"):
-        from shop.monitoring.traces.sender import sending
+        from shop.monitoring.traces import sending
 
     stack.enter_context(sending(database_url))

@@ -51,8 +51,8 @@ from flows.consumers import LOOK_SECONDS, Watch
 from saga.asyncio_tasks import cancel_and_wait
 from saga.lease import lease
 from saga.shares import Share
+from shop.monitoring.log_lines import configure
 from shop.orders.store import ORDERS
-from shop.runtime.logs import configure
 from shop.settings import settings
 
 log = logging.getLogger("shop.worker")

@@ -12,10 +12,10 @@ from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from structlog.contextvars import get_contextvars
 
 from saga.log_context import add_source
+from shop.monitoring import log_lines
 from shop.monitoring.config import monitoring
 from shop.monitoring.log_lines import Lines, as_text, lines_of
 from shop.monitoring.masking import mask_exception
-from shop.runtime import logs
 from shop.settings import settings
 
 _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -29,20 +29,20 @@ console."""
 def configure() -> None:
     """Connects the shop's log lines with Prefect's. Idempotent. Raises MonitoringConfigError."""
     ensure_logging_setup()
-    logs.configure()
+    log_lines.configure()
     add_source(_run)
     config = monitoring()
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler) and not isinstance(handler.formatter, _MaskedFormatter):
             handler.setFormatter(_MaskedFormatter(handler.formatter))
-    for name in (*logs.LOGGERS, _OUTSIDE_OF_TASKS, *_RUN_LOGGERS):
+    for name in (*log_lines.LOGGERS, _OUTSIDE_OF_TASKS, *_RUN_LOGGERS):
         log = logging.getLogger(name)
         for handler in log.handlers:
             if isinstance(handler, APILogHandler):
                 handler.setFormatter(_TextFormatter())
         if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
             log.addHandler(_UIHandler())
-        if name not in logs.LOGGERS and logs.to_file(config.logging):
+        if name not in log_lines.LOGGERS and log_lines.to_file(config.logging):
             for handler in [each for each in log.handlers if isinstance(each, Lines)]:
                 log.removeHandler(handler)
             log.addHandler(Lines(config, people=False, machines=True))

@@ -16,12 +16,12 @@ from pydantic import Field
 
 from flows.who import started_by
 from shop.confirmation.confirmation import ELEMENTS
-from shop.confirmation.optimising.optimizer import Optimizer
+from shop.confirmation.program_versions import Optimizer
 from shop.text.sanitize import one_line
 from tasks.optimize_program import optimize_program
 
 if TYPE_CHECKING:
-    from shop.confirmation.optimising.run import Evaluation, Optimized
+    from shop.confirmation.optimising import Evaluation, Optimized
 
 ARTIFACT = "confirmation-program"
 _TEXTS = 3

@@ -12,7 +12,7 @@ from saga.shares import share
 from shop.orders.store import ORDERS
 from shop.payments.events import inbox
 from shop.payments.events.handling import Handled
-from shop.payments.limit import PAYMENT_GATEWAY
+from shop.payments.gateways import PAYMENT_GATEWAY
 from tasks.handle_payment_event import Hint, handle_payment_event
 
 _AT_ONCE = 8

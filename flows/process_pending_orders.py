@@ -31,7 +31,7 @@ from shop.monitoring.sampler import sampling
 from shop.notifications import outbox
 from shop.orders.order import Order, OrderInstance
 from shop.orders.store import ORDERS
-from shop.payments.limit import PAYMENT_GATEWAY
+from shop.payments.gateways import PAYMENT_GATEWAY
 from shop.runtime.garbage import reduced_garbage_collection
 from shop.settings import settings
 from tasks.deliver_outbox import deliver_outbox

@@ -14,8 +14,7 @@ from saga.database import is_database_error
 from saga.errors import StepError
 from saga.shares import share
 from shop.orders.store import ORDERS
-from shop.payments.gateways import gateway
-from shop.payments.limit import PAYMENT_GATEWAY
+from shop.payments.gateways import PAYMENT_GATEWAY, gateway
 from shop.reconciliation.discrepancy import Report
 from shop.reconciliation.reconcile import reconcile
 

@@ -9,12 +9,11 @@ from saga.database import Tx
 from saga.errors import StepError
 from saga.prefect.steps import database_compensation, database_step
 from shop.orders.order import OrderInstance
-from shop.shipping import outside
-from shop.shipping.fulfilment import FulfilmentResult, fulfil
-from shop.shipping.returns import ReturnResult, take_back
+from shop.shipping import booking
+from shop.shipping.fulfilment import FulfilmentResult, ReturnResult, fulfil, take_back
 
 
-@database_step(before=outside.before_fulfilment)
+@database_step(before=booking.before_fulfilment)
 async def fulfill_order(
     tx: Tx, orders: Sequence[OrderInstance]
 ) -> Mapping[str, FulfilmentResult | StepError]:
@@ -28,7 +27,7 @@ async def fulfill_order(
     return await fulfil(tx, orders)
 
 
-@database_compensation(before=outside.before_return)
+@database_compensation(before=booking.before_return)
 async def return_shipment(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str, ReturnResult]:
     """Voids the label, unless the carrier has the parcel, and returns the items to stock; the result says if
     there was no parcel.

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from saga.prefect.steps import external_step
 from shop.confirmation.confirmation import Confirmation
-from shop.confirmation.template import template_confirmation
-from shop.confirmation.writer import write_confirmation
+from shop.confirmation.writer import template_confirmation, write_confirmation
 from shop.orders.order import OrderInstance
 from shop.settings import settings
 

@@ -8,8 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
-from shop.payments.events.event import PaymentEvent
 from shop.payments.events.handling import Handled, handle
+from shop.payments.events.inbox import PaymentEvent
 from shop.payments.gateways import gateway
 
 

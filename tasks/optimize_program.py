@@ -11,12 +11,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from shop.confirmation.optimising.optimizer import Optimizer
+from shop.confirmation.program_versions import Optimizer
 from shop.runtime.extras import needs_extra
 from shop.settings import settings
 
 if TYPE_CHECKING:
-    from shop.confirmation.optimising.run import Optimized
+    from shop.confirmation.optimising import Optimized
 
 
 @task(name="optimize_program", cache_policy=NO_CACHE, persist_result=False)
@@ -24,7 +24,7 @@ async def optimize_program(optimizer: Optimizer, demonstrations: int, calls: int
     """Runs the optimiser in a thread, because it blocks. A cancelled run ends at the model's next answer and
     saves nothing. `by`: who started it."""
     with needs_extra("llm", "optimize-confirmation"):
-        from shop.confirmation.optimising.run import run
+        from shop.confirmation.optimising import run
 
     stop = threading.Event()
     report = get_run_logger().info

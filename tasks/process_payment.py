@@ -5,8 +5,7 @@ from __future__ import annotations
 from saga.prefect.steps import external_compensation, external_step
 from shop.orders.order import OrderInstance
 from shop.payments.charge import charge, refund
-from shop.payments.gateways import gateway
-from shop.payments.limit import PAYMENT_GATEWAY
+from shop.payments.gateways import PAYMENT_GATEWAY, gateway
 from shop.payments.results import PaymentResult, RefundResult
 from tasks import external_health  # noqa: F401  (registers the reports about the gateway)
 

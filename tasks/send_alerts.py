@@ -14,10 +14,9 @@ from prefect.events.schemas.events import Resource
 from prefect.logging import get_logger
 from prefect.types import DateTime
 
-from shop.alerts import notices
-from shop.alerts.delivery import deliver
+from shop.alerts import delivery
+from shop.alerts.delivery import Notice, deliver
 from shop.alerts.message import event_payload
-from shop.alerts.notices import Notice
 
 log = get_logger("orders")
 RAISED, CLEARED = "order.alert.raised", "order.alert.cleared"
@@ -32,7 +31,7 @@ async def emit_alert_events() -> int:
     later run retries.
     """
     emitted = 0
-    while claimed := await notices.claim(notices.EVENT):
+    while claimed := await delivery.claim(delivery.EVENT):
         made = [(notice, event) for notice in claimed if (event := await _made(notice)) is not None]
         if not made:
             continue
@@ -45,9 +44,9 @@ async def emit_alert_events() -> int:
                     event.related = related
                     await events.emit(event)
         except Exception as error:
-            await notices.note(due, type(error).__name__)
+            await delivery.note(due, type(error).__name__)
             raise
-        await notices.note(due)
+        await delivery.note(due)
         emitted += len(made)
     return emitted
 
@@ -65,7 +64,7 @@ async def _made(notice: Notice) -> Event | None:
         return _event(notice)
     except Exception as error:
         log.exception("alert %d cannot be described", notice.alert_id)
-        await notices.note([notice], type(error).__name__)
+        await delivery.note([notice], type(error).__name__)
         return None
 
 

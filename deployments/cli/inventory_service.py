@@ -10,8 +10,8 @@ from deployments.watched import watched
 from shop.inventory.catalogue import load_sample_catalogue
 from shop.inventory.service.database import DatabaseInventory
 from shop.monitoring.exposition.endpoint import Exposition, metrics_token
+from shop.monitoring.log_lines import configure
 from shop.runtime.http_server import listen, serve
-from shop.runtime.logs import configure
 from shop.runtime.migrate import upgrade
 from shop.settings import settings
 

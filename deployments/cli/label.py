@@ -18,7 +18,7 @@ from shop.runtime.files import write_atomic
 from shop.runtime.sync import run_sync
 from shop.runtime.times import shop_zone
 from shop.shipping.carriers import close_carriers
-from shop.shipping.labels.formats import LabelFormat
+from shop.shipping.labels.content import LabelFormat
 from shop.shipping.labels.stored import Label, NoLabel, find_label, shipped
 
 _STANDARD_OUTPUT = Path("-")

@@ -16,9 +16,8 @@ from rich.text import Text
 from deployments.cli.outcome_table import STYLES
 from shop.monitoring.buckets import Durations
 from shop.monitoring.business import BusinessMetrics
-from shop.monitoring.events import EventMetrics
+from shop.monitoring.commands import EventMetrics, StepMetrics
 from shop.monitoring.metrics import Metrics
-from shop.monitoring.steps import StepMetrics
 from shop.monitoring.system import SystemMetrics
 from shop.runtime.times import shown_time
 from shop.values.money import show

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from deployments.watched import watched
+from shop.monitoring.log_lines import configure
 from shop.runtime.http_server import listen, serve
-from shop.runtime.logs import configure
 from shop.settings import settings
 
 

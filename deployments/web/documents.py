@@ -21,7 +21,7 @@ from shop.orders.names import MAX_ORDER_ID
 from shop.orders.page.page import LABEL, MAIL
 from shop.orders.tries import MOST_TRIES
 from shop.runtime.extras import MissingExtra
-from shop.shipping.labels.formats import LabelFormat
+from shop.shipping.labels.content import LabelFormat
 from shop.shipping.labels.stored import LabelGone, LabelUnavailable, NoLabel, find_label
 
 _REFUSED = answers(

@@ -11,12 +11,16 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from saga.finish import BLOCKED_SECONDS
-from shop.monitoring.commands import read_commands, read_compensations, read_messages
+from shop.monitoring.commands import (
+    event_metrics,
+    read_commands,
+    read_compensations,
+    read_messages,
+    step_metrics,
+)
 from shop.monitoring.config import Monitoring
-from shop.monitoring.events import event_metrics
+from shop.monitoring.error_codes import CARRIER, EXTERNAL, GATEWAY, INFRASTRUCTURE, INVENTORY, VERSION
 from shop.monitoring.metrics import default_window
-from shop.monitoring.postponed import CARRIER, EXTERNAL, GATEWAY, INFRASTRUCTURE, INVENTORY, VERSION
-from shop.monitoring.steps import step_metrics
 from shop.settings import Settings
 
 ALL, REST = "all orders", "and more"

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field, SecretStr, field_validator
 
 from saga.configuration import Seconds
-from shop.alerts.urls import split_urls
 from shop.runtime.setting_groups import Group, Minutes, prefixed
+
+_SEPARATOR = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*://\S+")
+
+
+def split_urls(text: str) -> tuple[str, ...]:
+    """Splits a list separated by blanks, line breaks or commas; a comma inside a URL
+    (`?to=a@x.example,b@x.example`) separates nothing.
+
+    Raises ValueError, which does not show the text, for an entry that is not a URL.
+    """
+    urls = tuple(each.rstrip(",") for each in _SEPARATOR.split(text.strip()))
+    for number, url in enumerate(urls, 1):
+        if not _URL.fullmatch(url):
+            raise ValueError(
+                f"ALERT_URLS: entry {number} is not an apprise URL, "
+                "such as mailto://user:password@mail.example or slack://..."
+            )
+    return urls
 
 
 class AlertSettings(Group):

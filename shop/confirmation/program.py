@@ -18,10 +18,9 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from shop.confirmation import program_versions
-from shop.confirmation.optimising.examples import demonstrations
 from shop.confirmation.program_versions import PLAIN
 from shop.confirmation.settings import LOCAL
-from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter
+from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter, demonstrations
 from shop.settings import Settings
 
 LOOK_SECONDS = 5.0

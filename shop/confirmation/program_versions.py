@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy import text
 
@@ -92,3 +93,12 @@ def stored_programs(url: str) -> list[StoredProgram]:
     """Returns all stored versions, the newest first."""
     with sync_engine(url).connect() as connection:
         return [StoredProgram(**row) for row in connection.execute(_ALL).mappings()]
+
+
+class Optimizer(StrEnum):
+    """One of DSPy's optimisers. `auto` is GEPA if `DSPY_REFLECTION_MODEL` is set, else BootstrapFewShot."""
+
+    AUTO = "auto"
+    BOOTSTRAP = "bootstrap"
+    MIPRO = "mipro"
+    GEPA = "gepa"

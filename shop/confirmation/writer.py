@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shop.confirmation import template
-from shop.confirmation.confirmation import TEMPLATE, Confirmation, finish
+from shop.confirmation.confirmation import ELEMENTS, TEMPLATE, Confirmation, finish
 from shop.confirmation.facts import inputs_of, slot_values
 from shop.confirmation.language_model import Answer, LocalModelUnavailable, ask
 from shop.confirmation.slots import can_check, clean, fill, problems
@@ -27,12 +26,9 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
     A text that fails the checks is requested once more, with the reasons, within the same time limit. Never
     raises an error of the model: `validation_warnings` says why its text was not used.
     """
-    language = language_of(order, settings)
-    values, personal = slot_values(order, settings, language), bool(order.addressee)
-    if settings.language_model.model is None:
-        return template.template_confirmation(order, settings)
-    reasons: list[str] = []
-    answer = None
+    if (model := settings.language_model.model) is None:
+        return template_confirmation(order, settings)
+    language, reasons, answer = language_of(order, settings), list[str](), None
     try:
         async with asyncio.timeout(settings.confirmation.timeout_seconds):
             answer = await _attempt(order, settings, language, reasons)
@@ -41,20 +37,39 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
             str(error) if isinstance(error, (LocalModelUnavailable, MissingExtra)) else type(error).__name__
         )
     if answer is None:
-        warnings = _warnings("language model not used", reasons)
-        written = template.order_texts(order, template.write(values, language), language)
-        return finish(written, TEMPLATE, personal=personal, warnings=warnings, tracked=order.needs_shipment)
-    warnings = [
-        *([answer.warning] if answer.warning else []),
-        *_warnings("language model asked again", reasons),
-    ]
-    texts = template.order_texts(order, fill(answer.texts, values), language)
+        return template_confirmation(order, settings, _warnings("language model not used", reasons))
+    warnings = [answer.warning] if answer.warning else []
+    warnings += _warnings("language model asked again", reasons)
+    texts = fill(answer.texts, slot_values(order, settings, language))
+    return _finished(order, language, texts, model, warnings, answer.program)
+
+
+def template_confirmation(order: Order, settings: Settings, warnings: Sequence[str] = ()) -> Confirmation:
+    """Makes the confirmation from the template, which is always available: no language model, no network. The
+    mail is sent after the parcel is booked and shows the tracking number below the texts."""
+    language = language_of(order, settings)
+    values = slot_values(order, settings, language)
+    texts = {name: language.say(f"confirmation.{name}", **values) for name in ELEMENTS}
+    return _finished(order, language, texts, TEMPLATE, warnings)
+
+
+def _finished(  # noqa: PLR0917
+    order: Order,
+    language: Language,
+    texts: dict[str, str],
+    writer: str,
+    warnings: Sequence[str],
+    program: str | None = None,
+) -> Confirmation:
+    """Makes the order's confirmation: without a delivery and a tracking number if nothing is shipped."""
+    if not order.needs_shipment:
+        texts = {**texts, "next_steps": language.say("confirmation.digital"), "tracking_info": ""}
     return finish(
         texts,
-        settings.language_model.model,
-        personal=personal,
+        writer,
+        personal=bool(order.addressee),
         warnings=warnings,
-        program_version=answer.program,
+        program_version=program,
         tracked=order.needs_shipment,
     )
 

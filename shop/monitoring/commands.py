@@ -1,4 +1,4 @@
-"""Reads the journal once, for the metrics of events, of steps and of the business.
+"""Reads the journal once, for the metrics of events and of steps (here) and of the business.
 
 Counts rows by step, status, remark and bucket, from an index that has all of them: a million in a third of a
 second.
@@ -7,14 +7,14 @@ second.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, TextClause, text
 
-from shop.monitoring.buckets import bucket_sql
-from shop.monitoring.error_codes import REFUSALS
-from shop.monitoring.postponed import EXTERNAL, POSTPONED, STEP_IS_POSTPONED, UNDO_IS_POSTPONED
+from shop.monitoring.buckets import Durations, bucket_sql, durations
+from shop.monitoring.error_codes import EXTERNAL, POSTPONED, REFUSALS, STEP_IS_POSTPONED, UNDO_IS_POSTPONED
 from shop.monitoring.window import Window
 
 _UNDO_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at")
@@ -137,3 +137,182 @@ def _read(connection: Connection, statement: TextClause, window: Window, **more:
         Counted(row.step, row.status, row.remark, int(row.cell), int(row.commands), int(row.retries))
         for row in rows
     ]
+
+
+MEASURED = 2000
+"""Limits the payloads that are measured, the latest of the window."""
+_SIZES = text(
+    """
+    SELECT count(*) AS measured, CAST(avg(size) AS float) AS mean, max(size) AS largest,
+        percentile_disc(0.5) WITHIN GROUP (ORDER BY size) AS p50,
+        percentile_disc(0.95) WITHIN GROUP (ORDER BY size) AS p95,
+        percentile_disc(0.99) WITHIN GROUP (ORDER BY size) AS p99
+    FROM (
+        SELECT octet_length(coalesce(result, error)::text) AS size FROM order_step
+        WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until
+        ORDER BY ended_at DESC LIMIT :most
+    ) latest WHERE size IS NOT NULL
+    """
+)
+
+
+class PayloadSizes(BaseModel):
+    """Sizes of the results in the journal, in bytes of JSON, of the latest `MEASURED` steps of the window."""
+
+    model_config = ConfigDict(frozen=True)
+
+    measured: int
+    mean: float
+    p50: int
+    p95: int
+    p99: int
+    largest: int
+
+
+class EventMetrics(BaseModel):
+    """Counts of what ended in the window."""
+
+    model_config = ConfigDict(frozen=True)
+
+    total_events: int
+    steps: int
+    compensations: int
+    messages: int
+    succeeded: int
+    refused: int
+    """Business refusals, such as a declined card: neither a success nor a failure."""
+    failed: int
+    success_rate: float | None
+    """Share of successes; None if nothing ended."""
+    error_rate: float | None
+    """Share of failures, without refusals."""
+    postponed: int
+    """Postponed attempts (an external system was unavailable). Not included in the other counts."""
+    latency: Durations
+    """Of steps and compensations, from the first start to the end, including pauses between attempts."""
+    payload: PayloadSizes | None
+    """None: not tracked, or nothing was found."""
+
+
+def event_metrics(
+    commands: Sequence[Counted],
+    compensations: Sequence[Counted],
+    messages: Sequence[Counted],
+    payload: PayloadSizes | None,
+) -> EventMetrics:
+    """Adds up the counts."""
+    postponed = total(each for each in (*commands, *compensations) if each.postponed)
+    commands, compensations = that_ended(commands), that_ended(compensations)
+    everything = [*commands, *compensations, *messages]
+    events = total(everything)
+    succeeded = total(each for each in everything if each.done)
+    refused = total(each for each in everything if each.refused)
+    return EventMetrics(
+        total_events=events,
+        steps=total(commands),
+        compensations=total(compensations),
+        messages=total(messages),
+        succeeded=succeeded,
+        refused=refused,
+        failed=events - succeeded - refused,
+        success_rate=share(succeeded, events),
+        error_rate=share(events - succeeded - refused, events),
+        postponed=postponed,
+        latency=durations(bucket_counts([*commands, *compensations])),
+        payload=payload,
+    )
+
+
+def payload_sizes(connection: Connection, window: Window) -> PayloadSizes | None:
+    """Measures the latest payloads of the window."""
+    row = connection.execute(_SIZES, {**window.bounds, "most": MEASURED}).mappings().one()
+    return PayloadSizes(**row) if row["measured"] else None
+
+
+class CompensationMetrics(BaseModel):
+    """The compensations of a step that ended in the window."""
+
+    model_config = ConfigDict(frozen=True)
+
+    commands: int
+    done: int
+    failed: int
+    """Still due, and under manual review."""
+    postponed: int
+    """Postponed attempts (an external system was unavailable). Not included in the other counts."""
+    retries: int
+    duration: Durations
+
+
+class StepMetrics(BaseModel):
+    """The executions of a step that ended in the window."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: str
+    commands: int
+    succeeded: int
+    refused: int
+    """Business refusals."""
+    failed: int
+    success_rate: float | None
+    error_rate: float | None
+    """Share of failures, without refusals."""
+    duration: Durations
+    """From the first start to the end, including pauses between attempts."""
+    retries: int
+    """Attempts after the first."""
+    failures: dict[str, int]
+    """Counts by code, refusals and failures, the most frequent first."""
+    postponed: int
+    """Postponed attempts (an external system was unavailable). Not included in the other counts."""
+    compensations: CompensationMetrics
+
+
+def step_metrics(
+    commands: Sequence[Counted], compensations: Sequence[Counted], names: Iterable[str] = ()
+) -> list[StepMetrics]:
+    """Returns one entry for each step that ended or was compensated; the steps in `names` come first, even
+    if they did not run."""
+    found = {each.step for each in (*commands, *compensations)}
+    first = list(dict.fromkeys(names))
+    steps = [*first, *sorted(found.difference(first))]
+    return [
+        _step(step, [c for c in commands if c.step == step], [c for c in compensations if c.step == step])
+        for step in steps
+    ]
+
+
+def _step(step: str, commands: Sequence[Counted], compensations: Sequence[Counted]) -> StepMetrics:
+    postponed, undo_postponed = (
+        total(each for each in counted if each.postponed) for counted in (commands, compensations)
+    )
+    commands, compensations = that_ended(commands), that_ended(compensations)
+    every, succeeded = total(commands), total(each for each in commands if each.done)
+    refused = total(each for each in commands if each.refused)
+    failures: Counter[str] = Counter()
+    for each in commands:
+        if not each.done:
+            failures[each.remark or "unknown"] += each.commands
+    done = total(each for each in compensations if each.done)
+    return StepMetrics(
+        step=step,
+        commands=every,
+        succeeded=succeeded,
+        refused=refused,
+        failed=every - succeeded - refused,
+        success_rate=share(succeeded, every),
+        error_rate=share(every - succeeded - refused, every),
+        duration=durations(bucket_counts(commands)),
+        retries=sum(each.retries for each in commands),
+        failures=dict(failures.most_common()),
+        postponed=postponed,
+        compensations=CompensationMetrics(
+            commands=total(compensations),
+            done=done,
+            failed=total(compensations) - done,
+            postponed=undo_postponed,
+            retries=sum(each.retries for each in compensations),
+            duration=durations(bucket_counts(compensations)),
+        ),
+    )

@@ -18,10 +18,17 @@ from sqlalchemy import Connection, text
 from saga.database import sync_engine
 from shop.monitoring.buckets import LARGEST_ERROR
 from shop.monitoring.business import BusinessMetrics, business_metrics
-from shop.monitoring.commands import read_commands, read_compensations, read_messages
+from shop.monitoring.commands import (
+    EventMetrics,
+    StepMetrics,
+    event_metrics,
+    payload_sizes,
+    read_commands,
+    read_compensations,
+    read_messages,
+    step_metrics,
+)
 from shop.monitoring.config import Monitoring, monitoring
-from shop.monitoring.events import EventMetrics, event_metrics, payload_sizes
-from shop.monitoring.steps import StepMetrics, step_metrics
 from shop.monitoring.system import SystemMetrics, system_metrics
 from shop.monitoring.window import Window, last
 from shop.settings import settings

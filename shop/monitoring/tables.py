@@ -51,7 +51,7 @@ class SystemSample(SQLModel, table=True):
 
 class MetricTotal(SQLModel, table=True):
     """A counter that only grows, even if the counted rows are deleted; see
-    `shop.monitoring.exposition.totals`."""
+    `shop.monitoring.exposition.reading`."""
 
     __tablename__ = "metric_total"
     kind: str = Field(sa_column=text_column(primary_key=True))

@@ -19,7 +19,7 @@ from shop.orders.order import read_stored
 from shop.runtime.extras import MissingExtra
 from shop.runtime.installation import Installation, installation
 from shop.settings import Settings
-from shop.shipping.labels.fetched import fetch_label
+from shop.shipping.labels.stored import fetch_label
 
 log = logging.getLogger(__name__)
 

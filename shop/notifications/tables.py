@@ -9,7 +9,7 @@ from sqlalchemy import Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from saga.columns import counter_column, creation_time, generated_id, json_column, text_column, time_column
-from shop.runtime.columns import covering_index
+from shop.runtime.tables import covering_index
 
 
 class OutboxMessage(SQLModel, table=True):

@@ -25,10 +25,9 @@ from shop.orders.order import Order, OrderInstance, read_stored
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import earlier_money
 from shop.payments.charge import STEP as PAYMENT
-from shop.payments.elsewhere import is_paid_before, is_paid_later
+from shop.payments.elsewhere import is_paid_before, is_paid_later, received_by_order
 from shop.payments.errors import PaymentAwaited
 from shop.payments.moved import given_by_hand, money_moved, moved_elsewhere
-from shop.payments.received import received_by_order
 from shop.review import attention
 from shop.text.customer_words import hidden, without_customer
 from shop.values.money import currency_of

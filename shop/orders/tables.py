@@ -15,7 +15,7 @@ from saga.tables import tables_of
 from shop.monitoring.buckets import bucket_sql
 from shop.orders.search import CUSTOMER_KEY, EMAIL_KEY
 from shop.orders.store import ORDERS
-from shop.runtime.columns import covering_index, money_column
+from shop.runtime.tables import covering_index, money_column
 
 
 class LostStep(SQLModel, table=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -9,8 +10,26 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
 from saga.database import Tx, sync_engine
-from shop.payments.dispute import CLOSED, Dispute
 from shop.settings import settings
+
+CLOSED = frozenset({"won", "lost", "warning_closed", "prevented"})
+"""States in which the bank has decided. In any other the dispute can still be answered or decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A dispute as the gateway reports it."""
+
+    id: str
+    payment_id: str | None
+    amount: Decimal
+    currency: str
+    reason: str
+    """The gateway's own term, like `status`."""
+    status: str
+    opened_at: datetime
+    evidence_due_by: datetime | None
+
 
 # Newer information is not replaced, and a closed dispute stays closed.
 _PUT = text(

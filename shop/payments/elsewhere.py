@@ -2,27 +2,103 @@
 or on delivery.
 
 Of what is paid already, the payment gateway may have the money: then its payment counts as the order's, and a
-refund goes through it (`shop.payments.adopted`). All other money has to be given back by a person.
+refund goes through it (`shop.payments.elsewhere`). All other money has to be given back by a person.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy import text
 
 from saga.clock import database_time
+from saga.database import Tx, transaction
+from saga.failpoints import failpoint
 from shop.orders.order import OrderInstance, read_stored
 from shop.orders.parts import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY
-from shop.payments.adopted import adopt
-from shop.payments.errors import PaidOtherwise, PaymentAwaited, PaymentLapsed
+from shop.payments.errors import PaidOtherwise, PaymentAwaited, PaymentGatewayError, PaymentLapsed
 from shop.payments.gateway import Payment, PaymentGateway
-from shop.payments.received import received
 from shop.payments.results import PaymentResult
+from shop.runtime.installation import installation_id
 from shop.settings import settings
 from shop.values.money import show
+
+SUM = text(
+    "SELECT coalesce(sum(amount), 0) FROM received_payment WHERE order_id = :id AND currency = :currency"
+)
+
+
+_SUMS = text(
+    "SELECT order_id, sum(amount) AS amount FROM received_payment "
+    "WHERE order_id = ANY(CAST(:ids AS text[])) GROUP BY order_id"
+)
+
+
+async def received_by_order(tx: Tx, order_ids: Sequence[str]) -> dict[str, Decimal]:
+    """Returns what was received for those of the orders for which anything was."""
+    rows = await tx.execute(_SUMS, {"ids": list(order_ids)})
+    return {row.order_id: Decimal(row.amount) for row in rows}
+
+
+async def received(order_id: str, currency: str) -> Decimal:
+    """Returns what was received for the order."""
+    async with transaction() as tx:
+        return Decimal((await tx.execute(SUM, {"id": order_id, "currency": currency})).scalar_one())
+
+
+UNKNOWN = frozenset({"no_such_payment", "resource_missing"})
+"""The gateway's error codes for an id that it does not know."""
+_ADOPT = text(
+    "INSERT INTO adopted_payment (payment_id, order_id) VALUES (:payment_id, :order_id) "
+    "ON CONFLICT DO NOTHING"
+)
+_OWNERS = text(
+    "SELECT payment_id, order_id FROM adopted_payment WHERE payment_id = ANY(CAST(:ids AS text[]))"
+)
+_OF_ORDER = text("SELECT payment_id FROM adopted_payment WHERE order_id = :order_id ORDER BY payment_id")
+_ADOPTING = failpoint("the commit of a payment's adoption")
+
+
+async def adopt(order_id: str, reference: str, gateway: PaymentGateway) -> Payment | None:
+    """Makes the payment with this id the order's, for good, and returns it. None if the gateway does not know
+    it.
+
+    Raises `PaidOtherwise` if it belongs to another order of this installation, or to another installation.
+    """
+    try:
+        payment = await gateway.get(reference)
+    except PaymentGatewayError as error:
+        if error.retryable or error.error_code not in UNKNOWN:
+            raise
+        return None
+    if payment.order_id == "" and payment.installation not in {None, await installation_id()}:
+        raise PaidOtherwise("the payment by which the order says that it is paid is another shop's")
+    if payment.order_id == "":
+        async with transaction(_ADOPTING) as tx:
+            await tx.execute(_ADOPT, {"payment_id": payment.id, "order_id": order_id})
+        payment = await gateway.get(reference)
+    if payment.order_id != order_id:
+        raise PaidOtherwise("the payment by which the order says that it is paid is another order's")
+    return payment
+
+
+async def adopters(payment_ids: Sequence[str]) -> dict[str, str]:
+    """Returns the orders' ids of those payments that were adopted, by the payment's id."""
+    if not payment_ids:
+        return {}
+    async with transaction() as tx:
+        rows = await tx.execute(_OWNERS, {"ids": list(payment_ids)})
+        return {row.payment_id: row.order_id for row in rows}
+
+
+async def adopted_by(order_id: str) -> list[str]:
+    """Returns the ids of the payments that the order has adopted."""
+    async with transaction() as tx:
+        return list((await tx.execute(_OF_ORDER, {"order_id": order_id})).scalars())
+
 
 _ASK_AGAIN_SECONDS = 3600.0
 """How long an order is postponed whose money has not come. A payment that is recorded wakes it."""

@@ -18,8 +18,8 @@ from sqlalchemy import text
 
 from saga.database import transaction
 from shop.orders.tries import TRY
-from shop.payments import adopted
 from shop.payments.charge import STEP
+from shop.payments.elsewhere import adopted_by, adopters
 from shop.payments.gateway import AsksCustomers, GatewayClient, Payment, Refund
 from shop.runtime.installation import installation, installation_id
 
@@ -85,7 +85,7 @@ class OwnPayments:
         """Returns every payment that this installation ever created for the order, oldest first."""
         found = await self.inner.find(order_id, installation=await installation_id())
         known = {payment.id for payment in found}
-        others = [each for each in await adopted.of_order(order_id) if each not in known]
+        others = [each for each in await adopted_by(order_id) if each not in known]
         adopted_ones = [replace(await self.inner.get(each), order_id=order_id) for each in others]
         return [*await self._unmarked(order_id), *adopted_ones, *found]
 
@@ -152,7 +152,7 @@ async def _ours(payments: Sequence[Payment]) -> list[Payment]:
         async with transaction() as tx:
             rows = await tx.execute(_JOURNALLED, {"step": STEP, "ids": ids, "try": TRY})
             known = {(row.order_id, row.payment_id) for row in rows}
-        owners = await adopted.owners([payment.id for payment in others if "\0" not in payment.id])
+        owners = await adopters([payment.id for payment in others if "\0" not in payment.id])
     found = []
     for payment in payments:
         if payment.installation == mine or (payment.order_id, payment.id) in known:

@@ -19,6 +19,7 @@ from shop.orders.parts import BANK_TRANSFER, CASH_ON_DELIVERY
 from shop.orders.scalars import Amount
 from shop.orders.store import ORDERS
 from shop.payments.charge import STEP
+from shop.payments.elsewhere import SUM
 from shop.payments.errors import (
     NotPaidThisWay,
     NotReceivable,
@@ -27,7 +28,6 @@ from shop.payments.errors import (
     PaymentsNotRecorded,
     ReferenceConflict,
 )
-from shop.payments.received import SUM
 from shop.review.attention import REOPEN
 from shop.runtime.sync import run_sync
 from shop.values import money

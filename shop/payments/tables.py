@@ -10,7 +10,7 @@ from sqlalchemy import CheckConstraint, Index, text
 from sqlmodel import Field, SQLModel
 
 from saga.columns import counter_column, creation_time, json_column, text_column, time_column
-from shop.runtime.columns import money_column
+from shop.runtime.tables import money_column
 
 
 class PaymentEvent(SQLModel, table=True):

@@ -27,7 +27,7 @@ from shop.notifications.maildir import mail_names
 from shop.orders.tries import number_of
 from shop.runtime.files import has_exact_name
 from shop.settings import Settings, settings
-from shop.shipping.labels.files import label_paths
+from shop.shipping.labels.stored import label_paths
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,12 @@ from shop.inventory.stock import held_pieces
 from shop.orders.outcomes import Outcome
 from shop.orders.tries import number_of
 from shop.payments import elsewhere
-from shop.payments.adopted import UNKNOWN
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
+from shop.payments.elsewhere import SUM, UNKNOWN
 from shop.payments.errors import PaymentError, PaymentGatewayError
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
 from shop.payments.gateways import gateway
-from shop.payments.received import SUM
 from shop.review.errors import OrderUnknown
 from shop.runtime.sync import run_sync
 from shop.values.money import currency_of, show

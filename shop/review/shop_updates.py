@@ -29,8 +29,8 @@ from shop.orders.intake_content import Content
 from shop.orders.order import read_stored
 from shop.orders.outcomes import Outcome
 from shop.orders.parts import ALREADY_PAID
+from shop.payments.elsewhere import received
 from shop.payments.errors import NotReceivable
-from shop.payments.received import received
 from shop.payments.recording import read_incoming, record
 from shop.review.address import ACTION as CHANGE_ADDRESS
 from shop.review.address import change_address

@@ -17,7 +17,7 @@ from saga.columns import (
     text_column,
     time_column,
 )
-from shop.runtime.columns import money_column
+from shop.runtime.tables import money_column
 
 
 class Attention(SQLModel, table=True):

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import CheckConstraint, text
+from sqlalchemy import CheckConstraint, Column, Index, Numeric, text
 from sqlmodel import Field, SQLModel
 
 from saga.columns import creation_time, text_column, time_column
+
+
+def money_column(name: str | None = None) -> Column[Any]:
+    """Creates a column for an amount of money; its default is 0."""
+    return Column(name, Numeric(20, 6), nullable=False, server_default=text("0"))
+
+
+def covering_index(name: str, time: str, *include: str) -> Index:
+    """Creates an index on the rows whose `time` is set, with which metrics are read without the table."""
+    return Index(name, time, postgresql_include=list(include), postgresql_where=text(f"{time} IS NOT NULL"))
 
 
 class Installation(SQLModel, table=True):

@@ -1,4 +1,6 @@
-"""Labels of external carriers: bought before the fulfilment's transaction, and voided by the compensation.
+"""The external calls of shipping, before its transactions: the stock at an inventory service, and a label at a
+carrier, which is bought before the fulfilment and voided by the compensation. The stock comes first: putting
+it back costs nothing, and without it no label is needed.
 
 Intent, act, result, as with payments: the journal's `begun` is the intent, the quote's id and price are in
 its notes before a label is bought for it, and the transaction that ships writes the result. If an order does
@@ -21,10 +23,12 @@ from saga.database import transaction
 from saga.errors import LeaseLost
 from saga.execution import ExternalAction
 from saga.failpoints import failpoint
+from shop.inventory import stock
 from shop.orders.order import OrderInstance
 from shop.settings import settings
 from shop.shipping.carrier import Carrier, NotOurParcel, Quote, Rate, Shipment, Voided
 from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
+from shop.shipping.embedded import EmbeddedCarrier
 from shop.shipping.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
 
 _IS_COMPENSATED = text(
@@ -207,3 +211,46 @@ def booked(instance: OrderInstance) -> Shipment | None:
     entry = instance.journal.get(STEP)
     parcel = entry.notes.get("parcel") if entry and carrier_of(instance) != EMBEDDED else None
     return Shipment(**{**parcel, "amount": Decimal(parcel["amount"])}) if parcel else None
+
+
+def before_fulfilment(orders: Sequence[OrderInstance]) -> ExternalAction | None:
+    """Returns what ships the stock of each order and buys its label, if that is external for one of them.
+    Raises what an `Inventory` and a `Carrier` raise."""
+    actions = [action for action in (stock.before_ship(orders), before_booking(orders)) if action is not None]
+    if not actions:
+        return None
+
+    async def prepare(order: OrderInstance) -> dict[str, Any]:
+        if carrier_of(order) == EMBEDDED and order.payload.needs_shipment:
+            # An order that the carrier refuses needs no stock.
+            EmbeddedCarrier(settings()).check(order.payload)
+        return await _in_sequence(order, actions)
+
+    return prepare
+
+
+def before_return(orders: Sequence[OrderInstance]) -> ExternalAction | None:
+    """Returns what puts the stock of each order back and voids its label,
+    if that is external for one of them.
+
+    A parcel that has left comes back only if its label can be voided or is used, so its stock waits for that.
+    What never left does not depend on its label.
+    """
+    actions = [
+        action for action in (stock.before_put_back(orders), before_voiding(orders)) if action is not None
+    ]
+    if not actions:
+        return None
+
+    async def take_back(order: OrderInstance) -> dict[str, Any]:
+        has_left = order.journal[STEP].status == "done"
+        return await _in_sequence(order, actions[::-1] if has_left else actions)
+
+    return take_back
+
+
+async def _in_sequence(order: OrderInstance, actions: Sequence[ExternalAction]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for action in actions:
+        result.update(dict(await action(order)))
+    return result

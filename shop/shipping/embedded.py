@@ -16,11 +16,32 @@ from shop.orders import names
 from shop.orders.order import Order, read_stored
 from shop.runtime.extras import needs_extra
 from shop.settings import Settings
-from shop.shipping import s10, shipments
+from shop.shipping import shipments
 from shop.shipping.carrier import Event, Quote, Rate, Shipment, Status, Tracking, Voided
 from shop.shipping.errors import CarrierRefused
-from shop.shipping.labels.content import Parcel, parcel_of
-from shop.shipping.labels.formats import LabelFormat
+from shop.shipping.labels.content import LabelFormat, Parcel, parcel_of
+
+SERIALS_PER_PAIR = 10**8
+_WEIGHTS = (8, 6, 4, 2, 3, 5, 9, 7)
+_PAIRS = [first + second for first in "CH" for second in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+"""Service indicators (C: parcels, H: parcels of online shops), in the sequence of use."""
+
+
+def tracking_number(serial: int, origin: str) -> str:
+    """Returns the tracking number: two letters, eight digits, a check digit, and the country of origin. After
+    99,999,999 the next letters follow."""
+    pair, number = divmod(serial, SERIALS_PER_PAIR)
+    if not 0 <= pair < len(_PAIRS):
+        raise ValueError(f"serial {serial} is not between 0 and {len(_PAIRS) * SERIALS_PER_PAIR - 1}")
+    digits = f"{number:08d}"
+    return f"{_PAIRS[pair]}{digits}{check_digit(digits)}{origin}"
+
+
+def check_digit(serial: str) -> int:
+    """Returns the check digit of eight digits."""
+    rest = 11 - sum(weight * int(digit) for weight, digit in zip(_WEIGHTS, serial, strict=True)) % 11
+    return {10: 0, 11: 5}.get(rest, rest)
+
 
 _LOCK = text("SELECT 1 FROM customer_order WHERE id = :id FOR UPDATE")
 _FIND = text(
@@ -53,7 +74,7 @@ class EmbeddedCarrier:
 
     def shipment(self, order_id: str, serial: int) -> Shipment:
         """Returns the parcel with this unique serial, for `shipments.enter`."""
-        return self._shipment(order_id, s10.tracking_number(serial, self.origin))
+        return self._shipment(order_id, tracking_number(serial, self.origin))
 
     def _shipment(self, order_id: str, tracking_number: str, *, voided: bool = False) -> Shipment:
         return Shipment(tracking_number, order_id, tracking_number, self.title, self.service, voided)
@@ -82,7 +103,7 @@ class EmbeddedCarrier:
         return render(label_content(row, self._settings), LabelFormat.PDF)
 
     async def void(self, order: Order, shipment_id: str) -> Voided:  # noqa: ARG002  (its table has our parcels only)
-        """Voids the label without moving stock. The saga's compensation (`shop.shipping.returns`) also
+        """Voids the label without moving stock. The saga's compensation (`shop.shipping.fulfilment`) also
         restocks."""
         async with transaction() as tx:
             voided = (await tx.execute(_VOID, {"id": shipment_id})).rowcount

@@ -1,8 +1,8 @@
 """The pivot: ships the stock, assigns the parcel's tracking number and sets the order's status, in one
 transaction.
 
-The embedded carrier's parcels and the embedded stock are part of it. External systems are called before
-(`shop.shipping.outside`).
+Its compensation is one transaction, too. The embedded carrier's parcels and the embedded stock are part of
+both. External systems are called before (`shop.shipping.booking`).
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
+from sqlalchemy import text
 
 from saga.clock import begin_of
 from saga.database import Tx
 from saga.errors import StepError
 from shop.inventory import stock
+from shop.notifications import notices
+from shop.notifications.kinds import Kind
 from shop.orders.changes import mark_shipped, unmark_shipped
 from shop.orders.order import OrderInstance
 from shop.settings import Settings, settings
-from shop.shipping import carriers, shipments
+from shop.shipping import shipments
 from shop.shipping.booking import booked
-from shop.shipping.carrier import Shipment
-from shop.shipping.carriers import EMBEDDED, carrier_of
+from shop.shipping.carrier import Shipment, Voided
+from shop.shipping.carriers import EMBEDDED, STEP, carrier_of
 from shop.shipping.embedded import EmbeddedCarrier
 from shop.shipping.errors import CarrierRefused
 from shop.shipping.shipments import Leaving
-
-STEP = carriers.STEP
 
 
 class FulfilmentResult(BaseModel):
@@ -123,3 +124,49 @@ def _result(
         shipped_at=when,
         estimated_delivery=s.shipping.estimated_delivery,
     )
+
+
+_SET_RETURNED = text(
+    "UPDATE shipment SET returned_at = now() "
+    "WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
+)
+
+
+class ReturnResult(BaseModel):
+    """The result of `return_shipment`."""
+
+    compensation_status: Literal["success", "no_shipment_to_return"]
+    label: str | None = None
+    """The result of voiding an external carrier's label; see `shop.shipping.carrier.Voided`."""
+    returned_items: dict[str, int] = {}
+    """Pieces per product that were returned to stock."""
+    return_timestamp: datetime | None = None
+
+
+async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReturnResult]:
+    """Marks the parcels as returned and returns their pieces to stock; once, however often it is called."""
+    ids = [order.id for order in orders]
+    returned: dict[str, dict[str, int]] = {
+        row.order_id: row.items for row in (await tx.execute(_SET_RETURNED, {"ids": ids})).all()
+    }
+    in_stock = await stock.put_back(tx, orders, returned)
+    # A confirmation that is not sent yet would promise a parcel that does not come.
+    digital = [order.id for order in orders if not order.payload.needs_shipment]
+    await notices.withdraw(tx, [*returned, *digital], Kind.CONFIRMATION)
+    now = await begin_of(tx)
+    results = {}
+    for order in orders:
+        items, label = dict(in_stock.get(order.id, {})), _label_of(order)
+        undone = bool(items) or label not in {None, Voided.NOT_BOUGHT}
+        results[order.id] = ReturnResult(
+            compensation_status="success" if undone else "no_shipment_to_return",
+            label=label,
+            returned_items=items,
+            return_timestamp=now if undone else None,
+        )
+    return results
+
+
+def _label_of(order: OrderInstance) -> str | None:
+    entry = order.journal.get(STEP)
+    return entry.notes.get("label") if entry else None

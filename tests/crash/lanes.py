@@ -21,7 +21,7 @@ from saga import failpoints
 from saga.database import transaction
 from shop.orders import intake
 from shop.payments.events import inbox
-from shop.payments.events.event import PaymentEvent
+from shop.payments.events.inbox import PaymentEvent
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import gateway
 from shop.payments.recording import IncomingPayment, record

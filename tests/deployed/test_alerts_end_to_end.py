@@ -20,7 +20,7 @@ from flows.process_pending_orders import process_pending_orders
 from flows.resolve_order import resolve_order
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
-from shop.payments.sandbox.faults import Fault, Move
+from shop.payments.sandbox.behaviour import Fault, Move
 from shop.review.resolution import Resolution
 from shop.settings import settings
 from tasks.evaluate_alerts import evaluate_alerts

@@ -23,7 +23,7 @@ from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
 from shop.payments.gateways import gateway
-from shop.payments.sandbox.faults import Fault, Move
+from shop.payments.sandbox.behaviour import Fault, Move
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile
 from shop.settings import settings

@@ -10,8 +10,7 @@ import pytest
 from deployments.local.environment import environment
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop.payments.gateways import close_gateway
-from shop.payments.limit import PAYMENT_GATEWAY
+from shop.payments.gateways import PAYMENT_GATEWAY, close_gateway
 from shop.settings import settings
 from tests.integration.counting_gateway import Counting, assert_paid, counting_gateway, submitted
 from tests.integration.world import World, an_order

@@ -21,7 +21,7 @@ from shop.review.cancel import ask_to_cancel_sync
 from shop.settings import settings
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import close_carriers
-from shop.shipping.labels.files import label_path
+from shop.shipping.labels.stored import label_path
 from tests.easypost_server import ANOTHERS, MISSING, EasyPost
 from tests.integration.test_easypost_carrier import make
 from tests.integration.world import World, an_order

@@ -25,7 +25,7 @@ from shop.alerts import delivery
 from shop.alerts.message import Message
 from shop.inventory.errors import InventoryUnavailable
 from shop.inventory.service.client import ServiceInventory
-from shop.monitoring.traces.sender import Sender
+from shop.monitoring.traces import Sender
 from shop.notifications.crm import Receiver, Webhook
 from shop.notifications.delivery_log import DeliveryResult
 from shop.payments.errors import PaymentGatewayError

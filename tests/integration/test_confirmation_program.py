@@ -17,9 +17,8 @@ from sqlalchemy import text
 from deployments.cli import order_saga
 from saga.database import sync_engine
 from shop.confirmation import program, program_versions
-from shop.confirmation.optimising.examples import demonstrations
 from shop.confirmation.program import PLAIN, Program, UnusableProgram, in_use, load, look_again, save
-from shop.confirmation.signature import ConfirmationWriter
+from shop.confirmation.signature import ConfirmationWriter, demonstrations
 from shop.settings import Settings, settings
 from tests.waiting import until
 

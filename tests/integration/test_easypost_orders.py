@@ -20,7 +20,7 @@ from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.review.cancel import ask_to_cancel_sync
 from shop.settings import settings
 from shop.shipping.carriers import close_carriers
-from shop.shipping.labels.files import label_path
+from shop.shipping.labels.stored import label_path
 from tests.easypost_server import EasyPost
 from tests.integration.world import World, an_order
 

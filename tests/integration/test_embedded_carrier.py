@@ -11,7 +11,7 @@ from shop.settings import settings
 from shop.shipping.carrier import Carrier, Status, Voided
 from shop.shipping.carriers import carrier
 from shop.shipping.errors import CarrierRefused
-from shop.shipping.labels.fetched import fetch_label
+from shop.shipping.labels.stored import fetch_label
 from tests.integration.domain import Shop, an_order
 
 pytest_plugins = ["tests.integration.domain_fixtures"]

@@ -18,9 +18,9 @@ from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.confirmation.confirmation import TEMPLATE
+from shop.monitoring.commands import StepMetrics
 from shop.monitoring.metrics import Metrics, read_metrics
 from shop.monitoring.sampler import wait_for_samplers
-from shop.monitoring.steps import StepMetrics
 from shop.monitoring.window import Window, last, parse
 from shop.orders import intake
 from tests.conftest import HOME

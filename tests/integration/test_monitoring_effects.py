@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from shop.alerts.watch import watch
+from shop.monitoring import log_lines
 from shop.monitoring.metrics import Metrics, default_window, read_metrics
 from shop.monitoring.sampler import sampling, wait_for_samplers
 from shop.monitoring.window import last
 from shop.retention.traces import purge_traces
-from shop.runtime import logs
 from shop.settings import settings
 from tests.integration.world import World
 from tests.waiting import until
@@ -46,7 +46,7 @@ def configure(tables: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config
     wait_for_samplers()
     monkeypatch.undo()
     settings.cache_clear()
-    logs.configure()
+    log_lines.configure()
 
 
 def ended_steps(tables: World, *, done: int, failed: int = 0, minutes_ago: float = 1) -> None:
@@ -70,7 +70,7 @@ def payments(metrics: Metrics) -> int:
 @pytest.mark.parametrize(("key", "files"), [("max_file_size_mb: 0.01", 3), ("max_file_size_mb: 0.1", 1)])
 def test_max_file_size_mb(tables: World, configure: Configure, key: str, files: int) -> None:
     configure(f"logging: {{default_logger: file, {key}}}")
-    logs.configure()
+    log_lines.configure()
     for _ in range(60):
         logging.getLogger("shop.tests").warning("x" * 300)
     written = list((tables.var_dir / "logs").glob("shop.*.jsonl*"))

@@ -22,9 +22,9 @@ from prefect.client.schemas.objects import State
 
 from flows.optimize_confirmation import ARTIFACT, optimize_confirmation
 from shop.confirmation import program, program_versions
-from shop.confirmation.optimising.examples import demonstrations, examples
-from shop.confirmation.optimising.optimizer import Optimizer
-from shop.confirmation.optimising.run import CannotOptimize, Stopped, run
+from shop.confirmation.optimising import CannotOptimize, Stopped, run
+from shop.confirmation.program_versions import Optimizer
+from shop.confirmation.signature import demonstrations, examples
 from shop.confirmation.writer import write_confirmation
 from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings, settings

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from saga.database import transaction
-from shop.confirmation.template import template_confirmation
+from shop.confirmation.writer import template_confirmation
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import Maildir
@@ -27,7 +27,7 @@ from shop.notifications.notices import notify
 from shop.notifications.outbox import Message
 from shop.orders.order import Order
 from shop.settings import settings
-from shop.shipping import fulfilment
+from shop.shipping import carriers
 from tests.integration.domain import Shop, an_order
 from tests.integration.world import text_of
 from tests.journalled import end
@@ -295,7 +295,7 @@ async def test_notifying_again_notifies_once(shop: Shop, monkeypatch: pytest.Mon
     for order in orders:
         written = template_confirmation(order.payload, settings()).model_dump(mode="json")
         await end("generate_confirmation", [order], **written)
-        await end(fulfilment.STEP, [order], tracking_number=TRACKING)
+        await end(carriers.STEP, [order], tracking_number=TRACKING)
     for _ in range(2):
         async with transaction() as tx:
             results = await notify(tx, orders)

@@ -20,7 +20,7 @@ from shop.orders import intake, report
 from shop.orders.errors import OrderConflict, UnusableOrder
 from shop.orders.outcomes import Outcome
 from shop.payments.gateways import close_gateway, gateway
-from shop.payments.sandbox.faults import Fault, Move
+from shop.payments.sandbox.behaviour import Fault, Move
 from shop.review.cancel import withdraw
 from tests.integration.world import World, an_order
 from tests.waiting import until

@@ -67,7 +67,7 @@ def fresh() -> Scraped:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each reading counts."""
-    monkeypatch.setattr("shop.monitoring.exposition.totals.count_new.__kwdefaults__", {"every": 0})
+    monkeypatch.setattr("shop.monitoring.exposition.reading.count_new.__kwdefaults__", {"every": 0})
 
 
 async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once: None) -> None:

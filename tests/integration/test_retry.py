@@ -19,7 +19,7 @@ from flows.retry_order import retry_order
 from saga.database import sync_engine
 from shop.inventory.deliveries import read_delivery
 from shop.inventory.receiving import receive
-from shop.monitoring.exposition.totals import count_new, read_totals
+from shop.monitoring.exposition.reading import count_new, read_totals
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
 from shop.notifications.maildir import mail_name

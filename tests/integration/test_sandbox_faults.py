@@ -17,9 +17,8 @@ import pytest
 from deployments.local.sandbox import Sandbox
 from shop.payments.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
-from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.behaviour import Behaviour, Fault, FaultRule, Move
 from shop.payments.sandbox.client import SandboxGateway
-from shop.payments.sandbox.faults import Fault, FaultRule, Move
 from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from tests.conftest import HOME, own_port

@@ -20,7 +20,7 @@ from shop.retention.files import delete_files_of_erased_customers, deleting_file
 from shop.review.cancel import ask_to_cancel
 from shop.settings import settings
 from shop.shipping.carriers import close_carriers
-from shop.shipping.labels.files import label_path
+from shop.shipping.labels.stored import label_path
 from tests.easypost_server import EasyPost
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order

@@ -30,7 +30,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments.charge import STEP, charge, refund
 from shop.payments.errors import PaymentError, PaymentGatewayTimeout
 from shop.payments.events import inbox
-from shop.payments.events.event import PaymentEvent
+from shop.payments.events.inbox import PaymentEvent
 from shop.payments.gateways import gateway
 from shop.payments.ownership import OwnPayments
 from shop.payments.sandbox.in_process import InProcessGateway

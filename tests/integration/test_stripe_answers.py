@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from shop.payments.breaker import GuardedGateway
 from shop.payments.errors import (
     PaymentDeclined,
     PaymentError,
@@ -24,6 +23,7 @@ from shop.payments.errors import (
     PaymentKeyRefused,
 )
 from shop.payments.gateway import Payment, PaymentStatus
+from shop.payments.gateways import GuardedGateway
 from shop.payments.stripe.gateway import StripeGateway
 from tests.integration.saying import Answer, Request, Sayer, http, server_that_says
 from tests.integration.test_sandbox_answers import RUBBISH

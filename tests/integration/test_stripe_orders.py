@@ -23,7 +23,7 @@ from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.orders.store import ORDERS
 from shop.payments.errors import PaymentNeedsCustomer
 from shop.payments.events import inbox
-from shop.payments.events.event import PaymentEvent
+from shop.payments.events.inbox import PaymentEvent
 from shop.payments.gateways import close_gateway, gateway
 from shop.reconciliation.books import gateway_totals, read_books
 from shop.reconciliation.discrepancy import Kind

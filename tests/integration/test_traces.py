@@ -15,7 +15,7 @@ import pytest
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop.monitoring.traces.sender import Sender, sending
+from shop.monitoring.traces import Sender, sending
 from shop.orders.intake import submit
 from shop.settings import settings
 from tests.conftest import HOME

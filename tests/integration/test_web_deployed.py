@@ -13,7 +13,7 @@ from deployments.local.worker import Worker
 from deployments.trigger import start_handling_events
 from shop.orders.outcomes import Outcome
 from shop.payments.events import inbox
-from shop.payments.events.event import PaymentEvent
+from shop.payments.events.inbox import PaymentEvent
 from shop.payments.gateways import gateway
 from shop.settings import settings
 from tests.integration.web import KEY, served

@@ -19,7 +19,7 @@ from shop.orders.page.page import label_url, mail_url
 from shop.retention.customers import erase_customers
 from shop.review.cancel import ask_to_cancel
 from shop.settings import settings
-from shop.shipping.labels.files import label_path, write_label
+from shop.shipping.labels.stored import label_path, write_label
 from tests.integration.artifacts import page_of
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order

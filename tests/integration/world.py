@@ -27,7 +27,7 @@ from shop.orders.order import EXAMPLE
 from shop.reconciliation.books import read_books
 from shop.runtime.sync import run_sync
 from shop.settings import Settings
-from shop.shipping.labels.formats import LabelFormat
+from shop.shipping.labels.content import LabelFormat
 from shop.shipping.labels.stored import Label, NoLabel, find_label
 from shop.values.money import from_minor
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from shop.payments.breaker import GuardedGateway
 from shop.payments.errors import (
     PaymentDeclined,
     PaymentError,
@@ -15,6 +14,7 @@ from shop.payments.errors import (
     PaymentGatewayTimeout,
     PaymentGatewayUnavailable,
 )
+from shop.payments.gateways import GuardedGateway
 
 PAUSE = 0.15
 DOWN = PaymentGatewayError("unreachable", "nobody there", retryable=True)

@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from shop.confirmation.confirmation import ELEMENTS, Confirmation, finish
 from shop.confirmation.facts import slot_values
-from shop.confirmation.template import template_confirmation
-from shop.confirmation.writer import write_confirmation
+from shop.confirmation.writer import template_confirmation, write_confirmation
 from shop.notifications.language import language
 from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings

@@ -25,8 +25,7 @@ from shop.runtime.extras import EXTRAS, MissingExtra, needs_extra
 from shop.settings import settings
 from shop.shipping import carriers
 from shop.shipping.embedded import render
-from shop.shipping.labels.content import Parcel
-from shop.shipping.labels.formats import LabelFormat
+from shop.shipping.labels.content import LabelFormat, Parcel
 
 HOME = Path(__file__).resolve().parents[2]
 SENDER = '{"street1": "1 Street", "city": "X", "country": "US"}'

@@ -21,9 +21,9 @@ from pypdf import PageObject, PdfReader
 from shop.orders.order import EXAMPLE, Order
 from shop.runtime.files import write_atomic
 from shop.shipping.labels.content import Parcel, parcel_of
-from shop.shipping.labels.files import label_path, write_label
 from shop.shipping.labels.lettering import BOLD, PLAIN, set_line, transliterated, wrapped
 from shop.shipping.labels.pdf import render_pdf
+from shop.shipping.labels.stored import label_path, write_label
 
 relaxed = hypothesis_settings(deadline=None, max_examples=40)  # a busy machine is not a failure
 PARCEL = Parcel(

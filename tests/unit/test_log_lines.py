@@ -17,11 +17,11 @@ import pytest
 import structlog
 
 from saga.log_context import about, add_source, bind_instance
+from shop.monitoring import log_lines
 from shop.monitoring.config import monitoring
 from shop.monitoring.log_lines import KEPT, Lines
 from shop.orders.order import OrderInstance
 from shop.orders.store import ORDERS
-from shop.runtime import logs
 from shop.settings import settings
 
 log = logging.getLogger("shop.tests")
@@ -39,13 +39,13 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
         monkeypatch.setenv("MONITORING_CONFIG", str(path))
         monkeypatch.setenv("VAR_DIR", str(tmp_path / "var"))
         settings.cache_clear()
-        logs.configure()
+        log_lines.configure()
         return monitoring().log_file(settings().var_dir)
 
     yield configure
     monkeypatch.undo()
     settings.cache_clear()
-    logs.configure()
+    log_lines.configure()
 
 
 def kept(path: Path) -> list[dict[str, Any]]:
@@ -173,7 +173,7 @@ def test_a_file_is_rotated_and_five_older_ones_are_kept(configured: Any) -> None
 def _log_lines(config: str, var_dir: str, who: int) -> None:
     os.environ |= {"MONITORING_CONFIG": config, "VAR_DIR": var_dir}
     settings.cache_clear()
-    logs.configure()
+    log_lines.configure()
     for number in range(100):
         log.info("%d of %d", number, who)
 

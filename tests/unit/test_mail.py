@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.confirmation.template import template_confirmation
+from shop.confirmation.writer import template_confirmation
 from shop.notifications import language as language_module
 from shop.notifications import message as message_module
 from shop.notifications.kinds import Kind

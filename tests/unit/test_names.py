@@ -20,7 +20,7 @@ from shop.payments.sandbox.ledger import MAX_ORDER_ID as GATEWAY_MAX
 from shop.retention.files import delete_files, find_mails
 from shop.runtime.files import has_exact_name, write_atomic
 from shop.settings import Settings
-from shop.shipping.labels.files import label_path
+from shop.shipping.labels.stored import label_path
 
 relaxed = hypothesis_settings(deadline=None)
 # What `take_in` lets through as an id: no control characters,

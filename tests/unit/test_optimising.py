@@ -7,11 +7,9 @@ from typing import Any
 import dspy  # type: ignore[import-untyped]
 import pytest
 
-from shop.confirmation.optimising.examples import demonstrations, examples
-from shop.confirmation.optimising.metric import FIT, Score, metric, score
-from shop.confirmation.optimising.run import Evaluation
+from shop.confirmation.optimising import FIT, Evaluation, Score, metric, score
 from shop.confirmation.program import Program
-from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter
+from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter, demonstrations, examples
 from shop.settings import Settings
 
 SETTINGS = Settings(_env_file=None, DSPY_MODEL=None)

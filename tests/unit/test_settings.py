@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 import shop.settings
 from deployments.diagrams.settings_page import PAGE, settings_page, stale_page
-from shop.alerts.urls import split_urls
+from shop.alerts.settings import split_urls
 from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings, settings, what_is_wrong
 

@@ -17,7 +17,7 @@ from shop.confirmation.confirmation import ELEMENTS, Confirmation
 from shop.confirmation.facts import inputs_of, slot_values
 from shop.confirmation.language_model import Answer
 from shop.confirmation.slots import LONGEST, SLOTS, can_check, clean, fill, problems
-from shop.confirmation.template import template_confirmation
+from shop.confirmation.writer import template_confirmation
 from shop.notifications import language as language_module
 from shop.notifications.language import language, words
 from shop.notifications.settings import LANGUAGES

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shop.payments.errors import PaymentGatewayError
-from shop.payments.stripe.money import from_units, to_units
+from shop.payments.stripe.records import from_units, to_units
 from shop.values.money import currencies, decimals
 
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 from shop.shipping.carrier import Carrier
-from shop.shipping.embedded import EmbeddedCarrier
+from shop.shipping.embedded import SERIALS_PER_PAIR, EmbeddedCarrier, check_digit, tracking_number
 from shop.shipping.errors import CarrierRefused
-from shop.shipping.s10 import SERIALS_PER_PAIR, check_digit, tracking_number
 
 relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure
 SETTINGS = Settings(_env_file=None, DSPY_MODEL=None)

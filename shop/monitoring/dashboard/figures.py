@@ -11,8 +11,7 @@ from sqlalchemy import text
 
 from saga.database import transaction
 from shop.monitoring.config import monitoring
-from shop.monitoring.error_codes import REFUSALS
-from shop.monitoring.postponed import EXTERNAL, STEP_IS_POSTPONED
+from shop.monitoring.error_codes import EXTERNAL, REFUSALS, STEP_IS_POSTPONED
 from shop.orders.outcomes import Outcome
 from shop.settings import settings
 

@@ -16,11 +16,8 @@ from prometheus_client.metrics_core import Metric
 
 from saga.database import pool_use
 from shop.monitoring.buckets import middle_ms
-from shop.monitoring.error_codes import REFUSALS, SHOP_CODES
-from shop.monitoring.exposition.now import Now
-from shop.monitoring.exposition.reading import Read
-from shop.monitoring.exposition.totals import Total
-from shop.monitoring.postponed import EXTERNAL, POSTPONED
+from shop.monitoring.error_codes import EXTERNAL, POSTPONED, REFUSALS, SHOP_CODES
+from shop.monitoring.exposition.reading import Now, Read, Total
 from shop.notifications.stored import CONFIRMATION_STEP
 from shop.orders.outcomes import Outcome
 from shop.payments.errors import PaymentAwaited, PaymentNeedsCustomer

@@ -20,7 +20,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments.charge import STEP
 from shop.payments.errors import PaymentError
 from shop.payments.events import inbox
-from shop.payments.events.event import PaymentEvent
+from shop.payments.events.inbox import PaymentEvent
 from shop.payments.gateway import PaymentGateway
 from shop.payments.stripe.disputes import DisputeRecord, look_up, to_dispute
 from shop.reconciliation.discrepancy import Discrepancy, Kind

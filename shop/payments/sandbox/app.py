@@ -25,8 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shop.payments.sandbox.behaviour import Behaviour, Fate
-from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
+from shop.payments.sandbox.behaviour import ERRORS, Behaviour, Fate, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import MAX_PAGE, Ledger
 from shop.payments.sandbox.records import (
     AnswerLost,

@@ -14,8 +14,7 @@ from typing import TypeVar
 from shop.payments.errors import BAD_ANSWER, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.answers import minor_units, to_error, to_payment, to_refund, to_totals
-from shop.payments.sandbox.behaviour import Fate
-from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
+from shop.payments.sandbox.behaviour import ERRORS, Fate, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import AnswerLost, Refusal
 

@@ -27,8 +27,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shop.payments.gateway import PaymentStatus
-from shop.payments.sandbox.behaviour import GOOD_CARD, TEST_CARDS, Behaviour, Card, Fate
-from shop.payments.sandbox.faults import FaultRule, Faults, Move
+from shop.payments.sandbox.behaviour import (
+    GOOD_CARD,
+    TEST_CARDS,
+    Behaviour,
+    Card,
+    Fate,
+    FaultRule,
+    Faults,
+    Move,
+)
 from shop.payments.sandbox.records import (
     MAX_AMOUNT,
     MAX_TRY,

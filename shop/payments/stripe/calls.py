@@ -1,21 +1,151 @@
 """Calls to Stripe with its SDK over one HTTPX pool, with a timeout and typed errors.
 
-The SDK's own retries are off: the saga's retries are visible and use the journal.
+The SDK's own retries are off: the saga's retries are visible and use the journal. Messages of errors contain
+no request data and no credentials.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import httpx
 
-from shop.payments.errors import BAD_ANSWER, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
-from shop.payments.stripe.errors import StoredFailure, from_transport, to_error
+from shop.payments.errors import (
+    BAD_ANSWER,
+    PaymentDeclined,
+    PaymentError,
+    PaymentGatewayError,
+    PaymentGatewayTimeout,
+    PaymentKeyRefused,
+)
 from shop.payments.stripe.sdk import stripe
+from shop.text.sanitize import printable
+
+_CODE = re.compile(r"[a-z0-9_]{1,64}")
+_LONGEST_WAIT = 300.0
+"""Limits the `Retry-After` of Stripe or of a proxy, in seconds."""
+_KEY_SECONDS = 60.0
+"""Pause of an order before the next attempt after the API key was not accepted."""
+_MAY_PASS = frozenset({"idempotency_key_in_use", "lock_timeout", "rate_limit"})
+
+
+class StoredFailure(PaymentGatewayError):
+    """Stripe repeated a stored failure. It stores the answer to an idempotency key, even an error 500, and
+    repeats it for a day. A retry needs `next_key`, which consists of the first key and the failed request's
+    id."""
+
+    def __init__(self, error_code: str, error_message: str, *, next_key: str) -> None:
+        self.next_key = next_key
+        super().__init__(error_code, error_message, retryable=True)
+
+
+class NotAccepted(PaymentGatewayError):
+    """The request is invalid, or does not fit the object's current state, such as a confirmation of a payment
+    that has succeeded. `next_key`: like that of `StoredFailure`, if Stripe only repeated an answer about an
+    earlier state."""
+
+    next_key: str | None = None
+
+
+def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
+    """Returns the typed error for an error answer. `key` is the idempotency key that was sent."""
+    headers: Mapping[str, str] = error.headers or {}
+    status, (code, message) = error.http_status or 0, _code_and_message(error)
+    if status < 400:
+        return PaymentGatewayError(BAD_ANSWER, "Stripe's answer could not be interpreted", retryable=True)
+    if isinstance(error, stripe.AuthenticationError):
+        return PaymentKeyRefused(
+            "Stripe does not accept the API key: set STRIPE_API_KEY to a valid one", _KEY_SECONDS
+        )
+    if isinstance(error, stripe.PermissionError):
+        message = "the key in STRIPE_API_KEY has no permission for this request: grant it at Stripe"
+        return PaymentGatewayError("permission", message, retryable=False)
+    if status == HTTPStatus.PAYMENT_REQUIRED:
+        if code is None:  # only a clear refusal is final
+            return PaymentGatewayError(
+                BAD_ANSWER, "Stripe's refusal could not be interpreted", retryable=True
+            )
+        declined = getattr(error.error, "decline_code", None)
+        return PaymentDeclined(
+            declined if isinstance(declined, str) and _CODE.fullmatch(declined) else code, message
+        )
+    if isinstance(error, stripe.IdempotencyError):
+        return PaymentGatewayError(
+            "idempotency_conflict",
+            "this idempotency key was used for a different request at Stripe",
+            retryable=False,
+        )
+    if isinstance(error, stripe.InvalidRequestError) and code not in _MAY_PASS:
+        refused = NotAccepted(code or f"http_{status}", message, retryable=False)
+        refused.next_key = _next_key(key, headers)
+        return refused
+    failed = code or ("rate_limit" if isinstance(error, stripe.RateLimitError) else f"http_{status}")
+    if status >= 500 and (next_key := _next_key(key, headers)) is not None:
+        return StoredFailure(failed, message, next_key=next_key)
+    may_pass = failed in _MAY_PASS or status in {409, 429} or not 400 <= status < 500
+    made = PaymentGatewayError(failed, message, retryable=may_pass)
+    made.retry_after = _retry_after(headers) if may_pass else None
+    return made
+
+
+def from_transport(error: Exception) -> PaymentError:
+    """Returns the typed error for a request without an answer, or without one in HTTP."""
+    if isinstance(
+        error, UnicodeEncodeError | httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError
+    ):
+        return PaymentGatewayError(
+            "invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False
+        )
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return PaymentGatewayError("unreachable", "Stripe cannot be reached", retryable=True)
+    if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):
+        return PaymentGatewayError(BAD_ANSWER, "Stripe did not answer in HTTP", retryable=True)
+    if isinstance(error, httpx.HTTPError | OSError):
+        return PaymentGatewayError(
+            "connection_lost", f"the connection broke: {type(error).__name__}", retryable=True
+        )
+    return PaymentGatewayError(
+        BAD_ANSWER, f"Stripe's answer could not be interpreted: {type(error).__name__}", retryable=True
+    )
+
+
+def _code_and_message(error: stripe.StripeError) -> tuple[str | None, str]:
+    """Returns the answer's code and message, or defaults for what it does not contain."""
+    body = error.json_body
+    details = body.get("error") if isinstance(body, dict) else None
+    code, message = (
+        (details.get("code"), details.get("message")) if isinstance(details, dict) else (None, None)
+    )
+    shown = (
+        printable(message) if isinstance(message, str) and message else f"Stripe answered {error.http_status}"
+    )
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else None, shown
+
+
+def _next_key(key: str | None, headers: Mapping[str, str]) -> str | None:
+    first = headers.get("original-request", "")
+    if (
+        key is None
+        or headers.get("idempotent-replayed") != "true"
+        or not re.fullmatch(r"[A-Za-z0-9_]{1,64}", first)
+    ):
+        return None
+    made = f"{key}-{first}"
+    return made if len(made) <= 255 else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    seconds = headers.get("retry-after", "")
+    return (
+        min(float(seconds), _LONGEST_WAIT) if re.fullmatch(r"[0-9]{1,9}", seconds) and int(seconds) else None
+    )
+
 
 _MOST_BYTES = 8_000_000
 """Limits the size of an answer; valid ones are smaller."""

@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from shop.payments.dispute import Dispute
+from shop.payments.disputes import Dispute
 from shop.payments.errors import PaymentGatewayError
-from shop.payments.stripe.money import from_units
-from shop.payments.stripe.records import Code, Currency, Id, Time, Units, expect, read
+from shop.payments.stripe.records import Code, Currency, Id, Time, Units, expect, from_units, read
 from shop.runtime.extras import needs_extra
 from shop.settings import settings
 

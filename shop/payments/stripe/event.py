@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from shop.orders.errors import UnusableOrder
 from shop.orders.intake_content import usable_id
-from shop.payments.events.event import DISPUTE, PaymentEvent
+from shop.payments.events.inbox import DISPUTE, PaymentEvent
 from shop.payments.stripe.disputes import DisputeRecord
 from shop.payments.stripe.sdk import stripe
 

@@ -32,9 +32,7 @@ from shop.payments.errors import (
     PaymentRefused,
 )
 from shop.payments.gateway import Payment, PaymentStatus, Refund
-from shop.payments.stripe.calls import StripeCalls
-from shop.payments.stripe.errors import NotAccepted, StoredFailure
-from shop.payments.stripe.money import to_units
+from shop.payments.stripe.calls import NotAccepted, StoredFailure, StripeCalls
 from shop.payments.stripe.records import (
     Intent,
     OddIntent,
@@ -43,6 +41,7 @@ from shop.payments.stripe.records import (
     read,
     to_payment,
     to_refund,
+    to_units,
     to_unreadable,
 )
 from shop.payments.stripe.statement import EXPAND, PAGE, StripeStatement, checked_id

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from saga.clock import Now
 from shop.payments.errors import PaymentGatewayError
-from shop.payments.stripe.calls import StripeCalls
-from shop.payments.stripe.errors import NotAccepted
+from shop.payments.stripe.calls import NotAccepted, StripeCalls
 from shop.payments.stripe.records import (
     FoundPage,
     Intent,

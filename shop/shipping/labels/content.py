@@ -5,8 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from shop.orders.order import Order
+
+
+class LabelFormat(StrEnum):
+    """A format; also the suffix of its files."""
+
+    PDF = "pdf"
+    ZPL = "zpl"
+    """For label printers: ZPL II."""
+
+    @property
+    def media_type(self) -> str:
+        return f"application/{self}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ fetched from the carrier, by the shipment's id in the journal."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,16 +15,17 @@ from typing import Any
 from sqlalchemy import text
 
 from saga.database import transaction
+from saga.failpoints import failpoint
 from shop.orders.errors import UnusableOrder
 from shop.orders.intake_content import usable_id
-from shop.orders.order import read_stored
-from shop.settings import settings
-from shop.shipping.carriers import EMBEDDED, STEP, carrier
+from shop.orders.names import file_stems
+from shop.orders.order import Order, read_stored
+from shop.runtime.files import has_exact_name, write_atomic
+from shop.settings import Settings, settings
+from shop.shipping.carriers import EMBEDDED, STEP, carrier, close_carriers
 from shop.shipping.embedded import label_content, render
 from shop.shipping.errors import CarrierMisconfigured, CarrierRefused, CarrierUnavailable
-from shop.shipping.labels.content import Parcel
-from shop.shipping.labels.files import label_path, write_label
-from shop.shipping.labels.formats import LabelFormat
+from shop.shipping.labels.content import LabelFormat, Parcel
 
 _FIND = text(
     """
@@ -38,6 +40,7 @@ _SHIPPED = text(
     "SELECT order_id FROM shipment WHERE created_at >= :since AND created_at < :until "
     "AND returned_at IS NULL ORDER BY created_at, order_id"
 )
+_FETCHING = failpoint("fetching a label")
 
 
 class NoLabel(Exception):
@@ -121,3 +124,49 @@ async def shipped(since: datetime, until: datetime) -> list[str]:
     without those whose parcel was returned."""
     async with transaction() as tx:
         return list((await tx.execute(_SHIPPED, {"since": since, "until": until})).scalars())
+
+
+def label_path(label_dir: Path, order_id: str) -> Path:
+    """Where the order's label is, or will be."""
+    path, *before = label_paths(label_dir, order_id)
+    return (
+        next((each for each in before if has_exact_name(each)), path)
+        if before and not path.exists()
+        else path
+    )
+
+
+def label_paths(label_dir: Path, order_id: str) -> list[Path]:
+    """Where it may be: also under the name of earlier versions."""
+    return [label_dir / f"{name}.pdf" for name in file_stems(order_id)]
+
+
+def write_label(path: Path, label: bytes) -> None:
+    """Wholly or not at all; writing the same label again changes nothing."""
+    write_atomic(path, label)
+
+
+def fetch_label(order: Order, shipped: Mapping[str, Any], s: Settings) -> None:
+    """Fetches the label, unless the embedded carrier has the parcel, or the file exists. `shipped`: fields of
+    the fulfilment's result. Raises what a `Carrier` raises, and OSError if the label cannot be written. To be
+    called in a thread without an event loop.
+
+    Not part of the fulfilment: a disk or a carrier that hangs must not block orders. Right before the mail,
+    so that no customer is notified of a parcel without a label. Other machines fetch it on request."""
+    if (booked_at := str(shipped.get("booked_at") or EMBEDDED)) == EMBEDDED:
+        return
+    path = label_path(s.label_dir, order.id)
+    if path.exists() or order.shipping_info is None:
+        return
+    with _FETCHING:
+        label = asyncio.run(
+            _fetch_once(booked_at, order, str(shipped["shipment_id"]), str(shipped["tracking_number"]))
+        )
+        write_label(path, label)
+
+
+async def _fetch_once(booked_at: str, order: Order, shipment_id: str, tracking_number: str) -> bytes:
+    try:
+        return await carrier(booked_at).label(order, shipment_id, tracking_number)
+    finally:
+        await close_carriers()

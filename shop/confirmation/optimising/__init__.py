@@ -1,1 +1,0 @@
-"""Optimises the language model's program: examples, a metric, and one run of an optimiser."""

@@ -1,1 +1,0 @@
-"""OpenTelemetry traces, if enabled: one per order, built from its journal."""
