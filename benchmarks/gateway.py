@@ -10,8 +10,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
+from typing import Unpack
 
-from shop.payments.gateway import Payment, PaymentStatus, Refund
+from shop.payments.gateway import NewPayment, Payment, PaymentStatus, Refund
 
 
 class MemoryGateway:
@@ -24,19 +25,10 @@ class MemoryGateway:
         self._of_order: dict[str, list[str]] = defaultdict(list)
 
     async def create(
-        self,
-        *,
-        order_id: str,
-        amount: Decimal,
-        currency: str,
-        method: str,
-        card_last4: str | None,
-        token: str | None,
-        key: str,
-        try_number: int = 1,
-        installation: str | None = None,
+        self, *, key: str, installation: str | None = None, **new: Unpack[NewPayment]
     ) -> Payment:
-        del card_last4, token, key
+        del key
+        order_id = new["order_id"]
         made = f"pay_{len(self._payments)}"
         self._of_order[order_id].append(made)
         zero = Decimal(0)
@@ -44,17 +36,17 @@ class MemoryGateway:
             made,
             order_id,
             PaymentStatus.CREATED,
-            amount,
-            currency,
+            new["amount"],
+            new["currency"],
             zero,
             zero,
-            method,
+            new["method"],
             datetime.now(UTC),
             None,
             None,
             (),
             installation,
-            try_number,
+            new.get("try_number", 1),
         )
         return self._payments[made]
 

@@ -38,8 +38,8 @@ from shop.inventory.catalogue import load_catalogue
 from shop.orders import intake, report
 from shop.orders.order import EXAMPLE, OrderInstance
 from shop.orders.store import ORDERS
-from shop.payments.gateway import GatewayClient
-from shop.payments.gateways import PAYMENT_GATEWAY, GuardedGateway, use
+from shop.payments.gateways import PAYMENT_GATEWAY, configured_guard, use
+from shop.payments.ownership import OwnPayments
 from shop.runtime.garbage import reduced_garbage_collection
 from shop.settings import settings
 
@@ -305,23 +305,12 @@ def _peak() -> float:
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
-def _limited(gateway: GatewayClient) -> GatewayClient:
-    """Limits the concurrent calls, as for the configured gateways."""
-    payments = settings().payments
-    return GuardedGateway(
-        gateway,
-        failures=payments.breaker_failures,
-        pause_seconds=payments.breaker_seconds,
-        concurrency=payments.concurrency,
-        on_change=lambda _: None,
-    )
-
-
 async def _main(kind: str, number: int, gateway: str) -> Measured:
     if gateway == "in-process":
-        use(MemoryGateway())
+        use(OwnPayments(MemoryGateway()))
     elif gateway == "slow":
-        use(_limited(MemoryGateway(seconds=_SLOW_SECONDS)))
+        guard = configured_guard(lambda _: None)  # limits the concurrent calls
+        use(OwnPayments(MemoryGateway(seconds=_SLOW_SECONDS), guard))
     return await KINDS[kind](number)
 
 

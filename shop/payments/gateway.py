@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import NotRequired, Protocol, TypedDict, Unpack, runtime_checkable
 
 
 class PaymentStatus(StrEnum):
@@ -89,6 +89,19 @@ class GatewayTotals:
     refunded: Decimal
 
 
+class NewPayment(TypedDict):
+    """A payment to be registered."""
+
+    order_id: str
+    amount: Decimal
+    currency: str
+    method: str
+    card_last4: str | None
+    token: str | None
+    try_number: NotRequired[int]
+    """The order's try, which the gateway keeps with the payment. Without it: 1."""
+
+
 class PaymentGateway(Protocol):
     """The gateway as the shop uses it: creates and finds this installation's payments only
     (`shop.payments.ownership`).
@@ -97,20 +110,8 @@ class PaymentGateway(Protocol):
     (`shop.payments.errors`); `create` also `PaymentRefused`, before anything is sent, and `confirm` also
     `PaymentNeedsCustomer`."""
 
-    async def create(
-        self,
-        *,
-        order_id: str,
-        amount: Decimal,
-        currency: str,
-        method: str,
-        card_last4: str | None,
-        token: str | None,
-        key: str,
-        try_number: int = 1,
-    ) -> Payment:
-        """Registers a payment; nothing is charged. `key` is the idempotency key. The gateway keeps
-        `try_number` with the payment."""
+    async def create(self, *, key: str, **new: Unpack[NewPayment]) -> Payment:
+        """Registers a payment; nothing is charged. `key` is the idempotency key."""
         ...
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
@@ -149,17 +150,7 @@ class GatewayClient(PaymentGateway, Protocol):
     """Client of one gateway: sees the payments of all users of the account."""
 
     async def create(
-        self,
-        *,
-        order_id: str,
-        amount: Decimal,
-        currency: str,
-        method: str,
-        card_last4: str | None,
-        token: str | None,
-        key: str,
-        try_number: int = 1,
-        installation: str | None = None,
+        self, *, key: str, installation: str | None = None, **new: Unpack[NewPayment]
     ) -> Payment:
         """Like `PaymentGateway.create`, and marks the payment with the installation id."""
         ...

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -13,7 +11,7 @@ from saga.circuit_breaker import Circuit, OnChange
 from saga.clock import database_time
 from saga.limit import Limit
 from shop.payments.errors import PaymentError, PaymentGatewayUnavailable
-from shop.payments.gateway import AsksCustomers, GatewayClient, Payment, Refund
+from shop.payments.gateway import GatewayClient
 from shop.payments.ownership import OwnPayments
 from shop.payments.sandbox.client import SandboxGateway
 from shop.runtime.extras import needs_extra
@@ -32,21 +30,13 @@ def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
     return isinstance(error, PaymentError) and error.retryable and error.error_code not in _NOT_THE_GATEWAY
 
 
-class GuardedGateway:
-    """A `GatewayClient` that raises `PaymentGatewayUnavailable` immediately while its circuit is open."""
+class GatewayGuard:
+    """Makes calls to the gateway (`shop.payments.ownership.Guard`). Raises `PaymentGatewayUnavailable`
+    immediately while its circuit is open."""
 
-    def __init__(
-        self,
-        inner: GatewayClient,
-        *,
-        failures: int,
-        pause_seconds: float,
-        concurrency: int,
-        on_change: OnChange,
-    ) -> None:
+    def __init__(self, *, failures: int, pause_seconds: float, concurrency: int, on_change: OnChange) -> None:
         """Opens the circuit after `failures` consecutive failures; after `pause_seconds` one call tests the
         gateway. `concurrency` limits simultaneous calls."""
-        self.inner = inner
         self._circuit = Circuit(
             failures=failures,
             pause_seconds=pause_seconds,
@@ -56,69 +46,20 @@ class GuardedGateway:
             on_change=on_change,
         )
 
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def __call__(self, call: Callable[[], Awaitable[T]], /) -> T:
         async with PAYMENT_GATEWAY.turn():
             return await self._circuit.ask(call)
 
-    async def create(
-        self,
-        *,
-        order_id: str,
-        amount: Decimal,
-        currency: str,
-        method: str,
-        card_last4: str | None,
-        token: str | None,
-        key: str,
-        try_number: int = 1,
-        installation: str | None = None,
-    ) -> Payment:
-        return await self._call(
-            lambda: self.inner.create(
-                order_id=order_id,
-                amount=amount,
-                currency=currency,
-                method=method,
-                card_last4=card_last4,
-                token=token,
-                key=key,
-                try_number=try_number,
-                installation=installation,
-            )
-        )
 
-    async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        return await self._call(lambda: self.inner.confirm(payment_id, key=key))
-
-    async def get(self, payment_id: str) -> Payment:
-        return await self._call(lambda: self.inner.get(payment_id))
-
-    async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
-        return await self._call(lambda: self.inner.find(order_id, installation=installation))
-
-    async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return await self._call(lambda: self.inner.cancel(payment_id, key=key))
-
-    async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
-        return await self._call(
-            lambda: self.inner.refund(payment_id, amount=amount, currency=currency, key=key)
-        )
-
-    async def client_secret(self, payment_id: str) -> str | None:
-        """Returns the client secret of a payment that waits for its customer; None for other payments, and
-        for gateways without such."""
-        inner = self.inner
-        if not isinstance(inner, AsksCustomers):
-            return None
-        return await self._call(lambda: inner.client_secret(payment_id))
-
-    async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
-        pages = self.inner.pages(since)
-        while (page := await self._call(lambda: anext(pages, None))) is not None:
-            yield page
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
+def configured_guard(on_change: OnChange) -> GatewayGuard:
+    """Returns a guard with the limits from the settings."""
+    s = settings().payments
+    return GatewayGuard(
+        failures=s.breaker_failures,
+        pause_seconds=s.breaker_seconds,
+        concurrency=s.concurrency,
+        on_change=on_change,
+    )
 
 
 PAYMENT_GATEWAY = Limit(
@@ -162,15 +103,8 @@ def gateway() -> OwnPayments:
     orders. Shows this installation's payments only."""
     loop = asyncio.get_running_loop()
     if loop not in _open:
-        s = settings()
-        guarded = GuardedGateway(
-            _CHOICES[s.payments.gateway](),
-            failures=s.payments.breaker_failures,
-            pause_seconds=s.payments.breaker_seconds,
-            concurrency=s.payments.concurrency,
-            on_change=_notify_listeners,
-        )
-        _open[loop] = OwnPayments(guarded)
+        client = _CHOICES[settings().payments.gateway]()
+        _open[loop] = OwnPayments(client, configured_guard(_notify_listeners))
     return _open[loop]
 
 
@@ -185,9 +119,9 @@ def _notify_listeners(why: str | None) -> None:
         listener(why)
 
 
-def use(chosen: GatewayClient) -> None:
+def use(chosen: OwnPayments) -> None:
     """Makes the running event loop use this gateway (benchmarks run with one in their own process)."""
-    _open[asyncio.get_running_loop()] = OwnPayments(chosen)
+    _open[asyncio.get_running_loop()] = chosen
 
 
 async def close_gateway() -> None:

@@ -8,11 +8,11 @@ if the amount is the order's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Protocol, TypeVar, Unpack
 
 from sqlalchemy import text
 
@@ -20,9 +20,10 @@ from saga.database import transaction
 from shop.orders.tries import TRY
 from shop.payments.charge import STEP
 from shop.payments.elsewhere import adopted_by, adopters
-from shop.payments.gateway import AsksCustomers, GatewayClient, Payment, Refund
+from shop.payments.gateway import AsksCustomers, GatewayClient, NewPayment, Payment, Refund
 from shop.runtime.installation import installation, installation_id
 
+T = TypeVar("T")
 _CLOCKS_DIFFER = timedelta(minutes=5)
 """The greatest expected difference between the gateway's clock and the database's."""
 _JOURNALLED = text(
@@ -39,79 +40,82 @@ _BEGAN_BEFORE = text(
 )
 
 
+class Guard(Protocol):
+    """Makes a call to the gateway, or raises `PaymentGatewayUnavailable` (`shop.payments.gateways`)."""
+
+    async def __call__(self, call: Callable[[], Awaitable[T]], /) -> T: ...
+
+
+async def unguarded(call: Callable[[], Awaitable[T]]) -> T:
+    """The `Guard` that makes every call."""
+    return await call()
+
+
 class OwnPayments:
-    """A `PaymentGateway` that marks its payments with the installation id, and hides all other payments.
+    """A `PaymentGateway` that marks its payments with the installation id, and hides all other payments. Each
+    call to the gateway goes through the guard.
 
     Prefixes idempotency keys with the installation id. Every method also raises database errors.
     """
 
-    def __init__(self, inner: GatewayClient) -> None:
-        self.inner = inner
+    def __init__(self, inner: GatewayClient, guard: Guard = unguarded) -> None:
+        self.inner, self._guard = inner, guard
 
-    async def create(
-        self,
-        *,
-        order_id: str,
-        amount: Decimal,
-        currency: str,
-        method: str,
-        card_last4: str | None,
-        token: str | None,
-        key: str,
-        try_number: int = 1,
-    ) -> Payment:
-        mine = await installation_id()
-        return await self.inner.create(
-            order_id=order_id,
-            amount=amount,
-            currency=currency,
-            method=method,
-            card_last4=card_last4,
-            token=token,
-            key=f"{mine}-{key}",
-            try_number=try_number,
-            installation=mine,
-        )
+    async def create(self, *, key: str, **new: Unpack[NewPayment]) -> Payment:
+        mine, own = await installation_id(), await _own(key)
+        return await self._guard(lambda: self.inner.create(key=own, installation=mine, **new))
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        return await self.inner.confirm(payment_id, key=await _own(key))
+        own = await _own(key)
+        return await self._guard(lambda: self.inner.confirm(payment_id, key=own))
 
     async def get(self, payment_id: str) -> Payment:
         """Returns the payment. Its `order_id` is empty if the payment is not ours."""
-        payment = await self.inner.get(payment_id)
+        payment = await self._get(payment_id)
         return next(iter(await _ours([payment])), replace(payment, order_id=""))
 
     async def find(self, order_id: str) -> list[Payment]:
         """Returns every payment that this installation ever created for the order, oldest first."""
-        found = await self.inner.find(order_id, installation=await installation_id())
+        found = await self._find(order_id, await installation_id())
         known = {payment.id for payment in found}
         others = [each for each in await adopted_by(order_id) if each not in known]
-        adopted_ones = [replace(await self.inner.get(each), order_id=order_id) for each in others]
+        adopted_ones = [replace(await self._get(each), order_id=order_id) for each in others]
         return [*await self._unmarked(order_id), *adopted_ones, *found]
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         """Yields pages of our payments that were created, charged or refunded since then, with all their
         refunds."""
-        async for page in self.inner.pages(since):
+        pages = self.inner.pages(since)
+        while (page := await self._guard(lambda: anext(pages, None))) is not None:
             if mine := await _ours(page):
                 yield mine
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return await self.inner.cancel(payment_id, key=await _own(key))
+        own = await _own(key)
+        return await self._guard(lambda: self.inner.cancel(payment_id, key=own))
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
-        return await self.inner.refund(payment_id, amount=amount, currency=currency, key=await _own(key))
+        own = await _own(key)
+        return await self._guard(
+            lambda: self.inner.refund(payment_id, amount=amount, currency=currency, key=own)
+        )
 
     async def client_secret(self, payment_id: str) -> str | None:
-        """Returns the client secret of a payment that waits for its customer; None for other payments, and
-        for payments that are not ours."""
+        """Returns the client secret of a payment that waits for its customer; None for other payments, for
+        payments that are not ours, and for gateways without such."""
         inner = self.inner
         if not isinstance(inner, AsksCustomers) or not (await self.get(payment_id)).order_id:
             return None
-        return await inner.client_secret(payment_id)
+        return await self._guard(lambda: inner.client_secret(payment_id))
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+    async def _get(self, payment_id: str) -> Payment:
+        return await self._guard(lambda: self.inner.get(payment_id))
+
+    async def _find(self, order_id: str, installation: str | None) -> list[Payment]:
+        return await self._guard(lambda: self.inner.find(order_id, installation=installation))
 
     async def _unmarked(self, order_id: str) -> list[Payment]:
         """Returns payments that an earlier version of this software created without a mark, and whose ids
@@ -123,7 +127,7 @@ class OwnPayments:
             ).one_or_none()
         if row is None:
             return []
-        found = await self.inner.find(order_id, installation=None)
+        found = await self._find(order_id, None)
         return [payment for payment in found if _could_be(payment, row)]
 
 

@@ -1,6 +1,6 @@
-"""The external calls of shipping, before its transactions: the stock at an inventory service, and a label at a
-carrier, which is bought before the fulfilment and voided by the compensation. The stock comes first: putting
-it back costs nothing, and without it no label is needed.
+"""The external calls of shipping, before its transactions: the stock at an inventory service, and a label at
+a carrier, which is bought before the fulfilment and voided by the compensation. The stock comes first:
+putting it back costs nothing, and without it no label is needed.
 
 Intent, act, result, as with payments: the journal's `begun` is the intent, the quote's id and price are in
 its notes before a label is bought for it, and the transaction that ships writes the result. If an order does

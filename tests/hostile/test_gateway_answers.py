@@ -18,9 +18,9 @@ from shop.orders.outcomes import Outcome
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.gateways import use
 from shop.payments.sandbox.behaviour import Behaviour
-from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from tests.integration.world import World, an_order
+from tests.sandbox_in_process import InProcessGateway
 
 PRICE = Decimal("29.99")
 UNITS = 2999

@@ -40,10 +40,10 @@ from shop.payments.errors import (
 from shop.payments.gateway import PaymentStatus
 from shop.payments.moved import money_moved
 from shop.payments.sandbox.behaviour import Behaviour
-from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from tests.integration.domain import Shop, an_order
 from tests.journalled import begin, begin_undo, end, end_undo, write
+from tests.sandbox_in_process import InProcessGateway
 from tests.waiting import until
 
 pytest_plugins = ["tests.integration.domain_fixtures"]

@@ -1,4 +1,4 @@
-"""Single faults of the sandbox gateway, over real HTTP and in process:
+"""Single faults of the sandbox gateway, over real HTTP:
 what the client makes of each, and what the ledger says."""
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import pytest
 from deployments.local.sandbox import Sandbox
 from shop.payments.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
-from shop.payments.sandbox.behaviour import Behaviour, Fault, FaultRule, Move
+from shop.payments.sandbox.behaviour import Fault, FaultRule, Move
 from shop.payments.sandbox.client import SandboxGateway
-from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from tests.conftest import HOME, own_port
 from tests.waiting import until
@@ -42,11 +41,14 @@ HARMLESS = {Fault.SLOW, Fault.MISLABELLED}
 class Gateway:
     """A gateway that does as it is told."""
 
-    gateway: PaymentGateway
-    ledger_path: Path
+    def __init__(self, process: Sandbox) -> None:
+        self.gateway = SandboxGateway(process.url, 3.0, 8)
+        self.ledger_path, self._url = process.ledger, process.url
 
     async def rules(self, *rules: FaultRule) -> None:
-        raise NotImplementedError
+        async with httpx.AsyncClient() as client:
+            told = {"faults": [rule.model_dump(mode="json") for rule in rules]}
+            (await client.post(f"{self._url}/sandbox/behaviour", json=told)).raise_for_status()
 
     def charged(self, order_id: str) -> int:
         with closing(sqlite3.connect(self.ledger_path)) as ledger:
@@ -54,30 +56,6 @@ class Gateway:
                 "SELECT coalesce(sum(amount), 0) FROM payments WHERE order_id = ? AND charged_at IS NOT NULL"
             )
             return int(ledger.execute(statement, (order_id,)).fetchone()[0])
-
-
-class OverHttp(Gateway):
-    def __init__(self, process: Sandbox) -> None:
-        self.gateway, self.ledger_path, self._url = (
-            SandboxGateway(process.url, 3.0, 8),
-            process.ledger,
-            process.url,
-        )
-
-    async def rules(self, *rules: FaultRule) -> None:
-        async with httpx.AsyncClient() as client:
-            told = {"faults": [rule.model_dump(mode="json") for rule in rules]}
-            (await client.post(f"{self._url}/sandbox/behaviour", json=told)).raise_for_status()
-
-
-class InProcess(Gateway):
-    def __init__(self, folder: Path) -> None:
-        self.ledger_path = folder / "ledger.sqlite"
-        self.ledger = Ledger(self.ledger_path)
-        self.gateway = InProcessGateway(self.ledger)
-
-    async def rules(self, *rules: FaultRule) -> None:
-        self.ledger.behaviour = Behaviour(faults=rules)
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +71,12 @@ def process(world_dir: Path) -> Iterator[Sandbox]:
         own.stop()
 
 
-@pytest.fixture(params=["over HTTP", "in process"])
-async def told(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gateway]:
-    if request.param == "over HTTP":
-        over_http = OverHttp(request.getfixturevalue("process"))
-        yield over_http
-        await over_http.rules()
-        await over_http.gateway.aclose()
-    else:
-        in_process = InProcess(tmp_path)
-        yield in_process
-        in_process.ledger.close()
+@pytest.fixture
+async def told(process: Sandbox) -> AsyncIterator[Gateway]:
+    gateway = Gateway(process)
+    yield gateway
+    await gateway.rules()
+    await gateway.gateway.aclose()
 
 
 async def new(gateway: PaymentGateway, order_id: str) -> Payment:

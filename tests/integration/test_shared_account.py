@@ -33,7 +33,6 @@ from shop.payments.events import inbox
 from shop.payments.events.inbox import PaymentEvent
 from shop.payments.gateways import gateway
 from shop.payments.ownership import OwnPayments
-from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import Refusal
 from shop.payments.stripe.calls import StripeCalls
@@ -49,6 +48,7 @@ from tests.integration.domain import an_order as small_order
 from tests.integration.stripe_world import StripeWorld, paid_by
 from tests.integration.world import World, an_order
 from tests.journalled import begin, begin_undo
+from tests.sandbox_in_process import InProcessGateway
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 

@@ -23,7 +23,7 @@ from shop.payments.errors import (
     PaymentKeyRefused,
 )
 from shop.payments.gateway import Payment, PaymentStatus
-from shop.payments.gateways import GuardedGateway
+from shop.payments.gateways import GatewayGuard
 from shop.payments.stripe.gateway import StripeGateway
 from tests.integration.saying import Answer, Request, Sayer, http, server_that_says
 from tests.integration.test_sandbox_answers import RUBBISH
@@ -210,21 +210,17 @@ async def test_errors_are_told_apart(answer: bytes, code: str, retryable: bool) 
 
 async def test_what_concerns_one_payment_does_not_open_the_circuit() -> None:
     async with stripe_that_says(error("429 Too Many Requests", code="lock_timeout")) as said:
-        guarded = GuardedGateway(
-            said.gateway, failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None
-        )
+        guard = GatewayGuard(failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None)
         for _ in range(4):
             with pytest.raises(PaymentGatewayError, match="lock_timeout"):
-                await guarded.get("pi_1")
+                await guard(lambda: said.gateway.get("pi_1"))
     async with stripe_that_says(error("500 Internal Server Error")) as said:
-        guarded = GuardedGateway(
-            said.gateway, failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None
-        )
+        guard = GatewayGuard(failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None)
         with pytest.raises(PaymentGatewayError, match="http_500"):
-            await guarded.get("pi_1")
+            await guard(lambda: said.gateway.get("pi_1"))
         for _ in range(2):
             with pytest.raises(PaymentGatewayUnavailable):
-                await guarded.get("pi_1")
+                await guard(lambda: said.gateway.get("pi_1"))
 
 
 async def test_a_decline_has_the_banks_word() -> None:

@@ -17,11 +17,11 @@ from shop.payments.errors import (
     PaymentGatewayUnavailable,
 )
 from shop.payments.gateway import Payment, Refund
-from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import PaymentRecord
 from tests.model.trouble import Trouble
 from tests.model.worker import Dead, Worker
+from tests.sandbox_in_process import InProcessGateway
 
 
 @dataclass(eq=False)

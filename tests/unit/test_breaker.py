@@ -14,7 +14,7 @@ from shop.payments.errors import (
     PaymentGatewayTimeout,
     PaymentGatewayUnavailable,
 )
-from shop.payments.gateways import GuardedGateway
+from shop.payments.gateways import GatewayGuard
 
 PAUSE = 0.15
 DOWN = PaymentGatewayError("unreachable", "nobody there", retryable=True)
@@ -27,7 +27,7 @@ class Inner:
         self.calls = 0
         self.error: PaymentError | None = None
 
-    async def find(self, _order_id: str, *, installation: str | None = None) -> list[Any]:
+    async def find(self, _order_id: str) -> list[Any]:
         self.calls += 1
         if self.error is not None:
             raise self.error
@@ -37,8 +37,7 @@ class Inner:
 class Till:
     def __init__(self, failures: int = 3) -> None:
         self.inner, self.told = Inner(), list[str | None]()
-        self.gateway = GuardedGateway(
-            self.inner,  # type: ignore[arg-type]
+        self.guard = GatewayGuard(
             failures=failures,
             pause_seconds=PAUSE,
             concurrency=100,
@@ -47,7 +46,7 @@ class Till:
 
     async def ask(self) -> str:
         try:
-            await self.gateway.find("O")
+            await self.guard(lambda: self.inner.find("O"))
         except PaymentError as error:
             return type(error).__name__
         return "answered"
@@ -69,7 +68,7 @@ async def test_what_it_raises_can_be_retried_later() -> None:
     till = Till(failures=1)
     till.inner.error = DOWN
     with pytest.raises(PaymentGatewayUnavailable) as away:
-        await till.gateway.find("O")
+        await till.guard(lambda: till.inner.find("O"))
     assert isinstance(away.value, PaymentGatewayError)
     assert away.value.retryable
     assert away.value.retry_after == pytest.approx(PAUSE)

@@ -7,9 +7,9 @@ Gauges are read from indexes that contain only open orders and open cases. Total
 are kept in the database: they survive restarts, and are the same in every process. A counter must never
 decrease, or Prometheus takes its whole value as new. Rows of the journal do change: a step that is retried is
 no longer failed, an order that is reopened has no outcome. So each reading counts what ended in the last
-minutes, and adds what exceeds the count of the reading before; what ended earlier stays in the total. Each try
-of an order counts as an outcome. The cost of a reading depends on those minutes, not on the age of the shop.
-One process reads at a time, at most once per `EVERY_SECONDS`.
+minutes, and adds what exceeds the count of the reading before; what ended earlier stays in the total. Each
+try of an order counts as an outcome. The cost of a reading depends on those minutes, not on the age of the
+shop. One process reads at a time, at most once per `EVERY_SECONDS`.
 """
 
 from __future__ import annotations

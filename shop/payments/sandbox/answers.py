@@ -1,4 +1,4 @@
-"""Interprets the sandbox gateway's answers, over HTTP and in process.
+"""Interprets the sandbox gateway's answers.
 
 Raises `PaymentGatewayError` for an answer that contradicts itself, or that cannot be interpreted.
 """
@@ -19,8 +19,8 @@ from shop.payments.errors import (
     PaymentGatewayError,
     PaymentLapsed,
 )
-from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
-from shop.payments.sandbox.records import MAY_PASS, CurrencyTotals, PaymentRecord, RefundRecord
+from shop.payments.gateway import Payment, PaymentStatus, Refund
+from shop.payments.sandbox.records import MAY_PASS, PaymentRecord, RefundRecord
 from shop.text.sanitize import printable
 from shop.values.money import from_minor, to_minor
 
@@ -70,16 +70,6 @@ def to_refund(record: RefundRecord) -> Refund:
         amount=from_minor(record.amount, record.currency),
         currency=record.currency,
         created_at=record.created_at,
-    )
-
-
-def to_totals(totals: tuple[CurrencyTotals, ...], currency: str) -> GatewayTotals:
-    """Returns one currency's totals; zero if nothing was ever charged in it."""
-    mine = [each for each in totals if each.currency == currency] or [CurrencyTotals(currency, 0, 0)]
-    expect(len(mine) == 1, "a currency twice")
-    expect(mine[0].refunded <= mine[0].charged, "more refunded than charged")
-    return GatewayTotals(
-        charged=from_minor(mine[0].charged, currency), refunded=from_minor(mine[0].refunded, currency)
     )
 
 

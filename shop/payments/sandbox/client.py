@@ -12,15 +12,15 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 from urllib.parse import urlencode
 
 from pydantic import TypeAdapter
 
 from shop.payments.errors import BAD_ANSWER, PaymentGatewayError, PaymentGatewayTimeout
-from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
+from shop.payments.gateway import NewPayment, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.answers import (
     consistent,
     expect,
@@ -28,18 +28,15 @@ from shop.payments.sandbox.answers import (
     read,
     to_payment,
     to_refund,
-    to_totals,
 )
 from shop.payments.sandbox.connections import BadAnswer, Connections, Unreachable
-from shop.payments.sandbox.records import CurrencyTotals, Page, PaymentRecord, RefundRecord
+from shop.payments.sandbox.records import Page, PaymentRecord, RefundRecord
 
 _PAYMENT, _REFUND, _PAGE = TypeAdapter(PaymentRecord), TypeAdapter(RefundRecord), TypeAdapter(Page)
-_TOTALS = TypeAdapter(tuple[CurrencyTotals, ...])
 
 _MOST_BYTES = 8_000_000
 """Limits the size of an answer; valid ones are smaller."""
 _PAGE_SIZE = 500
-_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 T = TypeVar("T")
@@ -65,35 +62,15 @@ class SandboxGateway:
         self._pool: _Pool | None = None
 
     async def create(
-        self,
-        *,
-        order_id: str,
-        amount: Decimal,
-        currency: str,
-        method: str,
-        card_last4: str | None,
-        token: str | None,
-        key: str,
-        try_number: int = 1,
-        installation: str | None = None,
+        self, *, key: str, installation: str | None = None, **new: Unpack[NewPayment]
     ) -> Payment:
-        units = minor_units(amount, currency)
-        body = {
-            "order_id": order_id,
-            "amount": units,
-            "currency": currency,
-            "method": method,
-            "card_last4": card_last4,
-            "token": token,
-            "installation": installation,
-            "try_number": try_number,
-        }
-        payment = consistent(await self._post("/v1/payments", _PAYMENT, key, body))
-        made = payment
+        units, currency = minor_units(new["amount"], new["currency"]), new["currency"]
+        body = {"try_number": 1, **new, "amount": units, "installation": installation}
+        made = consistent(await self._post("/v1/payments", _PAYMENT, key, body))
         created = (made.order_id, made.amount, made.currency, made.installation, made.try_number)
-        expected = (order_id, units, currency, installation, try_number)
+        expected = (new["order_id"], units, currency, installation, body["try_number"])
         expect(created == expected, "another payment than was created")
-        return to_payment(payment)
+        return to_payment(made)
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
         payment = consistent(
@@ -133,17 +110,6 @@ class SandboxGateway:
             "another refund than was asked for",
         )
         return to_refund(refund)
-
-    async def totals(self, currency: str) -> GatewayTotals:
-        """Returns what was ever charged and refunded in that currency."""
-        totals = await self._get("/v1/totals", _TOTALS)
-        return to_totals(totals, currency)
-
-    async def list_payments(self) -> AsyncIterator[Payment]:
-        """Yields every payment, newest first. Payments that are created meanwhile may be missing."""
-        async for page in self.pages(_BEGINNING):
-            for payment in page:
-                yield payment
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         query: dict[str, str | int] = {"limit": _PAGE_SIZE, "since": since.isoformat()}

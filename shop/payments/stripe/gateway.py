@@ -21,7 +21,7 @@ import re
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Unpack
 
 from saga.clock import Now, machine_time
 from shop.payments.errors import (
@@ -31,7 +31,7 @@ from shop.payments.errors import (
     PaymentNeedsCustomer,
     PaymentRefused,
 )
-from shop.payments.gateway import Payment, PaymentStatus, Refund
+from shop.payments.gateway import NewPayment, Payment, PaymentStatus, Refund
 from shop.payments.stripe.calls import NotAccepted, StoredFailure, StripeCalls
 from shop.payments.stripe.records import (
     Intent,
@@ -73,34 +73,26 @@ class StripeGateway:
         self._customer_time = timedelta(minutes=customer_minutes)
 
     async def create(
-        self,
-        *,
-        order_id: str,
-        amount: Decimal,
-        currency: str,
-        method: str,
-        card_last4: str | None,
-        token: str | None,
-        key: str,
-        try_number: int = 1,
-        installation: str | None = None,
+        self, *, key: str, installation: str | None = None, **new: Unpack[NewPayment]
     ) -> Payment:
         """Registers a payment. Raises `PaymentRefused` without a PaymentMethod to charge, and
         `PaymentGatewayError` for an amount that Stripe cannot charge."""
+        order_id, token, try_number = new["order_id"], new["token"], new.get("try_number", 1)
+        digits = new["card_last4"]
         if token is None:
-            problem = "the card's last four digits cannot be charged" if card_last4 else "there is none"
+            problem = "the card's last four digits cannot be charged" if digits else "there is none"
             raise PaymentRefused(
                 f"Stripe charges by payment_info.token, the id of a PaymentMethod: {problem}"
             )
         if not _TOKEN.fullmatch(token):
             raise PaymentRefused("payment_info.token is not the id of a PaymentMethod at Stripe")
         params: Any = {
-            "amount": to_units(amount, currency),
-            "currency": currency.lower(),
+            "amount": to_units(new["amount"], new["currency"]),
+            "currency": new["currency"].lower(),
             "payment_method": token,
             "payment_method_types": ["card"],
             "capture_method": "automatic",
-            "metadata": {"order_id": order_id, "method": method}
+            "metadata": {"order_id": order_id, "method": new["method"]}
             | ({"installation": installation} if installation else {})
             | ({"try": str(try_number)} if try_number > 1 else {}),
             "expand": EXPAND,
