@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from shop.runtime.setting_groups import Unreadable, elsewhere
+from shop.runtime.secrets import Unreadable, elsewhere
 
 CREDENTIALS = ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
 """`user:password` of a server, and the key of Prefect Cloud."""

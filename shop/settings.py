@@ -2,7 +2,7 @@
 
 A setting has the name of its environment variable. It is read from, in order of precedence: the environment,
 `.env`, and `var/run.env` (written by `make run`, so that other shells in the same checkout find the running
-system). Secrets can also be in files and Prefect blocks: `shop/runtime/setting_groups.py`.
+system). Secrets can also be in files and Prefect blocks: `shop/runtime/secrets.py`.
 docs/reference/settings.md lists all settings.
 """
 
@@ -36,7 +36,8 @@ from shop.reconciliation.settings import ReconciliationSettings
 from shop.retention.settings import RetentionSettings
 from shop.review.settings import ReviewSettings
 from shop.runtime.home import HOME
-from shop.runtime.setting_groups import elsewhere, is_secret, readable, settings_in, with_ascii_host
+from shop.runtime.secrets import elsewhere, is_secret
+from shop.runtime.setting_groups import readable, settings_in, with_ascii_host
 from shop.runtime.settings import ShopSettings, WebSettings, WorkerSettings
 from shop.shipping.easypost.settings import EasyPostSettings
 from shop.shipping.settings import ShippingSettings

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from shop.alerts import delivery
+from shop.alerts import notices
 from shop.alerts.delivery import delivery_is_due
 from shop.alerts.watch import watch
 from tasks.send_alerts import emit_alert_events, send_alerts
@@ -28,7 +28,7 @@ async def evaluate_alerts() -> dict[str, int]:
     """
     try:
         watched = await asyncio.to_thread(watch)
-        emitted = await emit_alert_events() if await delivery.is_due(delivery.EVENT) else 0
+        emitted = await emit_alert_events() if await notices.is_due(notices.EVENT) else 0
     finally:  # known alerts are delivered even if the evaluation fails
         if await delivery_is_due(AUTOMATION_SECONDS):
             await send_alerts()

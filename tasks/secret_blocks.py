@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from shop.runtime import setting_groups
+from shop.runtime import secrets
 
 
 def _read(name: str) -> str:
@@ -21,4 +21,4 @@ def _read(name: str) -> str:
         return thread.submit(load).result(30)
 
 
-setting_groups.blocks_from(_read)
+secrets.blocks_from(_read)

@@ -14,9 +14,10 @@ from prefect.events.schemas.events import Resource
 from prefect.logging import get_logger
 from prefect.types import DateTime
 
-from shop.alerts import delivery
-from shop.alerts.delivery import Notice, deliver
+from shop.alerts import notices
+from shop.alerts.delivery import deliver
 from shop.alerts.message import event_payload
+from shop.alerts.notices import Notice
 
 log = get_logger("orders")
 RAISED, CLEARED = "order.alert.raised", "order.alert.cleared"
@@ -31,7 +32,7 @@ async def emit_alert_events() -> int:
     later run retries.
     """
     emitted = 0
-    while claimed := await delivery.claim(delivery.EVENT):
+    while claimed := await notices.claim(notices.EVENT):
         made = [(notice, event) for notice in claimed if (event := await _made(notice)) is not None]
         if not made:
             continue
@@ -44,9 +45,9 @@ async def emit_alert_events() -> int:
                     event.related = related
                     await events.emit(event)
         except Exception as error:
-            await delivery.note(due, type(error).__name__)
+            await notices.note(due, type(error).__name__)
             raise
-        await delivery.note(due)
+        await notices.note(due)
         emitted += len(made)
     return emitted
 
@@ -64,7 +65,7 @@ async def _made(notice: Notice) -> Event | None:
         return _event(notice)
     except Exception as error:
         log.exception("alert %d cannot be described", notice.alert_id)
-        await delivery.note([notice], type(error).__name__)
+        await notices.note([notice], type(error).__name__)
         return None
 
 

@@ -14,7 +14,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from shop.runtime.home import HOME
-from shop.runtime.setting_groups import Setting, group_of, is_secret, settings_in
+from shop.runtime.secrets import is_secret
+from shop.runtime.setting_groups import Setting, group_of, settings_in
 from shop.settings import Settings
 
 PAGE = Path("docs", "reference", "settings.md")

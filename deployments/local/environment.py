@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 
 from deployments.local.errors import StackError
 from deployments.local.files import write_whole
-from shop.runtime.setting_groups import Unreadable, elsewhere
+from shop.runtime.secrets import Unreadable, elsewhere
 
 
 def given(name: str, env_file: Path) -> str | None:

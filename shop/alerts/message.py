@@ -10,7 +10,7 @@ from datetime import UTC, timedelta
 from decimal import Decimal
 from typing import Any
 
-from shop.alerts.delivery import Notice
+from shop.alerts.notices import Notice
 from shop.alerts.rules import ALL, REST, Rule
 from shop.runtime.times import shown
 from shop.text.sanitize import one_line

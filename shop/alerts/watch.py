@@ -11,7 +11,8 @@ from sqlalchemy import Connection, text
 
 from saga.database import as_json, sync_engine
 from saga.failpoints import failpoint
-from shop.alerts.delivery import EVENT, destinations
+from shop.alerts.delivery import destinations
+from shop.alerts.notices import EVENT
 from shop.alerts.rules import Breach, Rule, evaluate, subjects
 from shop.monitoring.config import Monitoring, monitoring
 from shop.settings import Settings, settings

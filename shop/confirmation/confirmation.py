@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
+
+from shop.values.frozen import Frozen
 
 ELEMENTS = ("greeting", "order_summary", "next_steps", "tracking_info")
 """The texts of a confirmation, in reading order."""
@@ -15,10 +17,8 @@ TEMPLATE = "template"
 """`generation_model` of texts that no language model wrote."""
 
 
-class Confirmation(BaseModel):
+class Confirmation(Frozen):
     """The texts that the customer will read."""
-
-    model_config = ConfigDict(frozen=True)
 
     greeting: str
     order_summary: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from shop.values.frozen import Frozen
 
 _PER_FACTOR_OF_E = 20
 LARGEST_ERROR = math.exp(0.5 / _PER_FACTOR_OF_E) - 1
@@ -23,10 +23,8 @@ def bucket_sql(begun: str, ended: str) -> str:
     return f"floor(ln(least(greatest({seconds}, 0.0001), 1e9)) * {_PER_FACTOR_OF_E})::smallint"
 
 
-class Durations(BaseModel):
+class Durations(Frozen):
     """Durations in milliseconds, each within `LARGEST_ERROR`. None if there were none."""
-
-    model_config = ConfigDict(frozen=True)
 
     mean_ms: float | None = None
     p50_ms: float | None = None

@@ -8,7 +8,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
 from shop.confirmation.confirmation import TEMPLATE
@@ -19,6 +18,7 @@ from shop.monitoring.window import Window
 from shop.notifications.stored import CONFIRMATION_STEP
 from shop.orders.outcomes import Outcome
 from shop.payments import charge
+from shop.values.frozen import Frozen
 
 REASONS_READ = 5000
 """Limits the confirmation warnings that are read, the latest of the window."""
@@ -77,10 +77,8 @@ _REASONS = text(
 )
 
 
-class Money(BaseModel):
+class Money(Frozen):
     """Amounts in one currency."""
-
-    model_config = ConfigDict(frozen=True)
 
     charged: Decimal = Decimal(0)
     """From orders that ended in the window; so is `refunded`."""
@@ -91,10 +89,8 @@ class Money(BaseModel):
     """Now: `at_risk`, and refunds in progress."""
 
 
-class WaitingOrder(BaseModel):
+class WaitingOrder(Frozen):
     """The oldest order without an outcome."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     submitted_at: datetime
@@ -104,10 +100,8 @@ class WaitingOrder(BaseModel):
     """Whether a worker holds it, or held it when it died."""
 
 
-class Confirmations(BaseModel):
+class Confirmations(Frozen):
     """The writers of the confirmations in the window."""
-
-    model_config = ConfigDict(frozen=True)
 
     by_writer: dict[str, int]
     """`template`, or the language model's name."""
@@ -118,10 +112,8 @@ class Confirmations(BaseModel):
     latest `REASONS_READ`."""
 
 
-class BusinessMetrics(BaseModel):
+class BusinessMetrics(Frozen):
     """Figures for the shop's owner."""
-
-    model_config = ConfigDict(frozen=True)
 
     ended: int
     orders: dict[str, int]

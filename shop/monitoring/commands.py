@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, TextClause, text
 
 from shop.monitoring.buckets import Durations, bucket_sql, durations
 from shop.monitoring.error_codes import EXTERNAL, POSTPONED, REFUSALS, STEP_IS_POSTPONED, UNDO_IS_POSTPONED
 from shop.monitoring.window import Window
+from shop.values.frozen import Frozen
 
 _UNDO_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at")
 _COMMANDS = text(
@@ -156,10 +156,8 @@ _SIZES = text(
 )
 
 
-class PayloadSizes(BaseModel):
+class PayloadSizes(Frozen):
     """Sizes of the results in the journal, in bytes of JSON, of the latest `MEASURED` steps of the window."""
-
-    model_config = ConfigDict(frozen=True)
 
     measured: int
     mean: float
@@ -169,10 +167,8 @@ class PayloadSizes(BaseModel):
     largest: int
 
 
-class EventMetrics(BaseModel):
+class EventMetrics(Frozen):
     """Counts of what ended in the window."""
-
-    model_config = ConfigDict(frozen=True)
 
     total_events: int
     steps: int
@@ -229,10 +225,8 @@ def payload_sizes(connection: Connection, window: Window) -> PayloadSizes | None
     return PayloadSizes(**row) if row["measured"] else None
 
 
-class CompensationMetrics(BaseModel):
+class CompensationMetrics(Frozen):
     """The compensations of a step that ended in the window."""
-
-    model_config = ConfigDict(frozen=True)
 
     commands: int
     done: int
@@ -244,10 +238,8 @@ class CompensationMetrics(BaseModel):
     duration: Durations
 
 
-class StepMetrics(BaseModel):
+class StepMetrics(Frozen):
     """The executions of a step that ended in the window."""
-
-    model_config = ConfigDict(frozen=True)
 
     step: str
     commands: int

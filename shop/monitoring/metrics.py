@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
 from saga.database import sync_engine
@@ -32,6 +31,7 @@ from shop.monitoring.config import Monitoring, monitoring
 from shop.monitoring.system import SystemMetrics, system_metrics
 from shop.monitoring.window import Window, last
 from shop.settings import settings
+from shop.values.frozen import Frozen
 
 # One pass over many rows: parallel workers halve the time; JIT compilation would cost more than it saves.
 _MODE = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -49,10 +49,8 @@ _SEQUENCE = text(
 )
 
 
-class Metrics(BaseModel):
+class Metrics(Frozen):
     """All metrics. None: turned off by the configuration."""
-
-    model_config = ConfigDict(frozen=True)
 
     window: Window
     read_at: datetime

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
 from shop.monitoring.window import Window
+from shop.values.frozen import Frozen
 
 _MISSED_HEARTBEATS = 3
 """Number of missed heartbeats after which a process counts as lost."""
@@ -44,10 +44,8 @@ _MACHINES = text(
 _LEASES = text("SELECT count(*) FROM lease WHERE until > now()")
 
 
-class ProcessMetrics(BaseModel):
+class ProcessMetrics(Frozen):
     """A process that ran in the window. None where it has no samples."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: UUID
     kind: str
@@ -70,10 +68,8 @@ class ProcessMetrics(BaseModel):
     connections_limit: int | None
 
 
-class MachineMetrics(BaseModel):
+class MachineMetrics(Frozen):
     """A machine that runs such processes."""
-
-    model_config = ConfigDict(frozen=True)
 
     host: str
     samples: int
@@ -86,10 +82,8 @@ class MachineMetrics(BaseModel):
     """The maximum for the disk of `VAR_DIR`."""
 
 
-class SystemMetrics(BaseModel):
+class SystemMetrics(Frozen):
     """Processes and machines."""
-
-    model_config = ConfigDict(frozen=True)
 
     processes: list[ProcessMetrics]
     machines: list[MachineMetrics]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
+
+from shop.values.frozen import Frozen
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGO = re.compile(r"(\d{1,6})\s*([smhd])")
 _ALWAYS = (datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC))
 
 
-class Window(BaseModel):
+class Window(Frozen):
     """From `since` (inclusive) to `until` (exclusive), in UTC; None: unbounded."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     """The window as text, for people."""

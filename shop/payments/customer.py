@@ -11,13 +11,14 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy import text
 
 from saga.database import transaction
 from shop.payments.charge import STEP
 from shop.payments.errors import PaymentGatewayTimeout
 from shop.payments.ownership import OwnPayments
+from shop.values.frozen import Frozen
 from shop.values.money import exact
 
 _PAYMENT = text(
@@ -45,10 +46,8 @@ class PaymentState(StrEnum):
     """The order is being, or was, compensated: what was charged is refunded."""
 
 
-class OrderPayment(BaseModel):
+class OrderPayment(Frozen):
     """An order's payment. Amounts are exact text in `currency`."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     status: PaymentState

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
 from saga.database import Tx, sync_engine
 from shop.settings import settings
+from shop.values.frozen import Frozen
 
 CLOSED = frozenset({"won", "lost", "warning_closed", "prevented"})
 """States in which the bank has decided. In any other the dispute can still be answered or decided."""
@@ -57,10 +57,8 @@ _OPEN = text(
 _ANSWERABLE = frozenset({"needs_response", "warning_needs_response"})
 
 
-class OpenDispute(BaseModel):
+class OpenDispute(Frozen):
     """A dispute that is not closed."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     order_id: str | None

@@ -31,6 +31,7 @@ from shop.payments.errors import (
 from shop.review.attention import REOPEN
 from shop.runtime.sync import run_sync
 from shop.values import money
+from shop.values.frozen import Frozen
 
 MOST = 5_000
 """Limits the payments of one call of `record_all`."""
@@ -61,7 +62,7 @@ def _positive(amount: Decimal) -> Decimal:
     return amount
 
 
-class MoneyReceived(BaseModel):
+class MoneyReceived(Frozen):
     """Money that came by transfer or on delivery, as whoever saw it records it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -85,8 +86,6 @@ class IncomingPayment(MoneyReceived):
 
 class Received(BaseModel):
     """What became of one payment."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     reference: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
@@ -55,43 +54,6 @@ class Shipment:
     amount: Decimal = Decimal(0)
     """The price of the label."""
     currency: str = "USD"
-
-
-class Status(StrEnum):
-    """The state of a parcel."""
-
-    BOOKED = "booked"
-    """It has a label, and is not handed over yet."""
-    IN_TRANSIT = "in_transit"
-    DELIVERED = "delivered"
-    COMING_BACK = "coming_back"
-    """Returned, or on its way back to the sender."""
-    FAILED = "failed"
-    VOIDED = "voided"
-
-    @property
-    def handed_over(self) -> bool:
-        """Whether the carrier has received the parcel."""
-        return self not in {Status.BOOKED, Status.VOIDED}
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event in the tracking of a parcel."""
-
-    at: datetime
-    status: str
-    """The carrier's own term."""
-    message: str
-    place: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tracking:
-    """A parcel's state and history."""
-
-    status: Status
-    events: tuple[Event, ...] = ()
 
 
 class Voided(StrEnum):
@@ -141,9 +103,6 @@ class Carrier(Protocol):
         """Voids the order's label unless the parcel is handed over. Idempotent. Also requests a refund for
         labels that are reported as void or not bought. Raises `VoidRefused`, also for another shop's label,
         and for contradictory answers."""
-
-    async def track(self, shipment_id: str) -> Tracking:
-        """Returns the parcel's state and history, oldest event first."""
 
     async def probe(self) -> None:
         """Checks whether the carrier can be used, with a request that changes nothing."""

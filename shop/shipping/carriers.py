@@ -1,4 +1,4 @@
-"""The configured carrier, one client per event loop, and the carrier of an order's parcel."""
+"""External carriers, one client of each per event loop, and the carrier of an order's parcel."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ def _easypost() -> Carrier:
     return EasyPostCarrier(s, s.easypost.api_key.get_secret_value(), s.easypost.sender)
 
 
-_CHOICES = {EMBEDDED: lambda: EmbeddedCarrier(settings()), "easypost": _easypost}
+_CHOICES = {"easypost": _easypost}
 
 
-def carrier(name: str | None = None) -> Carrier:
-    """Returns the running event loop's carrier with this name, or the one from the settings. Raises
-    `CarrierMisconfigured`."""
-    name = name or settings().shipping.carrier
+def carrier(name: str) -> Carrier:
+    """Returns the running event loop's external carrier with this name. Raises `CarrierMisconfigured`."""
     carriers = _open.setdefault(asyncio.get_running_loop(), {})
     if name not in carriers:
         carriers[name] = _CHOICES[name]()

@@ -23,7 +23,7 @@ from saga.errors import InfrastructureError, StepError
 from saga.execution import StepExecution
 from saga.external_action import run_external
 from saga.finish import postpone, record_failures
-from shop.alerts import delivery
+from shop.alerts import notices
 from shop.alerts.delivery import deliver
 from shop.alerts.message import event_payload
 from shop.alerts.rules import ALL, REST, Rule
@@ -167,7 +167,7 @@ async def test_however_many_evaluate_at_once(shop: Shop, server: MailServer) -> 
     assert not (await asyncio.to_thread(watch, CONFIG)).evaluated, (
         "not again within health_check_interval_seconds"
     )
-    claimed = await asyncio.gather(*(delivery.claim("url-1") for _ in range(6)))
+    claimed = await asyncio.gather(*(notices.claim("url-1") for _ in range(6)))
     assert sorted(n.subject for each in claimed for n in each) == ["A", "B"]
 
 
@@ -196,8 +196,8 @@ async def test_what_is_open_when_watching_is_turned_off_is_over(shop: Shop, serv
         assert "It is no longer evaluated: worker_monitoring.enabled is off." in " ".join(
             text_of(mail.mail).split()
         )
-    await delivery.note(await delivery.claim("event"))
-    told = [event_payload(notice)["text"] for notice in await delivery.claim("event")]
+    await notices.note(await notices.claim("event"))
+    told = [event_payload(notice)["text"] for notice in await notices.claim("event")]
     assert len(told) == 3
     assert all("worker_monitoring.enabled is off" in text for text in told)
     assert await evaluate(shop, OFF) == Watched(evaluated=False)
@@ -417,7 +417,7 @@ async def test_a_failed_delivery_is_recorded_with_its_reason_and_retried(
     await settle(shop, "A")
     await evaluate(shop)
     assert await deliver() == (0, 0), "that it cleared is not sent before that it was raised"
-    assert await delivery.is_due("url-1") is False
+    assert await notices.is_due("url-1") is False
     server.answer_data = lambda _: None
     cut = iter([True])
     server.after_data = lambda _: next(cut, False)
@@ -576,7 +576,7 @@ async def test_alerts_are_sent_even_if_events_or_the_evaluation_fail(
         return {}
 
     monkeypatch.setattr(tasks.evaluate_alerts, "watch", lambda: Watched(evaluated=False))
-    monkeypatch.setattr(delivery, "is_due", due)
+    monkeypatch.setattr(notices, "is_due", due)
     monkeypatch.setattr(tasks.evaluate_alerts, "delivery_is_due", due)
     monkeypatch.setattr(tasks.evaluate_alerts, broken, fails)
     monkeypatch.setattr(tasks.evaluate_alerts, "send_alerts", send)

@@ -26,7 +26,8 @@ from flows.log_lines import configure
 from flows.process_order import process_order
 from shop.orders import intake_content, report
 from shop.orders.outcomes import Outcome
-from shop.runtime.setting_groups import is_secret, settings_in
+from shop.runtime.secrets import is_secret
+from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings, settings
 from tests.crm_server import crm_server
 from tests.integration.world import World, an_order

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
-from shop.alerts.delivery import Notice
 from shop.alerts.message import alert_message, describe, event_payload
+from shop.alerts.notices import Notice
 from shop.alerts.rules import ALL, REST, Rule
 
 BEGAN = datetime(2031, 2, 3, 9, 30, tzinfo=UTC)

@@ -13,7 +13,8 @@ import pytest
 
 from deployments.local import prefect_server
 from deployments.prefect_secrets import SECRETS
-from shop.runtime.setting_groups import is_secret, settings_in
+from shop.runtime.secrets import is_secret
+from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings
 from tests.fleet.fleet import described
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shop.runtime import setting_groups
+from shop.runtime import secrets
 from shop.settings import Settings
 
 KEY = "sk_test_PLANTED"
@@ -29,10 +29,10 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def blocks() -> Iterator[dict[str, str]]:
-    kept, known = setting_groups._block, dict[str, str]()
-    setting_groups.blocks_from(known.__getitem__)
+    kept, known = secrets._block, dict[str, str]()
+    secrets.blocks_from(known.__getitem__)
     yield known
-    setting_groups._block = kept
+    secrets._block = kept
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +98,6 @@ def test_two_that_differ_are_refused(
 
 
 def test_a_program_without_prefect_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setting_groups, "_block", None)
+    monkeypatch.setattr(secrets, "_block", None)
     monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "stripe-key")
     assert "cannot read" in wrong()

@@ -13,7 +13,8 @@ from prefect.settings.legacy import _get_settings_fields as prefect_settings
 
 from deployments.cli import make_app
 from deployments.prefect_secrets import SECRETS
-from shop.runtime.setting_groups import is_secret, settings_in
+from shop.runtime.secrets import is_secret
+from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "deployments" / "systemd"

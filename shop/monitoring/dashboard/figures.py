@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 from decimal import Decimal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
 from sqlalchemy import text
 
 from saga.database import transaction
@@ -14,6 +14,7 @@ from shop.monitoring.config import monitoring
 from shop.monitoring.error_codes import EXTERNAL, REFUSALS, STEP_IS_POSTPONED
 from shop.orders.outcomes import Outcome
 from shop.settings import settings
+from shop.values.frozen import Frozen
 
 _LOW_STOCK_SHOWN = 8
 """Limits the products that are shown, lowest stock first."""
@@ -76,20 +77,18 @@ _WAITING = text(
 )
 
 
-class Money(BaseModel):
+class Money(Frozen):
     """Sums in one currency over the orders that ended in the period."""
 
-    model_config = ConfigDict(frozen=True)
     currency: str
     charged: Decimal
     refunded: Decimal
     at_risk: Decimal
 
 
-class StepFigures(BaseModel):
+class StepFigures(Frozen):
     """One step in the period, without attempts that were postponed for an external system."""
 
-    model_config = ConfigDict(frozen=True)
     step: str
     ended: int
     failed: int
@@ -104,21 +103,19 @@ class StepFigures(BaseModel):
         return self.failed / self.ended if self.ended else 0.0
 
 
-class LowStock(BaseModel):
+class LowStock(Frozen):
     """A product of which a fifth or less is left. `available` is not reserved."""
 
-    model_config = ConfigDict(frozen=True)
     product_id: str
     name: str
     available: int
     received: int
 
 
-class Figures(BaseModel):
+class Figures(Frozen):
     """From `since` (inclusive) to `until` (exclusive), in equal parts. Latency is from submission to outcome
     in seconds; None where nothing ended. No customer data."""
 
-    model_config = ConfigDict(frozen=True)
     since: AwareDatetime
     until: AwareDatetime
     ended: dict[Outcome, list[int]]

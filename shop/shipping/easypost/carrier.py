@@ -25,7 +25,7 @@ from shop.orders.order import Order
 from shop.orders.parts import Item
 from shop.runtime.installation import installation_id
 from shop.settings import Settings
-from shop.shipping.carrier import NotOurParcel, Quote, Rate, Shipment, Tracking, Voided, choose
+from shop.shipping.carrier import NotOurParcel, Quote, Rate, Shipment, Voided, choose
 from shop.shipping.easypost.calls import EasyPostCalls, Rejected, ShipmentNotFound
 from shop.shipping.easypost.records import ShipmentRecord, read
 from shop.shipping.easypost.settings import Sender
@@ -162,9 +162,6 @@ class EasyPostCarrier:
         if result is None or (result is Voided.NOT_BOUGHT and refused is None):
             raise VoidRefused(f"EasyPost does not refund the label: {refused or record.refund_status}")
         return result
-
-    async def track(self, shipment_id: str) -> Tracking:
-        return (await self._get(shipment_id)).to_tracking()
 
     async def probe(self) -> None:
         with suppress(ShipmentNotFound):
@@ -324,7 +321,7 @@ def _void_result(record: ShipmentRecord) -> Voided | None:
         return Voided.NOT_BOUGHT
     if record.voided:
         return Voided.VOIDED
-    return Voided.HANDED_OVER if record.where.handed_over else None
+    return Voided.HANDED_OVER if record.handed_over else None
 
 
 def _reasons(record: ShipmentRecord) -> str:

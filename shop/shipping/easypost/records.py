@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from shop.shipping.carrier import Event, Rate, Shipment, Status, Tracking
+from shop.shipping.carrier import Rate, Shipment
 from shop.shipping.errors import CarrierUnavailable
 
-_STATUS = {
-    "in_transit": Status.IN_TRANSIT,
-    "out_for_delivery": Status.IN_TRANSIT,
-    "available_for_pickup": Status.IN_TRANSIT,
-    "delivered": Status.DELIVERED,
-    "return_to_sender": Status.COMING_BACK,
-    "failure": Status.FAILED,
-    "error": Status.FAILED,
-    "cancelled": Status.VOIDED,
-}
-"""EasyPost's tracker states. The others (`unknown`, `pre_transit`) mean that the parcel is not handed over
-yet."""
+_HANDED_OVER = frozenset(
+    {
+        "in_transit",
+        "out_for_delivery",
+        "available_for_pickup",
+        "delivered",
+        "return_to_sender",
+        "failure",
+        "error",
+    }
+)
+"""EasyPost's tracker states of parcels that the carrier has received, unlike `unknown`, `pre_transit` and
+`cancelled`."""
 VOIDED = frozenset({"submitted", "refunded", "not_applicable"})
 """Refund states of void labels. `submitted`: the carrier decides within weeks. `not_applicable`: it bills
 only scanned parcels."""
@@ -55,12 +55,6 @@ class LabelRecord(BaseModel):
         return self.label_pdf_url or (self.label_url if self.label_file_type == "application/pdf" else None)
 
 
-class PlaceRecord(BaseModel):
-    city: str | None = None
-    state: str | None = None
-    country: str | None = None
-
-
 class AddressRecord(BaseModel):
     name: str | None = None
     street1: str | None = None
@@ -71,31 +65,10 @@ class AddressRecord(BaseModel):
     country: str | None = None
 
 
-class DetailRecord(BaseModel):
-    message: str | None = None
-    status: str | None = None
-    datetime: datetime
-    tracking_location: PlaceRecord | None = None
-
-    def to_event(self) -> Event:
-        place = self.tracking_location or PlaceRecord()
-        return Event(
-            self.datetime,
-            self.status or "",
-            self.message or "",
-            ", ".join(filter(None, (place.city, place.state, place.country))),
-        )
-
-
 class TrackerRecord(BaseModel):
     status: str | None = None
     tracking_code: str | None = None
     shipment_id: str | None = None
-    tracking_details: list[DetailRecord] = []
-
-    @property
-    def where(self) -> Status:
-        return _STATUS.get(self.status or "", Status.BOOKED)
 
 
 class ParcelRecord(BaseModel):
@@ -129,8 +102,9 @@ class ShipmentRecord(BaseModel):
         return self.bought and self.refund_status in VOIDED
 
     @property
-    def where(self) -> Status:
-        return self.tracker.where if self.tracker else Status.BOOKED
+    def handed_over(self) -> bool:
+        """Whether the carrier has received the parcel."""
+        return self.tracker is not None and self.tracker.status in _HANDED_OVER
 
     def contradiction(self) -> str | None:
         """Returns which part belongs to another shipment; None if the record is consistent."""
@@ -165,14 +139,6 @@ class ShipmentRecord(BaseModel):
             self.voided,
             rate.rate,
             rate.currency,
-        )
-
-    def to_tracking(self) -> Tracking:
-        if self.voided:
-            return Tracking(Status.VOIDED)
-        details = self.tracker.tracking_details if self.tracker else []
-        return Tracking(
-            self.where, tuple(sorted((d.to_event() for d in details), key=lambda event: event.at))
         )
 
 
