@@ -13,6 +13,7 @@ import sqlite3
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -122,72 +123,48 @@ class _Gateway:
         self._ledger = ledger
 
     async def create(self, request: Request) -> Response:
-        new, key = await _body(request, NewPayment), _key(request)
-        return await _serve(
-            request,
-            self._ledger,
-            lambda: self._ledger.create(**new.model_dump(), key=key),
-            Move.CREATE,
-            order_id=new.order_id,
-        )
+        new = await _body(request, NewPayment)
+        work = partial(self._ledger.create, **new.model_dump(), key=_key(request))
+        return await self._serve(request, Move.CREATE, work, order_id=new.order_id)
 
     async def confirm(self, request: Request) -> Response:
-        payment_id, key = request.path_params["payment_id"], _key(request)
-        return await _serve(
-            request,
-            self._ledger,
-            lambda: self._ledger.confirm(payment_id, key=key),
-            Move.CONFIRM,
-            payment_id=payment_id,
-        )
+        payment_id = request.path_params["payment_id"]
+        work = partial(self._ledger.confirm, payment_id, key=_key(request))
+        return await self._serve(request, Move.CONFIRM, work, payment_id=payment_id)
 
     async def cancel(self, request: Request) -> Response:
-        payment_id, key = request.path_params["payment_id"], _key(request)
-        return await _serve(
-            request,
-            self._ledger,
-            lambda: self._ledger.cancel(payment_id, key=key),
-            Move.CANCEL,
-            payment_id=payment_id,
-        )
+        payment_id = request.path_params["payment_id"]
+        work = partial(self._ledger.cancel, payment_id, key=_key(request))
+        return await self._serve(request, Move.CANCEL, work, payment_id=payment_id)
 
     async def refund(self, request: Request) -> Response:
-        new, key = await _body(request, NewRefund), _key(request)
-
-        def work() -> RefundRecord:
-            return self._ledger.refund(new.payment_id, amount=new.amount, currency=new.currency, key=key)
-
-        return await _serve(request, self._ledger, work, Move.REFUND, payment_id=new.payment_id)
+        new = await _body(request, NewRefund)
+        work = partial(self._ledger.refund, **new.model_dump(), key=_key(request))
+        return await self._serve(request, Move.REFUND, work, payment_id=new.payment_id)
 
     async def get(self, request: Request) -> Response:
         payment_id = request.path_params["payment_id"]
-        return await _serve(
-            request, self._ledger, lambda: self._ledger.get(payment_id), Move.GET, payment_id=payment_id
-        )
+        work = partial(self._ledger.get, payment_id)
+        return await self._serve(request, Move.GET, work, payment_id=payment_id)
 
     async def find_or_list(self, request: Request) -> Response:
         """Returns the payments of an order, oldest first. Without `order_id`, returns pages of all payments,
         newest first."""
         asked = Listing.model_validate(dict(request.query_params))
-        if (order_id := asked.order_id) is not None:
-            return await _serve(
-                request,
-                self._ledger,
-                lambda: Page(self._ledger.find(order_id, asked.installation), has_more=False),
-                Move.FIND,
-                order_id=order_id,
+        if (order_id := asked.order_id) is None:
+            work = partial(
+                self._ledger.list, **asked.model_dump(include={"limit", "starting_after", "since"})
             )
-        return await _serve(
+            return await self._serve(request, Move.LIST, work)
+        return await self._serve(
             request,
-            self._ledger,
-            lambda: self._ledger.list(
-                limit=asked.limit, starting_after=asked.starting_after, since=asked.since
-            ),
-            Move.LIST,
+            Move.FIND,
+            lambda: Page(self._ledger.find(order_id, asked.installation), has_more=False),
+            order_id=order_id,
         )
 
     async def totals(self, request: Request) -> Response:
-        return await _serve(request, self._ledger, self._ledger.totals, Move.LIST)
+        return await self._serve(request, Move.LIST, self._ledger.totals)
 
     async def health(self, _: Request) -> Response:
         return _ok({"status": "ok"})
@@ -200,6 +177,69 @@ class _Gateway:
         changes = (await _body(request, Changes)).root
         self._ledger.behaviour = Behaviour.model_validate(self._ledger.behaviour.model_dump() | changes)
         return _ok(self._ledger.behaviour)
+
+    async def _serve(
+        self,
+        request: Request,
+        move: Move,
+        work: Callable[[], Answer],
+        *,
+        order_id: str | None = None,
+        payment_id: str | None = None,
+    ) -> Response:
+        """Does the work, and applies the faults of the behaviour and of the card to its answer."""
+        ledger = self._ledger
+        if (rule := ledger.next_fault(move, order_id=order_id, payment_id=payment_id)) is not None:
+            return await self._inject(request, rule, work, payment_id)
+        fate = ledger.next_fate()
+        if ledger.behaviour.latency_ms:
+            await asyncio.sleep(ledger.behaviour.latency_ms / 1000)
+        if fate is Fate.FAILS_BEFORE:
+            return _injected_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+        response, lost = _answer(work)
+        if fate is Fate.FAILS_AFTER:
+            return _injected_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+        if lost or fate is Fate.HANGS:
+            await _hold(request)
+        return response
+
+    async def _inject(
+        self, request: Request, rule: FaultRule, work: Callable[[], Answer], payment_id: str | None
+    ) -> Response:
+        """Applies the rule's fault to the request."""
+        match rule.fault:
+            case Fault.ERROR_500 | Fault.ERROR_502 | Fault.ERROR_429:
+                return _injected_error(ERRORS[rule.fault])
+            case Fault.RESET_BEFORE:
+                return _reset(request)
+            case Fault.WEB_PAGE:
+                return Response(_PAGE, media_type="text/html")
+            case Fault.DUPLICATE:
+                return _error(
+                    HTTPStatus.CONFLICT, "duplicate_request", "this is a duplicate of an earlier request"
+                )
+            case Fault.STALE:
+                return _ok(Page((), has_more=False))
+            case Fault.PROCESSING if payment_id is not None:
+                return _answer(lambda: self._ledger.confirm_later(payment_id, rule.ms))[0]
+            case Fault.LATE:
+                await _hold(request)
+        await asyncio.sleep(rule.ms / 1000)
+        response, _ = _answer(work)
+        match rule.fault:
+            case Fault.ERROR_500_AFTER:
+                return _injected_error(ERRORS[rule.fault])
+            case Fault.RESET_AFTER:
+                return _reset(request)
+            case Fault.GARBAGE:
+                return Response(b"\x00\xff\xfe{]", media_type="application/json")
+            case Fault.TRUNCATED:
+                return Response(
+                    bytes(response.body)[: len(response.body) // 2], media_type="application/json"
+                )
+            case Fault.MISLABELLED:
+                return Response(response.body, response.status_code, media_type="text/html")
+        return response
 
 
 async def _body(request: Request, shape: type[Body]) -> Body:
@@ -215,31 +255,6 @@ def _key(request: Request) -> str | None:
     return request.headers.get("idempotency-key")
 
 
-async def _serve(
-    request: Request,
-    ledger: Ledger,
-    work: Callable[[], Answer],
-    move: Move,
-    *,
-    order_id: str | None = None,
-    payment_id: str | None = None,
-) -> Response:
-    """Does the work, and applies the faults of the behaviour and of the card to its answer."""
-    if (rule := ledger.next_fault(move, order_id=order_id, payment_id=payment_id)) is not None:
-        return await _inject(request, ledger, rule, work, payment_id)
-    fate = ledger.next_fate()
-    if ledger.behaviour.latency_ms:
-        await asyncio.sleep(ledger.behaviour.latency_ms / 1000)
-    if fate is Fate.FAILS_BEFORE:
-        return _injected_error(HTTPStatus.INTERNAL_SERVER_ERROR)
-    response, lost = _answer(work)
-    if fate is Fate.FAILS_AFTER:
-        return _injected_error(HTTPStatus.INTERNAL_SERVER_ERROR)
-    if lost or fate is Fate.HANGS:
-        await _hold(request)
-    return response
-
-
 def _answer(work: Callable[[], Answer]) -> tuple[Response, bool]:
     """Does the work. Returns the answer, and whether it must not arrive."""
     try:
@@ -248,43 +263,6 @@ def _answer(work: Callable[[], Answer]) -> tuple[Response, bool]:
         return _error(refusal.status, refusal.code, refusal.message, retryable=refusal.retryable), False
     except AnswerLost as late:
         return _ok(late.payment), True
-
-
-async def _inject(
-    request: Request, ledger: Ledger, rule: FaultRule, work: Callable[[], Answer], payment_id: str | None
-) -> Response:
-    """Applies the rule's fault to the request."""
-    match rule.fault:
-        case Fault.ERROR_500 | Fault.ERROR_502 | Fault.ERROR_429:
-            return _injected_error(ERRORS[rule.fault])
-        case Fault.RESET_BEFORE:
-            return _reset(request)
-        case Fault.WEB_PAGE:
-            return Response(_PAGE, media_type="text/html")
-        case Fault.DUPLICATE:
-            return _error(
-                HTTPStatus.CONFLICT, "duplicate_request", "this is a duplicate of an earlier request"
-            )
-        case Fault.STALE:
-            return _ok(Page((), has_more=False))
-        case Fault.PROCESSING if payment_id is not None:
-            return _answer(lambda: ledger.confirm_later(payment_id, rule.ms))[0]
-        case Fault.LATE:
-            await _hold(request)
-    await asyncio.sleep(rule.ms / 1000)
-    response, _ = _answer(work)
-    match rule.fault:
-        case Fault.ERROR_500_AFTER:
-            return _injected_error(ERRORS[rule.fault])
-        case Fault.RESET_AFTER:
-            return _reset(request)
-        case Fault.GARBAGE:
-            return Response(b"\x00\xff\xfe{]", media_type="application/json")
-        case Fault.TRUNCATED:
-            return Response(bytes(response.body)[: len(response.body) // 2], media_type="application/json")
-        case Fault.MISLABELLED:
-            return Response(response.body, response.status_code, media_type="text/html")
-    return response
 
 
 def _reset(request: Request) -> Response:

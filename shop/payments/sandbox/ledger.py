@@ -98,8 +98,7 @@ CREATE TABLE IF NOT EXISTS ledger (name TEXT NOT NULL);
 """
 
 _MOVED_SINCE = """
-SELECT * FROM payments
-WHERE number < ? AND (
+number < ? AND (
     created_at >= ? OR charged_at >= ? OR number IN (SELECT payment FROM refunds WHERE created_at >= ?))
 ORDER BY number DESC LIMIT ?
 """
@@ -131,6 +130,7 @@ class _Row(NamedTuple):
 _CREATED, _SUCCEEDED = PaymentStatus.CREATED.value, PaymentStatus.SUCCEEDED.value
 _DECLINED, _CANCELLED = PaymentStatus.DECLINED.value, PaymentStatus.CANCELLED.value
 
+_FOUR_DIGITS = re.compile(r"[0-9]{4}")
 _KEY = re.compile(r"[!-~]{1,255}")
 _INSTALLATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _METHOD = re.compile(r"[A-Za-z_ -]{1,40}")
@@ -235,49 +235,27 @@ class Ledger:
         installation: str | None = None,
     ) -> PaymentRecord:
         """Registers a payment; nothing is charged. The token is validated, never stored."""
-        _require(
-            1 <= len(order_id) <= MAX_ORDER_ID and _storable(order_id),
-            f"order_id is text of 1 to {MAX_ORDER_ID} characters",
-        )
+        is_id = 1 <= len(order_id) <= MAX_ORDER_ID and _storable(order_id)
+        _require(is_id, f"order_id is text of 1 to {MAX_ORDER_ID} characters")
         _require_money(amount, currency)
-        _require(_METHOD.fullmatch(method) is not None, "method is a name such as credit_card")
+        _require(_METHOD.fullmatch(method), "method is a name such as credit_card")
         _require(
-            card_last4 is None or (len(card_last4) == 4 and _digits(card_last4)),
-            "card_last4 is exactly four digits",
+            card_last4 is None or _FOUR_DIGITS.fullmatch(card_last4), "card_last4 is exactly four digits"
         )
         if token is not None:
             _require(len(token) <= 255 and _storable(token), "token is text of at most 255 characters")
-            _require(
-                not is_card_number_as_token(token), "token holds a card number: those are never accepted"
-            )
-
-        _require(
-            installation is None or _INSTALLATION.fullmatch(installation) is not None,
-            "installation is a name such as 3f9a",
-        )
+            is_card = is_card_number_as_token(token)
+            _require(not is_card, "token holds a card number: those are never accepted")
+        is_name = installation is None or _INSTALLATION.fullmatch(installation)
+        _require(is_name, "installation is a name such as 3f9a")
         _require(1 <= try_number <= MAX_TRY, f"try_number is a number from 1 to {MAX_TRY}")
 
         def work() -> _Row:
-            row = _Row(
-                0,
-                order_id,
-                _CREATED,
-                amount,
-                currency,
-                method,
-                card_last4,
-                0,
-                _now(),
-                0,
-                None,
-                0,
-                installation,
-                try_number,
-            )
-            number = self._run(
-                "INSERT INTO payments VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row[1:]
-            ).lastrowid
-            return _Row(number or 0, *row[1:])
+            made = (order_id, _CREATED, amount, currency, method, card_last4, 0, _now(), 0, None, 0)
+            row = (*made, installation, try_number)
+            places = ", ".join("?" * len(row))
+            number = self._run(f"INSERT INTO payments VALUES (NULL, {places})", *row).lastrowid  # noqa: S608
+            return _Row(number or 0, *row)
 
         request = ("create", order_id, amount, currency, method, card_last4, token, installation)
         return self._once(key, request if try_number == 1 else (*request, try_number), work)
@@ -294,11 +272,7 @@ class Ledger:
                 return row
             self._require_not_processing(row)
             if row.status == _CANCELLED:
-                raise Refusal(
-                    HTTPStatus.PAYMENT_REQUIRED,
-                    "payment_cancelled",
-                    "the payment was cancelled and cannot be charged",
-                )
+                raise _declined_as("payment_cancelled", "the payment was cancelled and cannot be charged")
             if row.status == _DECLINED:
                 raise _declined(row.card)
             if row.failed_confirms < row.card.failing_confirms:
@@ -365,13 +339,8 @@ class Ledger:
         first."""
         self._settle()
         _require(_storable(order_id), "order_id is text")
-        rows = self._run(
-            "SELECT * FROM payments WHERE order_id = ?1 AND (?2 IS NULL OR installation = ?2) "
-            "ORDER BY number",
-            order_id,
-            installation,
-        ).fetchall()
-        return tuple(self._record(_Row._make(row)) for row in rows)
+        which = "order_id = ?1 AND (?2 IS NULL OR installation = ?2) ORDER BY number"
+        return tuple(map(self._record, self._rows(which, order_id, installation)))
 
     def list(
         self, *, limit: int = 100, starting_after: str | None = None, since: datetime | None = None
@@ -382,14 +351,9 @@ class Ledger:
         _require(1 <= limit <= MAX_PAGE, f"limit is a number from 1 to {MAX_PAGE}")
         _require(since is None or since.tzinfo is not None, "since is a time with its offset from UTC")
         before = self._load(starting_after).number if starting_after is not None else 2**63 - 1
-        if since is None:
-            rows = self._run(
-                "SELECT * FROM payments WHERE number < ? ORDER BY number DESC LIMIT ?", before, limit + 1
-            ).fetchall()
-        else:
-            moment = _microseconds(since)
-            rows = self._run(_MOVED_SINCE, before, moment, moment, moment, limit + 1).fetchall()
-        return Page(tuple(self._record(_Row._make(row)) for row in rows[:limit]), has_more=len(rows) > limit)
+        moment = _microseconds(since) if since is not None else 0
+        rows = self._rows(_MOVED_SINCE, before, moment, moment, moment, limit + 1)
+        return Page(tuple(map(self._record, rows[:limit])), has_more=len(rows) > limit)
 
     def totals(self) -> tuple[CurrencyTotals, ...]:
         """Returns the totals of charges and refunds for each currency with charges, summed from single
@@ -412,12 +376,15 @@ class Ledger:
 
     def _load(self, payment_id: str) -> _Row:
         known = self._payment_id.fullmatch(payment_id)
-        rows = (
-            self._run("SELECT * FROM payments WHERE number = ?", int(known[1])).fetchall() if known else None
-        )
+        rows = self._rows("number = ?", int(known[1])) if known else ()
         if not rows:
             raise Refusal(HTTPStatus.NOT_FOUND, "no_such_payment", "there is no payment with this id")
-        return _Row._make(rows[0])
+        return rows[0]
+
+    def _rows(self, which: str, *values: str | int | None) -> tuple[_Row, ...]:
+        """Returns the stored payments that the condition describes."""
+        rows = self._run(f"SELECT * FROM payments WHERE {which}", *values).fetchall()  # noqa: S608
+        return tuple(map(_Row._make, rows))
 
     def _end(self, row: _Row, status: str, *, fee: int = 0, charged_at: int | None = None) -> _Row:
         """Moves the payment from `created` to its final status."""
@@ -435,7 +402,7 @@ class Ledger:
         if not self._processing:
             return
         for (number,) in self._run("SELECT payment FROM processing WHERE due_at <= ?", _now()).fetchall():
-            row = _Row._make(self._run("SELECT * FROM payments WHERE number = ?", number).fetchone())
+            (row,) = self._rows("number = ?", number)
             if row.status == _CREATED and row.card.declined:
                 self._end(row, _DECLINED)
             elif row.status == _CREATED:
@@ -448,9 +415,7 @@ class Ledger:
             self._processing
             and self._run("SELECT 1 FROM processing WHERE payment = ?", row.number).fetchone()
         ):
-            raise Refusal(
-                HTTPStatus.CONFLICT, "request_in_progress", "a confirmation of this payment is in progress"
-            )
+            raise _conflict("request_in_progress", "a confirmation of this payment is in progress")
 
     def _record(self, row: _Row) -> PaymentRecord:
         id_ = f"pay_{self._name}_{row.number}"
@@ -490,10 +455,8 @@ class Ledger:
     ) -> PaymentRecord:
         """Does the work in one transaction, or replays the key's stored answer. A refusal is an answer, too:
         what was written before it is committed."""
-        _require(
-            key is None or _KEY.fullmatch(key) is not None,
-            "an idempotency key is 1 to 255 printable ASCII characters without spaces",
-        )
+        is_key = key is None or _KEY.fullmatch(key)
+        _require(is_key, "an idempotency key is 1 to 255 printable ASCII characters without spaces")
         self._settle()
         self._run("BEGIN IMMEDIATE")
         try:
@@ -518,8 +481,7 @@ class Ledger:
         if known:
             request, number, status, refunds, refusal = known[0]
             if request != fingerprint:
-                raise Refusal(
-                    HTTPStatus.CONFLICT,
+                raise _conflict(
                     "idempotency_conflict",
                     "this idempotency key was used for a different request",
                 )
@@ -548,9 +510,7 @@ class Ledger:
     def _restore(self, number: int, status: str, refunds: int) -> PaymentRecord:
         """Restores a stored answer from status and number of refunds. That is enough, as a payment leaves
         `created` once and then only gains refunds."""
-        now = self._record(
-            _Row._make(self._run("SELECT * FROM payments WHERE number = ?", number).fetchone())
-        )
+        now = self._record(self._rows("number = ?", number)[0])
         if status == _CREATED:
             return replace(
                 now,
@@ -577,33 +537,40 @@ def _fee(amount: int) -> int:
 
 def _declined(card: Card) -> Refusal:
     code = card.declined or "card_declined"
-    return Refusal(HTTPStatus.PAYMENT_REQUIRED, code, f"the bank declined the card: {code.replace('_', ' ')}")
+    return _declined_as(code, f"the bank declined the card: {code.replace('_', ' ')}")
+
+
+def _declined_as(code: str, message: str) -> Refusal:
+    return Refusal(HTTPStatus.PAYMENT_REQUIRED, code, message)
+
+
+def _conflict(code: str, message: str) -> Refusal:
+    return Refusal(HTTPStatus.CONFLICT, code, message)
+
+
+def _invalid(code: str, message: str) -> Refusal:
+    return Refusal(HTTPStatus.BAD_REQUEST, code, message)
 
 
 def _require_refundable(row: _Row, amount: int, currency: str, *, refused: bool) -> None:
     if row.charged_at is None:
-        raise Refusal(
-            HTTPStatus.CONFLICT,
+        raise _conflict(
             "payment_not_charged",
             f"the payment is {row.status}: there is nothing to refund",
         )
     if currency != row.currency:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "currency_mismatch", f"it was charged in {row.currency}")
+        raise _invalid("currency_mismatch", f"it was charged in {row.currency}")
     if refused:
-        raise Refusal(
-            HTTPStatus.BAD_REQUEST, "refund_refused", "the bank does not accept refunds to this card"
-        )
+        raise _invalid("refund_refused", "the bank does not accept refunds to this card")
     if amount > (left := row.amount - row.refunded):
         # Two codes, because only the first says that money was refunded.
         code = "charge_already_refunded" if row.refunded else "amount_too_large"
-        raise Refusal(
-            HTTPStatus.BAD_REQUEST, code, f"{left} of {row.amount} smallest units are left to refund"
-        )
+        raise _invalid(code, f"{left} of {row.amount} smallest units are left to refund")
 
 
-def _require(holds: bool, rule: str) -> None:
+def _require(holds: object, rule: str) -> None:
     if not holds:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid_request", rule)
+        raise _invalid("invalid_request", rule)
 
 
 def _require_money(amount: int, currency: str) -> None:
@@ -618,10 +585,6 @@ def _storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _digits(text: str) -> bool:
-    return text.isascii() and text.isdigit()
 
 
 def _now() -> int:
