@@ -219,7 +219,6 @@ def _error_rates(
 
 
 def _most_frequent(failures: Mapping[str, int]) -> dict[str, Any]:
-    """Returns the most frequent codes, including refusals."""
     return {"codes": dict(list(failures.items())[:5])} if failures else {}
 
 

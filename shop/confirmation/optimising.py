@@ -97,8 +97,6 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The evaluation of one program."""
-
     program: Program
     results: Sequence[tuple[Any, Any, Score]]
     """Example, answer and score."""
@@ -128,8 +126,6 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Optimized:
-    """The result of one optimisation."""
-
     optimizer: Optimizer
     model: str
     learned_from: int

@@ -38,8 +38,6 @@ class UnknownVersion(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredProgram:
-    """A stored version."""
-
     version: str
     made_at: datetime
     made_by: str

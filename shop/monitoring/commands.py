@@ -96,7 +96,6 @@ def that_ended(counted: Iterable[Counted]) -> list[Counted]:
 
 
 def bucket_counts(counted: Iterable[Counted]) -> Counter[int]:
-    """Returns the counts by bucket."""
     found: Counter[int] = Counter()
     for each in counted:
         found[each.bucket] += each.commands
@@ -196,7 +195,6 @@ def event_metrics(
     messages: Sequence[Counted],
     payload: PayloadSizes | None,
 ) -> EventMetrics:
-    """Adds up the counts."""
     postponed = total(each for each in (*commands, *compensations) if each.postponed)
     commands, compensations = that_ended(commands), that_ended(compensations)
     everything = [*commands, *compensations, *messages]

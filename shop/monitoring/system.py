@@ -83,8 +83,6 @@ class MachineMetrics(Frozen):
 
 
 class SystemMetrics(Frozen):
-    """Processes and machines."""
-
     processes: list[ProcessMetrics]
     machines: list[MachineMetrics]
     leases: int
@@ -92,7 +90,6 @@ class SystemMetrics(Frozen):
 
 
 def system_metrics(connection: Connection, window: Window) -> SystemMetrics:
-    """Reads the metrics of the window."""
     return SystemMetrics(
         processes=[ProcessMetrics(**row) for row in connection.execute(_PROCESSES, window.bounds).mappings()],
         machines=[MachineMetrics(**row) for row in connection.execute(_MACHINES, window.bounds).mappings()],

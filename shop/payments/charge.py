@@ -310,7 +310,6 @@ class _Undone:
     """By the try's number, what was refunded."""
 
     def refund(self, payment: Payment, amount: Decimal) -> None:
-        """Counts a refund of the payment."""
         self.refunded += amount
         self.of_try[payment.try_number] = self.of_try.get(payment.try_number, Decimal(0)) + amount
 

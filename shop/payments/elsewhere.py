@@ -44,7 +44,6 @@ async def received_by_order(tx: Tx, order_ids: Sequence[str]) -> dict[str, Decim
 
 
 async def received(order_id: str, currency: str) -> Decimal:
-    """Returns what was received for the order."""
     async with transaction() as tx:
         return Decimal((await tx.execute(SUM, {"id": order_id, "currency": currency})).scalar_one())
 
@@ -95,7 +94,6 @@ async def adopters(payment_ids: Sequence[str]) -> dict[str, str]:
 
 
 async def adopted_by(order_id: str) -> list[str]:
-    """Returns the ids of the payments that the order has adopted."""
     async with transaction() as tx:
         return list((await tx.execute(_OF_ORDER, {"order_id": order_id})).scalars())
 

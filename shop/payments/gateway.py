@@ -30,8 +30,6 @@ class PaymentStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """A refund of a payment."""
-
     id: str
     payment_id: str
     amount: Decimal

@@ -87,7 +87,6 @@ def group_of(info: FieldInfo) -> type[Group] | None:
 
 
 def value_of(whole: BaseModel, setting: Setting) -> Any:
-    """Returns the setting's value."""
     return getattr(whole if setting.group is None else getattr(whole, setting.group), setting.field)
 
 

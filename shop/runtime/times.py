@@ -11,7 +11,6 @@ from shop.settings import settings
 
 
 def shop_zone() -> tzinfo:
-    """Returns the shop's time zone."""
     return _zone(settings().shop.timezone)
 
 
@@ -41,7 +40,6 @@ def shown_time(when: datetime) -> str:
 
 
 def day_of(when: datetime) -> date:
-    """Returns the day in the shop's time zone."""
     return local(when).date()
 
 

@@ -39,17 +39,14 @@ class Leaving:
 
 
 async def serials(tx: Tx, n: int) -> list[int]:
-    """Returns `n` new serials."""
     return list((await tx.execute(_SERIALS, {"n": n})).scalars()) if n else []
 
 
 async def skip_serials(tx: Tx, n: int) -> None:
-    """Leaves out so many serials."""
     await tx.execute(_SKIP, {"n": n})
 
 
 async def known(tx: Tx, order_ids: Sequence[str]) -> dict[str, Any]:
-    """Returns the existing rows of these orders."""
     return {row.order_id: row for row in (await tx.execute(_KNOWN, {"ids": list(order_ids)})).all()}
 
 

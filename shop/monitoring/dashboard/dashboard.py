@@ -56,7 +56,6 @@ def charts(figures: Figures, steps: Sequence[str]) -> list[Chart]:
 
 
 def bar_lists(figures: Figures, steps: Sequence[str]) -> list[BarList]:
-    """Outcomes, errors, stock."""
     return [
         BarList("Outcomes", _outcomes(figures), "no order ended"),
         BarList("Error rate per step", _errors(figures, steps), "no step ended"),

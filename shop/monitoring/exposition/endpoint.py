@@ -79,7 +79,6 @@ class Exposition:
 
 
 def metrics_token() -> str | None:
-    """Returns the value of `METRICS_TOKEN`."""
     secret = settings().metrics.token
     return secret.get_secret_value() if secret else None
 

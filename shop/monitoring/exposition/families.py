@@ -101,7 +101,6 @@ _Key = Callable[[Total], _Labels]
 
 
 def shop_families(read: Read) -> Iterator[Metric]:
-    """Yields the series of a shop's orders."""
     yield from _totals(read.totals)
     yield from _orders_now(read.now)
     yield from _money_now(read.now)
@@ -109,7 +108,6 @@ def shop_families(read: Read) -> Iterator[Metric]:
 
 
 def inventory_families(read: Read) -> Iterator[Metric]:
-    """Yields the series of a stock."""
     found = read.now.inventory
     yield _gauge("inventory_products", found.products)
     yield _gauge("inventory_products_sold_out", found.sold_out)
@@ -124,7 +122,6 @@ def reading_families(read: Read | None) -> Iterator[Metric]:
 
 
 def process_families(kind: str) -> Iterator[Metric]:
-    """Yields the series of the process that answers."""
     use = pool_use()
     yield _gauges("process_info", "kind", {kind: 1})
     yield _gauges("pool_connections", "state", {"in_use": use.in_use, "idle": use.open - use.in_use})

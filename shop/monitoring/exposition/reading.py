@@ -120,8 +120,6 @@ class Now:
 
 
 def read_now(connection: Connection) -> Now:
-    """Reads the current values."""
-
     def rows(statement: Any, **parameters: Any) -> list[Any]:
         return list(connection.execute(statement, parameters).all())
 
@@ -251,8 +249,6 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One reading."""
-
     at: float
     """Time of `time.monotonic()`."""
     seconds: float

@@ -46,8 +46,6 @@ change."""
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """The result of handling an event."""
-
     done: str | None
     """A description of the result. None: the event waits for its order to end, or for the gateway."""
     order_id: str | None = None

@@ -141,8 +141,6 @@ _FORGET = text("DELETE FROM payment_event WHERE handled_at < now() - make_interv
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The result of storing an event."""
-
     new: bool
     """Whether the event was not stored before."""
     woke: bool = False

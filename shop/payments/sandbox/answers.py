@@ -42,7 +42,6 @@ def minor_units(amount: Decimal, currency: str) -> int:
 
 
 def to_payment(record: PaymentRecord) -> Payment:
-    """Converts the record to the interface's `Payment`."""
     currency = record.currency
     return Payment(
         id=record.id,
@@ -63,7 +62,6 @@ def to_payment(record: PaymentRecord) -> Payment:
 
 
 def to_refund(record: RefundRecord) -> Refund:
-    """Converts the record to the interface's `Refund`."""
     return Refund(
         id=record.id,
         payment_id=record.payment_id,

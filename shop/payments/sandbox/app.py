@@ -70,8 +70,6 @@ class Changes(RootModel[dict[str, Any]]):
 
 
 class NewRefund(BaseModel):
-    """Request body of a new refund."""
-
     model_config = ConfigDict(extra="forbid", strict=True)
 
     payment_id: str
@@ -117,8 +115,6 @@ def create_app(ledger: Ledger) -> Starlette:
 
 
 class _Gateway:
-    """The endpoints."""
-
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
@@ -206,7 +202,6 @@ class _Gateway:
     async def _inject(
         self, request: Request, rule: FaultRule, work: Callable[[], Answer], payment_id: str | None
     ) -> Response:
-        """Applies the rule's fault to the request."""
         match rule.fault:
             case Fault.ERROR_500 | Fault.ERROR_502 | Fault.ERROR_429:
                 return _injected_error(ERRORS[rule.fault])

@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Move(StrEnum):
-    """An operation of the gateway."""
-
     CREATE = "create"
     CONFIRM = "confirm"
     CANCEL = "cancel"
@@ -164,8 +162,6 @@ class Behaviour(BaseModel):
 
 
 class Fate(Enum):
-    """The treatment of a request."""
-
     ANSWERED = auto()
     FAILS_BEFORE = auto()
     """Answered with 500; the work is not done."""

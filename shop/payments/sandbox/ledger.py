@@ -330,7 +330,6 @@ class Ledger:
     # -- looking things up --
 
     def get(self, payment_id: str) -> PaymentRecord:
-        """Returns the payment's current state."""
         self._settle()
         return self._record(self._load(payment_id))
 

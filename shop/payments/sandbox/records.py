@@ -58,8 +58,6 @@ class PaymentRecord:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a listing."""
-
     data: tuple[PaymentRecord, ...]
     has_more: bool
 

@@ -60,7 +60,6 @@ async def look_up(dispute_id: str) -> Dispute:
 
 
 def to_dispute(record: DisputeRecord) -> Dispute:
-    """Converts the record to a `Dispute`."""
     currency = record.currency.upper()
     due = record.evidence_details.due_by if record.evidence_details else None
     return Dispute(

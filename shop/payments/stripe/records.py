@@ -316,7 +316,6 @@ def to_unreadable(intent: OddIntent | Intent) -> Payment:
 
 
 def to_refund(refund: RefundRecord, payment_id: str) -> Refund:
-    """Converts the record to the interface's `Refund`."""
     currency = refund.currency.upper()
     return Refund(refund.id, payment_id, from_units(refund.amount, currency), currency, _time(refund.created))
 

@@ -45,7 +45,6 @@ class StripeStatement:
         self._searchable = True
 
     async def intent(self, payment_id: str) -> Intent:
-        """Returns the payment's current state."""
         params: Any = {"expand": EXPAND}
         answer = await self._calls(
             lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params)

@@ -24,8 +24,6 @@ class LabelFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """The content of a label."""
-
     order_id: str
     """The number by which the customer knows the order."""
     tracking_number: str
@@ -43,7 +41,6 @@ class Parcel:
 def parcel_of(
     order: Order, *, tracking_number: str, carrier: str, service: str, sender: Sequence[str]
 ) -> Parcel:
-    """Returns the content of the order's label."""
     to = order.shipping_info
     place = " ".join(part for part in (to.city, to.state, to.zip) if part) if to else ""
     name = recipient_of(order)
@@ -62,6 +59,5 @@ def parcel_of(
 
 
 def recipient_of(order: Order) -> str:
-    """Returns the name of the parcel's recipient."""
     to = order.shipping_info
     return (to.name if to else None) or order.customer_name or order.customer_id or (to and to.company) or ""

@@ -148,8 +148,6 @@ class Glyph:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A typeset line."""
-
     text: str
     font: str
     width: float
