@@ -10,10 +10,10 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar, Unpack
 
-from shop.payments.errors import BAD_ANSWER, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from shop.payments.errors import PaymentError, PaymentGatewayTimeout, bad_answer
 from shop.payments.gateway import NewPayment, Payment, PaymentStatus, Refund
-from shop.payments.sandbox.answers import minor_units, to_error, to_payment, to_refund
 from shop.payments.sandbox.behaviour import Fate
+from shop.payments.sandbox.client import minor_units, to_error, to_payment, to_refund
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import AnswerLost, Refusal
 
@@ -39,7 +39,7 @@ class InProcessGateway:
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
         record = await self._serve(lambda: self._ledger.confirm(payment_id, key=key))
         if record.status is not PaymentStatus.SUCCEEDED:
-            raise PaymentGatewayError(BAD_ANSWER, "neither a charge nor a refusal", retryable=True)
+            raise bad_answer("neither a charge nor a refusal")
         return to_payment(record)
 
     async def get(self, payment_id: str) -> Payment:

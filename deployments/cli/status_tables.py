@@ -17,8 +17,7 @@ from deployments.cli.outcome_table import STYLES
 from shop.monitoring.buckets import Durations
 from shop.monitoring.business import BusinessMetrics
 from shop.monitoring.commands import EventMetrics, StepMetrics
-from shop.monitoring.metrics import Metrics
-from shop.monitoring.system import SystemMetrics
+from shop.monitoring.metrics import Metrics, SystemMetrics
 from shop.runtime.times import shown_time
 from shop.values.money import show
 

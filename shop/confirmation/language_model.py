@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -133,47 +133,34 @@ def language_model(settings: Settings) -> Any:
         if "temperature" not in asked.model_fields_set:
             temperature = 0.0  # with a higher one, a small model gets its slots wrong
         stop = "[[ ## completed ## ]]"  # DSPy's end mark: a small model does not stop there
-    return _language_model(
-        _Model(
-            name,
-            asked.api_base,
-            key,
-            asked.max_tokens,
-            temperature,
-            settings.confirmation.timeout_seconds,
-            stop,
-        )
-    )
+    seconds = settings.confirmation.timeout_seconds
+    return _language_model(name, asked.api_base, key, asked.max_tokens, temperature, seconds, stop)
 
 
-# Not the settings object: some settings cannot be hashed.
-@dataclass(frozen=True, slots=True)
-class _Model:
-    name: str
-    api_base: str | None
-    api_key: str | None = field(repr=False)
-    max_tokens: int
-    temperature: float
-    seconds: float
-    stop: str | None = None
-
-
+# Not of the settings object: some settings cannot be hashed.
 @lru_cache(maxsize=4)
-def _language_model(asked: _Model) -> Any:
+def _language_model(  # noqa: PLR0917
+    name: str,
+    api_base: str | None,
+    api_key: str | None,
+    max_tokens: int,
+    temperature: float,
+    seconds: float,
+    stop: str | None = None,
+) -> Any:
     dspy = configured_dspy()
-    limits: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
-    options: dict[str, Any] = {"cache": False, "num_retries": 1, "timeout": asked.seconds}
-    if asked.api_base:
-        options["api_base"] = asked.api_base
+    options: dict[str, Any] = {"cache": False, "num_retries": 1, "timeout": seconds}
+    if api_base:
+        options["api_base"] = api_base
         options["api_key"] = "none"  # own servers often require none, and must not get another provider's
-    if asked.stop:
-        options["stop"] = asked.stop
-    if asked.api_key:
-        options["api_key"] = asked.api_key
+    if stop:
+        options["stop"] = stop
+    if api_key:
+        options["api_key"] = api_key
     try:
-        return dspy.LM(asked.name, **limits, **options)
+        return dspy.LM(name, max_tokens=max_tokens, temperature=temperature, **options)
     except dspy.LMConfigurationError:  # OpenAI's reasoning models accept neither option
-        return dspy.LM(asked.name, max_tokens=None, temperature=None, **options)
+        return dspy.LM(name, max_tokens=None, temperature=None, **options)
 
 
 def reflection_model(settings: Settings) -> Any:
@@ -184,6 +171,5 @@ def reflection_model(settings: Settings) -> Any:
     base, key = asked.reflection_api_base, asked.reflection_api_key
     if base is None and key is None and name.partition("/")[0] == (asked.model or "").partition("/")[0]:
         base, key = asked.api_base, asked.api_key
-    return _language_model(
-        _Model(name, base, key.get_secret_value() if key else None, 8000, 1.0, _REFLECTION_SECONDS)
-    )
+    secret = key.get_secret_value() if key else None
+    return _language_model(name, base, secret, 8000, 1.0, _REFLECTION_SECONDS)

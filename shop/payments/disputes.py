@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -16,8 +15,7 @@ CLOSED = frozenset({"won", "lost", "warning_closed", "prevented"})
 """States in which the bank has decided. In any other the dispute can still be answered or decided."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dispute:
+class Dispute(Frozen):
     """A dispute as the gateway reports it."""
 
     id: str
@@ -25,10 +23,17 @@ class Dispute:
     amount: Decimal
     currency: str
     reason: str
-    """The gateway's own term, like `status`."""
+    """The gateway's code, such as `fraudulent` or `product_not_received`; `status`, too."""
     status: str
-    opened_at: datetime
     evidence_due_by: datetime | None
+    opened_at: datetime
+
+
+class OpenDispute(Dispute):
+    """A dispute that is not closed."""
+
+    order_id: str | None
+    """None: the payment belongs to no order here."""
 
 
 # Newer information is not replaced, and a closed dispute stays closed.
@@ -39,7 +44,7 @@ _PUT = text(
         evidence_due_by, opened_at, as_of, closed_at)
     VALUES (
         :id, :order_id, :payment_id, :amount, :currency, :reason, :status,
-        :due, :opened, :as_of, CASE WHEN :closed THEN now() END)
+        :evidence_due_by, :opened_at, :as_of, CASE WHEN :closed THEN now() END)
     ON CONFLICT (id) DO UPDATE
     SET order_id = coalesce(excluded.order_id, d.order_id),
         payment_id = coalesce(excluded.payment_id, d.payment_id),
@@ -57,40 +62,10 @@ _OPEN = text(
 _ANSWERABLE = frozenset({"needs_response", "warning_needs_response"})
 
 
-class OpenDispute(Frozen):
-    """A dispute that is not closed."""
-
-    id: str
-    order_id: str | None
-    """None: the payment belongs to no order here."""
-    payment_id: str | None
-    amount: Decimal
-    currency: str
-    reason: str
-    """The gateway's code, such as `fraudulent` or `product_not_received`."""
-    status: str
-    evidence_due_by: datetime | None
-    opened_at: datetime
-
-
 async def put(tx: Tx, dispute: Dispute, order_id: str | None, as_of: datetime) -> None:
     """Stores the state of a dispute at the time `as_of`. Information that is newer is kept."""
-    await tx.execute(
-        _PUT,
-        {
-            "id": dispute.id,
-            "order_id": order_id,
-            "payment_id": dispute.payment_id,
-            "amount": dispute.amount,
-            "currency": dispute.currency,
-            "reason": dispute.reason,
-            "status": dispute.status,
-            "due": dispute.evidence_due_by,
-            "opened": dispute.opened_at,
-            "as_of": as_of,
-            "closed": dispute.status in CLOSED,
-        },
-    )
+    more = {"order_id": order_id, "as_of": as_of, "closed": dispute.status in CLOSED}
+    await tx.execute(_PUT, {**dispute.model_dump(), **more})
 
 
 def read_open(connection: Connection, most: int) -> list[OpenDispute]:

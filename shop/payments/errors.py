@@ -86,6 +86,11 @@ class PaymentGatewayError(PaymentError):
     code = "payment_gateway_error"
 
 
+def bad_answer(message: str) -> PaymentGatewayError:
+    """Returns the error for an answer that could not be interpreted: the request may have been executed."""
+    return PaymentGatewayError(BAD_ANSWER, message, retryable=True)
+
+
 class PaymentMismatch(PaymentGatewayError):
     """The gateway's answer differs from the order, for example in its amount. It counts neither as a charge
     nor as no charge."""

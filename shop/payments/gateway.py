@@ -50,9 +50,9 @@ class Payment:
     fee: Decimal
     method: str
     created_at: datetime
-    transaction_id: str | None
+    transaction_id: str | None = None
     """The charge's own id, once there is one."""
-    charged_at: datetime | None
+    charged_at: datetime | None = None
     refunds: tuple[Refund, ...] = ()
     installation: str | None = None
     """The id of the installation that created it; None if the payment has no such mark."""

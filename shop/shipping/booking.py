@@ -44,16 +44,6 @@ _SETTLES_AFTER = 4
 never will."""
 
 
-def before_booking(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    """Returns what books the parcel of each order before the transaction, if a carrier is external."""
-    return book if _any_external(orders) else None
-
-
-def before_voiding(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    """Returns what voids the label of each order before the transaction, if a carrier is external."""
-    return unbook if _any_external(orders) else None
-
-
 def _any_external(orders: Sequence[OrderInstance]) -> bool:
     return any(carrier_of(order) != EMBEDDED for order in orders)
 
@@ -216,7 +206,8 @@ def booked(instance: OrderInstance) -> Shipment | None:
 def before_fulfilment(orders: Sequence[OrderInstance]) -> ExternalAction | None:
     """Returns what ships the stock of each order and buys its label, if that is external for one of them.
     Raises what an `Inventory` and a `Carrier` raise."""
-    actions = [action for action in (stock.before_ship(orders), before_booking(orders)) if action is not None]
+    steps = (stock.before_ship(orders), book if _any_external(orders) else None)
+    actions = [action for action in steps if action is not None]
     if not actions:
         return None
 
@@ -236,9 +227,8 @@ def before_return(orders: Sequence[OrderInstance]) -> ExternalAction | None:
     A parcel that has left comes back only if its label can be voided or is used, so its stock waits for that.
     What never left does not depend on its label.
     """
-    actions = [
-        action for action in (stock.before_put_back(orders), before_voiding(orders)) if action is not None
-    ]
+    steps = (stock.before_put_back(orders), unbook if _any_external(orders) else None)
+    actions = [action for action in steps if action is not None]
     if not actions:
         return None
 

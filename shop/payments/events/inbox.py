@@ -6,7 +6,7 @@ The content of an event moves no money and decides nothing. Therefore sequence a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -74,7 +74,7 @@ _DAYS = 30
 _INSERT = text(
     """
     INSERT INTO payment_event (id, type, happened_at, order_id, payment_id, dispute)
-    SELECT :id, :type, :happened,
+    SELECT :id, :type, :happened_at,
         CASE WHEN EXISTS (SELECT 1 FROM installation i WHERE i.id = :installation)
                OR EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = :order_id AND s.step = :step
                           AND s.notes ->> 'payment_id' = :payment_id)
@@ -153,17 +153,8 @@ async def store(event: PaymentEvent) -> Stored:
     """Stores the event, and resumes an order that waits for it.
     Once this returns, the event cannot be lost."""
     async with transaction(_STORING) as tx:
-        values = {
-            "id": event.id,
-            "type": event.type,
-            "happened": event.happened_at,
-            "order_id": event.order_id,
-        }
-        values |= {
-            "payment_id": event.payment_id,
-            "dispute": as_json(event.dispute) if event.dispute else None,
-        }
-        values |= {"installation": event.installation, "step": STEP}
+        dispute = as_json(event.dispute) if event.dispute else None
+        values = {**asdict(event), "dispute": dispute, "step": STEP}
         if (await tx.execute(_INSERT, values)).one_or_none() is None:
             return Stored(new=False)
         woke = event.type in DECIDING and await _wake(tx, event)

@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import httpx
 
 from shop.payments.errors import (
-    BAD_ANSWER,
     PaymentDeclined,
     PaymentError,
     PaymentGatewayError,
     PaymentGatewayTimeout,
     PaymentKeyRefused,
+    bad_answer,
 )
 from shop.payments.stripe.sdk import stripe
 from shop.text.sanitize import printable
@@ -58,7 +58,7 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
     headers: Mapping[str, str] = error.headers or {}
     status, (code, message) = error.http_status or 0, _code_and_message(error)
     if status < 400:
-        return PaymentGatewayError(BAD_ANSWER, "Stripe's answer could not be interpreted", retryable=True)
+        return bad_answer("Stripe's answer could not be interpreted")
     if isinstance(error, stripe.AuthenticationError):
         return PaymentKeyRefused(
             "Stripe does not accept the API key: set STRIPE_API_KEY to a valid one", _KEY_SECONDS
@@ -68,9 +68,7 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
         return PaymentGatewayError("permission", message, retryable=False)
     if status == HTTPStatus.PAYMENT_REQUIRED:
         if code is None:  # only a clear refusal is final
-            return PaymentGatewayError(
-                BAD_ANSWER, "Stripe's refusal could not be interpreted", retryable=True
-            )
+            return bad_answer("Stripe's refusal could not be interpreted")
         declined = getattr(error.error, "decline_code", None)
         return PaymentDeclined(
             declined if isinstance(declined, str) and _CODE.fullmatch(declined) else code, message
@@ -105,14 +103,12 @@ def from_transport(error: Exception) -> PaymentError:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return PaymentGatewayError("unreachable", "Stripe cannot be reached", retryable=True)
     if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):
-        return PaymentGatewayError(BAD_ANSWER, "Stripe did not answer in HTTP", retryable=True)
+        return bad_answer("Stripe did not answer in HTTP")
     if isinstance(error, httpx.HTTPError | OSError):
         return PaymentGatewayError(
             "connection_lost", f"the connection broke: {type(error).__name__}", retryable=True
         )
-    return PaymentGatewayError(
-        BAD_ANSWER, f"Stripe's answer could not be interpreted: {type(error).__name__}", retryable=True
-    )
+    return bad_answer(f"Stripe's answer could not be interpreted: {type(error).__name__}")
 
 
 def _code_and_message(error: stripe.StripeError) -> tuple[str | None, str]:
@@ -175,9 +171,7 @@ class _Transport(stripe.HTTPClient):
                 async for part in response.aiter_bytes():
                     body += part
                     if len(body) > _MOST_BYTES:
-                        raise PaymentGatewayError(
-                            BAD_ANSWER, "Stripe answered with a body that is too large", retryable=True
-                        )
+                        raise bad_answer("Stripe answered with a body that is too large")
                 return bytes(body), response.status_code, response.headers
         except (ValueError, httpx.InvalidURL) as error:
             # An answer may have caused it, so it is not a definite refusal.

@@ -63,12 +63,12 @@ def to_dispute(record: DisputeRecord) -> Dispute:
     currency = record.currency.upper()
     due = record.evidence_details.due_by if record.evidence_details else None
     return Dispute(
-        record.id,
-        record.payment_intent,
-        from_units(record.amount, currency),
-        currency,
-        record.reason,
-        record.status,
-        datetime.fromtimestamp(record.created, UTC),
-        datetime.fromtimestamp(due, UTC) if due else None,
+        id=record.id,
+        payment_id=record.payment_intent,
+        amount=from_units(record.amount, currency),
+        currency=currency,
+        reason=record.reason,
+        status=record.status,
+        evidence_due_by=datetime.fromtimestamp(due, UTC) if due else None,
+        opened_at=datetime.fromtimestamp(record.created, UTC),
     )

@@ -30,6 +30,7 @@ from shop.payments.errors import (
     PaymentLapsed,
     PaymentNeedsCustomer,
     PaymentRefused,
+    bad_answer,
 )
 from shop.payments.gateway import NewPayment, Payment, PaymentStatus, Refund
 from shop.payments.stripe.calls import NotAccepted, StoredFailure, StripeCalls
@@ -175,9 +176,7 @@ class StripeGateway:
             if payment.status is PaymentStatus.CREATED:
                 if refused is not None and refused.next_key is not None:
                     raise StoredFailure(refused.error_code, refused.error_message, next_key=refused.next_key)
-                raise refused or PaymentGatewayError(
-                    BAD_ANSWER, "Stripe answered a payment that can still be charged", retryable=True
-                )
+                raise refused or bad_answer("Stripe answered a payment that can still be charged")
             return payment
 
         return await self._calls.insist(ask, key)
@@ -252,9 +251,7 @@ class StripeGateway:
             raise _processing()
         if intent.status == "requires_action":
             return await self._wait_for_customer(intent, key)
-        raise refused or PaymentGatewayError(
-            BAD_ANSWER, "Stripe answered neither a charge nor a refusal", retryable=True
-        )
+        raise refused or bad_answer("Stripe answered neither a charge nor a refusal")
 
     async def _wait_for_customer(self, intent: Intent, key: str) -> Payment:
         waiting = await self._now() - intent.created_at

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter, ValidationError
 
-from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentGatewayError
+from shop.payments.errors import PaymentDeclined, PaymentGatewayError, bad_answer
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.text.sanitize import printable
 from shop.values.money import decimals, fits, is_currency, round_to
@@ -250,13 +250,13 @@ def read(shape: type[T], answer: Any) -> T:
     try:
         return TypeAdapter(shape).validate_python(answer)
     except (ValidationError, RecursionError):
-        failure = PaymentGatewayError(BAD_ANSWER, "Stripe's answer could not be interpreted", retryable=True)
+        failure = bad_answer("Stripe's answer could not be interpreted")
     raise failure  # outside of the except: an error that refers to the answer could write it to a log
 
 
 def expect(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise PaymentGatewayError(BAD_ANSWER, f"Stripe answered {otherwise}", retryable=True)
+        raise bad_answer(f"Stripe answered {otherwise}")
 
 
 def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) -> Payment:
@@ -297,21 +297,9 @@ def to_unreadable(intent: OddIntent | Intent) -> Payment:
     order_id, installation = (
         intent.owner if isinstance(intent, OddIntent) else (intent.order_id, intent.installation)
     )
-    zero, created = Decimal(0), _time(intent.created)
+    zero, created, status = Decimal(0), _time(intent.created), PaymentStatus.UNREADABLE
     return Payment(
-        intent.id,
-        order_id,
-        PaymentStatus.UNREADABLE,
-        zero,
-        "XXX",
-        zero,
-        zero,
-        "card",
-        created,
-        None,
-        None,
-        (),
-        installation,
+        intent.id, order_id, status, zero, "XXX", zero, zero, "card", created, installation=installation
     )
 
 
