@@ -5,28 +5,22 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict
-
 from shop.payments.disputes import Dispute
 from shop.payments.errors import PaymentGatewayError
-from shop.payments.stripe.records import Code, Currency, Id, Time, Units, expect, from_units, read
+from shop.payments.stripe.records import Code, Currency, Id, Record, Time, Units, expect, from_units, read
 from shop.runtime.extras import needs_extra
 from shop.settings import settings
 
 _ID = re.compile(r"(du|dp)_[A-Za-z0-9_]{1,100}")
 
 
-class _Evidence(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
-
+class _Evidence(Record):
     due_by: Time | None = None
 
 
-class DisputeRecord(BaseModel):
+class DisputeRecord(Record):
     """The fields of a dispute that are read, without the names,
     addresses and files that Stripe also sends."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     id: Id
     amount: Units

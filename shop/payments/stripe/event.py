@@ -7,12 +7,13 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import StringConstraints, ValidationError
 
 from shop.orders.errors import UnusableOrder
 from shop.orders.intake_content import usable_id
 from shop.payments.events.inbox import DISPUTE, PaymentEvent
 from shop.payments.stripe.disputes import DisputeRecord
+from shop.payments.stripe.records import Id, Record, Time
 from shop.payments.stripe.sdk import stripe
 
 TOLERANCE_SECONDS = 300
@@ -22,7 +23,6 @@ _PAYMENT, _REFUNDED = (
     "payment_intent.",
     frozenset({"charge.refunded", "charge.refund.updated", "refund.failed"}),
 )
-_Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
 _Type = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,100}$")]
 
 
@@ -37,26 +37,22 @@ class UnreadableEvent(Exception):
     """Signed, but not of the shape that Stripe documents."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
-
-
-class _Data(_Record):
+class _Data(Record):
     object: dict[str, Any]
 
 
-class _Event(_Record):
-    id: _Id
+class _Event(Record):
+    id: Id
     type: _Type
-    created: Annotated[int, Field(strict=True, ge=0, lt=10**11)]
+    created: Time
     data: _Data
 
 
-class _About(_Record):
+class _About(Record):
     """A PaymentIntent (`id`), or a charge, a refund or a dispute (`payment_intent`)."""
 
-    id: _Id
-    payment_intent: _Id | None = None
+    id: Id
+    payment_intent: Id | None = None
     metadata: dict[str, Any] | None = None
 
 

@@ -78,11 +78,13 @@ _FAILED_REFUNDS = frozenset({"failed", "canceled"})
 """States of refunds that refunded nothing."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Part of an object: ignores all fields that are not read."""
+
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
-class RefundRecord(_Record):
+class RefundRecord(Record):
     id: Id
     amount: Units
     currency: Currency
@@ -96,12 +98,12 @@ class RefundRecord(_Record):
         return self.status not in _FAILED_REFUNDS
 
 
-class RefundList(_Record):
+class RefundList(Record):
     data: list[RefundRecord]
     has_more: bool = False
 
 
-class _Settled(_Record):
+class _Settled(Record):
     """The charge in the shop's settlement currency."""
 
     fee: Annotated[int, Field(strict=True, gt=-(10**15), lt=10**15)]
@@ -109,7 +111,7 @@ class _Settled(_Record):
     exchange_rate: Annotated[float, Field(ge=1e-9, le=1e9)] | None = None
 
 
-class ChargeRecord(_Record):
+class ChargeRecord(Record):
     id: Id
     created: Time
     status: Literal["succeeded", "pending", "failed"]
@@ -118,13 +120,13 @@ class ChargeRecord(_Record):
     refunds: RefundList | None = None
 
 
-class _LastError(_Record):
+class _LastError(Record):
     code: Code | None = None
     decline_code: Code | None = None
     message: str | None = None
 
 
-class WaitingIntent(_Record):
+class WaitingIntent(Record):
     """A PaymentIntent with its client secret, which no other record has: what is not read is not logged."""
 
     id: Id
@@ -136,7 +138,7 @@ class WaitingIntent(_Record):
         return self.status == "requires_action"
 
 
-class Intent(_Record):
+class Intent(Record):
     """A PaymentIntent, with its charge expanded."""
 
     id: Id
@@ -197,7 +199,7 @@ class Intent(_Record):
         )
 
 
-class OddIntent(_Record):
+class OddIntent(Record):
     """A PaymentIntent that is unreadable except for its owner."""
 
     id: Id
@@ -215,12 +217,12 @@ class OddIntent(_Record):
         )
 
 
-class IntentPage(_Record):
+class IntentPage(Record):
     data: list[Annotated[Intent | OddIntent, Field(union_mode="left_to_right")]]
     has_more: bool
 
 
-class _Reference(_Record):
+class _Reference(Record):
     """An object that refers to a payment, such as a charge or a refund."""
 
     id: Id
@@ -228,16 +230,16 @@ class _Reference(_Record):
     payment_intent: Id | None = None
 
 
-class ReferencePage(_Record):
+class ReferencePage(Record):
     data: list[_Reference]
     has_more: bool
 
 
-class _Found(_Record):
+class _Found(Record):
     id: Id
 
 
-class FoundPage(_Record):
+class FoundPage(Record):
     data: list[_Found]
     has_more: bool = False
 

@@ -9,34 +9,10 @@ from __future__ import annotations
 
 import re
 
+from shop.shipping.labels import layout
 from shop.shipping.labels.content import Parcel
-from shop.shipping.labels.layout import (
-    BAR,
-    BARS_BASE,
-    BARS_HEIGHT,
-    HEADING_SIZE,
-    LEADING,
-    MARGIN,
-    PIECES_BASE,
-    PIECES_RIGHT,
-    PIECES_SIZE,
-    QR_BASE,
-    QR_BORDER,
-    QR_LEFT,
-    QR_SIZE,
-    QUIET,
-    RULES,
-    SIZE,
-    WIDTH,
-    blocks,
-    pieces_of,
-    qr_modules,
-    scannable,
-)
 from shop.shipping.labels.lettering import PLAIN, set_line
 
-RESOLUTIONS = (203, 300)
-"""The usual resolutions of label printers, in dots per inch."""
 _UTF_8 = "^CI28"
 _TEXT = re.compile(r"[^A-Za-z0-9 .,:;!?'\"()/+*=@#%&-]")
 _IN_CODE_128 = str.maketrans({">": ">0", "^": "><", "~": ">="})
@@ -50,20 +26,20 @@ def render_zpl(parcel: Parcel, dots_per_inch: int = 203) -> bytes:
     transliterated as needed."""
     to_dots = dots_per_inch / 72
     page = _Page(to_dots)
-    for height in RULES:
-        page.rule(MARGIN, height, WIDTH)
-    for block in blocks(parcel, plain=True):
+    for height in layout.RULES:
+        page.rule(layout.MARGIN, height, layout.WIDTH)
+    for block in layout.blocks(parcel, plain=True):
         if block.heading:
-            page.text(MARGIN, block.heading[1], HEADING_SIZE, block.heading[0])
+            page.text(layout.MARGIN, block.heading[1], layout.HEADING_SIZE, block.heading[0])
         y = block.top
         for line, size in block.lines:
-            y -= size * LEADING
-            page.text(MARGIN, y + size * 0.25, size, line.text)
-    pieces = pieces_of(parcel)
-    width = set_line(pieces, PLAIN).width * PIECES_SIZE
-    page.text(PIECES_RIGHT - width, PIECES_BASE, PIECES_SIZE, pieces)
-    page.qr(scannable(parcel))
-    page.bars(scannable(parcel))
+            y -= size * layout.LEADING
+            page.text(layout.MARGIN, y + size * 0.25, size, line.text)
+    pieces = layout.pieces_of(parcel)
+    width = set_line(pieces, PLAIN).width * layout.PIECES_SIZE
+    page.text(layout.PIECES_RIGHT - width, layout.PIECES_BASE, layout.PIECES_SIZE, pieces)
+    page.qr(layout.scannable(parcel))
+    page.bars(layout.scannable(parcel))
     return page.finish()
 
 
@@ -73,14 +49,14 @@ class _Page:
 
     def __init__(self, to_dots: float) -> None:
         self._to_dots = to_dots
-        width, height = map(self._dots, SIZE)
+        width, height = map(self._dots, layout.SIZE)
         self._commands = [f"^XA{_UTF_8}^PW{width}^LL{height}^LH0,0"]
 
     def _dots(self, points: float) -> int:
         return round(points * self._to_dots)
 
     def _at(self, x: float, y: float) -> str:
-        return f"{self._dots(x)},{self._dots(SIZE[1] - y)}"
+        return f"{self._dots(x)},{self._dots(layout.SIZE[1] - y)}"
 
     def text(self, x: float, y: float, size: float, text: str) -> None:
         """A line of text with the left end of its base line at (x, y)."""
@@ -91,23 +67,23 @@ class _Page:
         self._commands.append(f"^FO{self._at(x, y)}^GB{self._dots(width)},2,2^FS")
 
     def qr(self, text: str) -> None:
-        modules = len(qr_modules(text)) + 2 * QR_BORDER
-        side = min(_WIDEST_MODULE, max(1, self._dots(QR_SIZE) // modules))
-        border = QR_BORDER * side / self._to_dots
-        at = self._at(QR_LEFT + border, QR_BASE + QR_SIZE - border)
+        modules = len(layout.qr_modules(text)) + 2 * layout.QR_BORDER
+        side = min(_WIDEST_MODULE, max(1, self._dots(layout.QR_SIZE) // modules))
+        border = layout.QR_BORDER * side / self._to_dots
+        at = self._at(layout.QR_LEFT + border, layout.QR_BASE + layout.QR_SIZE - border)
         self._commands.append(f"^FO{at}^BQN,2,{side}^FH^FDMA,{_escaped(text)}^FS")
 
     def bars(self, number: str) -> None:
         """The bar code, in the middle. A number that is too long for it is in the QR code only."""
         modules = 11 * (len(number) + 2) + 13  # with start, check and stop, in the code set of all letters
-        room = self._dots(SIZE[0]) - 2 * self._dots(QUIET * BAR)
-        side = min(self._dots(BAR), room // modules)
+        room = self._dots(layout.SIZE[0]) - 2 * self._dots(layout.QUIET * layout.BAR)
+        side = min(self._dots(layout.BAR), room // modules)
         if side < 1:
             return
-        left = (SIZE[0] - modules * side / self._to_dots) / 2
-        at = self._at(left, BARS_BASE + BARS_HEIGHT)
+        left = (layout.SIZE[0] - modules * side / self._to_dots) / 2
+        at = self._at(left, layout.BARS_BASE + layout.BARS_HEIGHT)
         self._commands.append(
-            f"^BY{side}^FO{at}^BCN,{self._dots(BARS_HEIGHT)},N,N,N^FH^FD>:"
+            f"^BY{side}^FO{at}^BCN,{self._dots(layout.BARS_HEIGHT)},N,N,N^FH^FD>:"
             f"{_escaped(number.translate(_IN_CODE_128))}^FS"
         )
 
