@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -214,13 +214,7 @@ def _error_rates(
         rate = failed / total if total else 0.0
         known = (Rule.ERROR_RATE, subject) in already
         if (known and rate > threshold * _CLEARING_SHARE) or (total >= least and rate > threshold):
-            details = {"commands": total, "failed": failed, "window": window.name, **_most_frequent(failures)}
+            details: dict[str, Any] = {"commands": total, "failed": failed, "window": window.name}
+            if failures:  # the most frequent codes, including refusals
+                details["codes"] = dict(list(failures.items())[:5])
             yield Breach(Rule.ERROR_RATE, subject, resource, rate, threshold, None, details)
-
-
-def _most_frequent(failures: Mapping[str, int]) -> dict[str, Any]:
-    return {"codes": dict(list(failures.items())[:5])} if failures else {}
-
-
-def subjects(breaches: Sequence[Breach]) -> set[tuple[str, str]]:
-    return {(breach.rule, breach.subject) for breach in breaches}

@@ -13,7 +13,7 @@ from saga.database import as_json, sync_engine
 from saga.failpoints import failpoint
 from shop.alerts.delivery import destinations
 from shop.alerts.notices import EVENT
-from shop.alerts.rules import Breach, Rule, evaluate, subjects
+from shop.alerts.rules import Breach, Rule, evaluate
 from shop.monitoring.config import Monitoring, monitoring
 from shop.settings import Settings, settings
 
@@ -98,11 +98,8 @@ def _write(connection: Connection, config: Monitoring, s: Settings) -> Watched:
     breaches = evaluate(connection, config, s, already.keys()) if config.worker_monitoring.enabled else []
     new = [breach for breach in breaches if (breach.rule, breach.subject) not in already]
     still = [breach for breach in breaches if (breach.rule, breach.subject) in already]
-    over = [
-        (rule, number)
-        for (rule, subject), number in already.items()
-        if (rule, subject) not in subjects(breaches)
-    ]
+    broken = {(breach.rule, breach.subject) for breach in breaches}
+    over = [(of[0], number) for of, number in already.items() if of not in broken]
     if still:
         connection.execute(_UPDATE, {"rows": _rows(still)})
     raised = list(connection.execute(_RAISE, {"rows": _rows(new)}).scalars()) if new else []

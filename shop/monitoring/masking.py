@@ -105,17 +105,15 @@ def masked(value: Any, settings: Settings) -> Any:
             return value
         case Mapping():
             return {
-                str(key): MASKED if _is_personal(key) else masked(each, settings)
+                str(key): MASKED
+                if str(key).lower().replace("-", "_") in _PERSONAL
+                else masked(each, settings)
                 for key, each in value.items()
             }
         case list() | tuple() | set() | frozenset():
             return [masked(each, settings) for each in value]
         case _:
             return mask(str(value), settings)
-
-
-def _is_personal(key: object) -> bool:
-    return str(key).lower().replace("-", "_") in _PERSONAL
 
 
 _known: dict[int, tuple[Settings, frozenset[str]]] = {}

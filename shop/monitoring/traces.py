@@ -67,15 +67,8 @@ def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[Re
         "order_saga.try": order.try_number if order.try_number > 1 else None,
         "prefect.flow_run.id": order.flow_run_id,
     }
-    yield _span(
-        order,
-        ORDER,
-        order.submitted_at,
-        order.finished_at,
-        attributes,
-        sent_as,
-        error=order.outcome if attention else None,
-    )
+    error = order.outcome if attention else None
+    yield _span(order, ORDER, order.submitted_at, order.finished_at, attributes, sent_as, error)
     for step in steps:
         if step.ended_at is not None:
             refused = step.status != "done" and step.remark in REFUSALS
@@ -86,33 +79,19 @@ def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[Re
                 "order_saga.attempts": step.attempts,
                 "error.type": failed,
             }
-            yield _span(
-                order,
-                step.step,
-                step.begun_at,
-                step.ended_at,
-                attributes,
-                sent_as,
-                error=None if refused else failed,
-            )
+            error = None if refused else failed
+            yield _span(order, step.step, step.begun_at, step.ended_at, attributes, sent_as, error)
         if step.undo_ended_at is not None:
-            failed = (step.undo_code or "unknown") if step.undo_status == "failed" else None
+            error = (step.undo_code or "unknown") if step.undo_status == "failed" else None
             attributes = {
                 "order_saga.step": step.step,
                 "order_saga.compensation": True,
                 "order_saga.result": step.undo_status,
                 "order_saga.attempts": step.undo_attempts,
-                "error.type": failed,
+                "error.type": error,
             }
-            yield _span(
-                order,
-                f"undo {step.step}",
-                step.undo_begun_at,
-                step.undo_ended_at,
-                attributes,
-                sent_as,
-                error=failed,
-            )
+            name, begun, ended = f"undo {step.step}", step.undo_begun_at, step.undo_ended_at
+            yield _span(order, name, begun, ended, attributes, sent_as, error)
 
 
 def _span(  # noqa: PLR0917
@@ -122,7 +101,6 @@ def _span(  # noqa: PLR0917
     ended: datetime,
     attributes: dict[str, Any],
     sent_as: Resource,
-    *,
     error: str | None,
 ) -> ReadableSpan:
     order_id, number = order.id, order.try_number
@@ -257,7 +235,8 @@ class Sender:
         self._sent = {key: None for key in self._sent if key[1] >= after}
         while orders := connection.execute(_ORDERS, {"after": after, "id": last_id, "most": _PAGE}).all():
             fresh = [order for order in orders if (order.id, order.finished_at) not in self._sent]
-            if not self._export(self._spans(connection, fresh)):
+            spans = self._spans(connection, fresh)
+            if spans and self._exporter.export(spans) is not SpanExportResult.SUCCESS:
                 self._report("the collector does not accept them")
                 return False
             after, last_id = orders[-1].finished_at, orders[-1].id
@@ -268,21 +247,14 @@ class Sender:
         return True
 
     def _spans(self, connection: Connection, orders: list[Any]) -> list[ReadableSpan]:
-        wanted = [order for order in orders if self._sampled(order.id)]
+        samples = self._sampler.should_sample
+        kept = Decision.RECORD_AND_SAMPLE
+        wanted = [o for o in orders if samples(None, trace_id(o.id), "order").decision is kept]
         steps: dict[str, list[Any]] = defaultdict(list)
         if wanted:
             for row in connection.execute(_STEPS, {"ids": [order.id for order in wanted]}):
                 steps[row.order_id].append(row)
         return [span for order in wanted for span in spans_of(order, steps[order.id], self._resource)]
-
-    def _sampled(self, order_id: str) -> bool:
-        return (
-            self._sampler.should_sample(None, trace_id(order_id), "order").decision
-            is Decision.RECORD_AND_SAMPLE
-        )
-
-    def _export(self, spans: list[ReadableSpan]) -> bool:
-        return not spans or self._exporter.export(spans) is SpanExportResult.SUCCESS
 
     def _report(self, why: str) -> None:
         if not self._failing:

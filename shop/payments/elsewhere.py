@@ -119,8 +119,10 @@ async def settle(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
     if method == ALREADY_PAID:
         return await _paid_already(instance, gateway)
     if method in {BANK_TRANSFER, CASH_ON_DELIVERY}:
-        ships = method in settings().payments.ship_before_payment
-        return await (_collect if ships else _await_money)(instance)
+        if method not in settings().payments.ship_before_payment:
+            return await _await_money(instance)
+        why = f"{show(order.amount_due, order.currency)} are to be collected"
+        return _result(instance, "collect", order.total_amount, why=why)
     return None
 
 
@@ -179,12 +181,6 @@ def reference(content: Mapping[str, Any]) -> str | None:
     given, provider = info.get("reference"), info.get("provider")
     ours = isinstance(given, str) and provider in {None, settings().payments.gateway}
     return given if ours else None
-
-
-async def _collect(instance: OrderInstance) -> PaymentResult:
-    order = instance.payload
-    why = f"{show(order.amount_due, order.currency)} are to be collected"
-    return _result(instance, "collect", order.total_amount, why=why)
 
 
 async def _await_money(instance: OrderInstance) -> PaymentResult:

@@ -26,7 +26,7 @@ from saga.failpoints import failpoint
 from shop.inventory import stock
 from shop.orders.order import OrderInstance
 from shop.settings import settings
-from shop.shipping.carrier import Carrier, NotOurParcel, Quote, Rate, Shipment, Voided
+from shop.shipping.carrier import Carrier, NotOurParcel, Rate, Shipment, Voided
 from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
 from shop.shipping.embedded import EmbeddedCarrier
 from shop.shipping.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
@@ -88,7 +88,8 @@ async def _parcel(instance: OrderInstance, at: Carrier) -> dict[str, Any]:
         with _VOIDING:
             await at.void(instance.payload, shipment.id)
     if shipment is None or shipment.voided:
-        quote = await _quote(instance, at)
+        with _QUOTING:
+            quote = await at.quote(instance.payload)
         shipment = await _create(instance, at, quote.id, quote.chosen)
     if shipment.voided:
         raise CarrierMismatch("label")
@@ -122,11 +123,6 @@ async def _journalled_shipment(instance: OrderInstance, at: Carrier) -> Shipment
         return await _create(instance, at, str(quote_id), rate) if quote_id is not None else None
     except NotOurParcel:
         return None
-
-
-async def _quote(instance: OrderInstance, at: Carrier) -> Quote:
-    with _QUOTING:
-        return await at.quote(instance.payload)
 
 
 async def _create(instance: OrderInstance, at: Carrier, quote_id: str, quoted: Rate | bool) -> Shipment:

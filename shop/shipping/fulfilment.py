@@ -156,7 +156,8 @@ async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Return
     now = await begin_of(tx)
     results = {}
     for order in orders:
-        items, label = dict(in_stock.get(order.id, {})), _label_of(order)
+        items, entry = dict(in_stock.get(order.id, {})), order.journal.get(STEP)
+        label = entry.notes.get("label") if entry else None
         undone = bool(items) or label not in {None, Voided.NOT_BOUGHT}
         results[order.id] = ReturnResult(
             compensation_status="success" if undone else "no_shipment_to_return",
@@ -165,8 +166,3 @@ async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Return
             return_timestamp=now if undone else None,
         )
     return results
-
-
-def _label_of(order: OrderInstance) -> str | None:
-    entry = order.journal.get(STEP)
-    return entry.notes.get("label") if entry else None

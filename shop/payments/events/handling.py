@@ -134,7 +134,7 @@ async def _dispute(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
         return await _end(event, _NOT_OURS)
     amount = show(dispute.amount, dispute.currency)
     done = f"dispute of {amount} ({dispute.reason}) is {dispute.status}, {how}"
-    await inbox.end_dispute(event, done, dispute=dispute, as_of=as_of, order_id=order_id)
+    await inbox.end(event, done, order_id=order_id, dispute=(dispute, as_of))
     return Handled(done, order_id, review_changed=True)
 
 

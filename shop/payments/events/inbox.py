@@ -184,23 +184,18 @@ async def claim(*, most: int) -> list[PaymentEvent]:
     ]
 
 
-async def end(event: PaymentEvent, done: str, *, order_id: str | None = None) -> None:
-    """Records that the event is handled."""
-    async with transaction(_ENDING) as tx:
-        await _end(tx, event, done, order_id)
-
-
-async def end_dispute(
-    event: PaymentEvent, done: str, *, dispute: Dispute, as_of: datetime, order_id: str | None
+async def end(
+    event: PaymentEvent,
+    done: str,
+    *,
+    order_id: str | None = None,
+    dispute: tuple[Dispute, datetime] | None = None,
 ) -> None:
-    """Records that the event is handled, and updates the dispute in the review queue."""
+    """Records that the event is handled. `dispute`: its state and time, for the review queue."""
     async with transaction(_ENDING) as tx:
-        await disputes.put(tx, dispute, order_id, as_of)
-        await _end(tx, event, done, order_id)
-
-
-async def _end(tx: Tx, event: PaymentEvent, done: str, order_id: str | None) -> None:
-    await tx.execute(_END, {"id": event.id, "done": done, "order_id": order_id})
+        if dispute is not None:
+            await disputes.put(tx, dispute[0], order_id, dispute[1])
+        await tx.execute(_END, {"id": event.id, "done": done, "order_id": order_id})
 
 
 async def postpone(event: PaymentEvent, order_id: str) -> None:

@@ -4,7 +4,7 @@ and for a payment's refunds."""
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -23,7 +23,6 @@ from shop.payments.stripe.records import (
     expect,
     read,
 )
-from shop.payments.stripe.sdk import stripe
 
 PAGE = 100
 """Stripe's maximum page size."""
@@ -34,7 +33,6 @@ _LOOK_BACK = timedelta(days=2)
 """Limits the age of payments in the list, where search is not available."""
 _ID = re.compile(r"pi_[A-Za-z0-9_]{1,100}")
 _P = TypeVar("_P", IntentPage, ReferencePage, RefundList)
-_List = Callable[[stripe.StripeClient, Any], Awaitable[Any]]
 
 
 class StripeStatement:
@@ -45,29 +43,27 @@ class StripeStatement:
         self._searchable = True
 
     async def intent(self, payment_id: str) -> Intent:
-        params: Any = {"expand": EXPAND}
-        answer = await self._calls(
-            lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params)
-        )
-        intent = read(Intent, answer)
+        intent = read(Intent, await self._retrieve(payment_id, expand=EXPAND))
         expect(intent.id == payment_id, "another payment than was asked for")
         return intent
 
     async def waiting(self, payment_id: str) -> WaitingIntent:
         """Returns the payment with its client secret."""
-        answer = await self._calls(lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id)))
-        waiting = read(WaitingIntent, answer)
+        waiting = read(WaitingIntent, await self._retrieve(payment_id))
         expect(waiting.id == payment_id, "another payment than was asked for")
         return waiting
 
     async def _intent_or_odd(self, payment_id: str) -> Intent | OddIntent:
-        params: Any = {"expand": EXPAND}
-        answer = await self._calls(
-            lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params)
-        )
+        answer = await self._retrieve(payment_id, expand=EXPAND)
         (intent,) = read(IntentPage, {"data": [answer], "has_more": False}).data
         expect(intent.id == payment_id, "another payment than was asked for")
         return intent
+
+    async def _retrieve(self, payment_id: str, **params: Any) -> dict[str, Any]:
+        checked: Any = params
+        return await self._calls(
+            lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), checked)
+        )
 
     async def of_order(self, order_id: str, installation: str | None) -> list[Intent]:
         """Returns the current state of the payments that the installation (None: an earlier version) created
@@ -93,7 +89,7 @@ class StripeStatement:
         async for page in self._intents(since):
             seen |= {intent.id for intent in page}
             yield page
-        for listing in (_charges, _refunds):
+        for listing in ("charges", "refunds"):
             async for references in self._pages(ReferencePage, listing, since):
                 ids = {
                     each.payment_intent
@@ -114,7 +110,7 @@ class StripeStatement:
             return shown.data
         return [
             refund
-            async for page in self._pages(RefundList, _refunds, payment_intent=intent.id)
+            async for page in self._pages(RefundList, "refunds", payment_intent=intent.id)
             for refund in page.data
         ]
 
@@ -138,17 +134,17 @@ class StripeStatement:
 
     async def _intents(self, since: datetime) -> AsyncIterator[list[Intent | OddIntent]]:
         """Yields pages of all payments that were created since then."""
-        async for page in self._pages(IntentPage, _payment_intents, since, expand=_EXPAND_EACH):
+        async for page in self._pages(IntentPage, "payment_intents", since, expand=_EXPAND_EACH):
             yield [intent for intent in page.data if intent.created >= _whole_second(since).timestamp()]
 
     async def _pages(
-        self, shape: type[_P], listing: _List, since: datetime | None = None, **query: Any
+        self, shape: type[_P], listing: str, since: datetime | None = None, **query: Any
     ) -> AsyncIterator[_P]:
-        """Yields pages until the first one with older objects only."""
+        """Yields pages of a list of Stripe's until the first one with older objects only."""
         query["limit"] = self._page
         seen: set[str] = set()
         while True:
-            page = read(shape, await self._calls(lambda s: listing(s, query)))
+            page = read(shape, await self._calls(lambda s: getattr(s.v1, listing).list_async(query)))
             ids: list[str] = [each.id for each in page.data]
             expect(bool(ids) or not page.has_more, "an empty page with more to come")
             expect(len({*ids}) == len(ids) and not seen.intersection(ids[-1:]), "pages that go in circles")
@@ -159,18 +155,6 @@ class StripeStatement:
                 return
             seen.add(ids[-1])
             query["starting_after"] = ids[-1]
-
-
-async def _payment_intents(client: stripe.StripeClient, query: Any) -> Any:
-    return await client.v1.payment_intents.list_async(query)
-
-
-async def _charges(client: stripe.StripeClient, query: Any) -> Any:
-    return await client.v1.charges.list_async(query)
-
-
-async def _refunds(client: stripe.StripeClient, query: Any) -> Any:
-    return await client.v1.refunds.list_async(query)
 
 
 def checked_id(payment_id: str) -> str:
