@@ -220,11 +220,7 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
     is_decided = earlier.get("error_code") == PAID_AND_REJECTED and not earlier.get(UNDECIDED)
     undone = _Undone(_currency(instance))
     refused: PaymentError | None = None
-    others = await _taken_elsewhere(
-        instance,
-        gateway,
-        decided=is_decided,
-    )
+    others = await _taken_elsewhere(instance, gateway, decided=is_decided)
     known = (journalled, *earlier_payments(instance.content))
     payments = await payments_of(instance.id, gateway, *known)
     for payment in sorted(payments, key=lambda payment: payment.id != journalled):  # the journalled one first

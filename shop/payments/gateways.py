@@ -63,9 +63,7 @@ def configured_guard(on_change: OnChange) -> GatewayGuard:
 
 
 PAYMENT_GATEWAY = Limit(
-    "payment-gateway",
-    most=lambda: settings().payments.concurrency,
-    total=lambda: settings().payments.calls,
+    "payment-gateway", most=lambda: settings().payments.concurrency, total=lambda: settings().payments.calls
 )
 
 

@@ -481,8 +481,7 @@ class Ledger:
             request, number, status, refunds, refusal = known[0]
             if request != fingerprint:
                 raise _conflict(
-                    "idempotency_conflict",
-                    "this idempotency key was used for a different request",
+                    "idempotency_conflict", "this idempotency key was used for a different request"
                 )
             if refusal is not None:
                 raise Refusal.from_json(refusal)
@@ -553,10 +552,7 @@ def _invalid(code: str, message: str) -> Refusal:
 
 def _require_refundable(row: _Row, amount: int, currency: str, *, refused: bool) -> None:
     if row.charged_at is None:
-        raise _conflict(
-            "payment_not_charged",
-            f"the payment is {row.status}: there is nothing to refund",
-        )
+        raise _conflict("payment_not_charged", f"the payment is {row.status}: there is nothing to refund")
     if currency != row.currency:
         raise _invalid("currency_mismatch", f"it was charged in {row.currency}")
     if refused:
