@@ -268,11 +268,7 @@ async def _taken_elsewhere(instance: OrderInstance, gateway: PaymentGateway, *, 
             PAID_AND_REJECTED,
             "the order is paid and was not valid. Correct what is wrong, and try it again: order-saga retry; "
             "or have the money given back: order-saga review retry",
-            payment_id="",
-            charged=Decimal(0),
-            refunded=Decimal(0),
             currency=currency,
-            refusals=1,
             elsewhere=paid,
         )
     try:

@@ -172,12 +172,18 @@ async def payment_of(instance: OrderInstance, gateway: PaymentGateway) -> Paymen
     return await adopt(instance.id, payment_id, gateway) if payment_id is not None else None
 
 
+def _method(content: Mapping[str, Any]) -> Any:
+    """Returns the order's method of payment, of an order that may be invalid."""
+    info = content.get("payment_info")
+    return info.get("method") if isinstance(info, Mapping) else None
+
+
 def reference(content: Mapping[str, Any]) -> str | None:
     """Returns the id of the payment by which the order says that it is paid already; None if it does not, or
     if the payment is not one of the configured gateway."""
-    info = content.get("payment_info")
-    if not isinstance(info, Mapping) or info.get("method") != ALREADY_PAID:
+    if _method(content) != ALREADY_PAID:
         return None
+    info = content["payment_info"]
     given, provider = info.get("reference"), info.get("provider")
     ours = isinstance(given, str) and provider in {None, settings().payments.gateway}
     return given if ours else None
@@ -207,8 +213,7 @@ def paid_before(content: Mapping[str, Any], *, whole: bool = True) -> Decimal:
     """Returns what others had taken when the order came, according to its content, which may be invalid.
     `whole`: includes the payment of an order that is paid already, besides its part payments. Zero, if it
     cannot be read."""
-    info = content.get("payment_info")
-    already = isinstance(info, Mapping) and info.get("method") == ALREADY_PAID
+    already = _method(content) == ALREADY_PAID
     try:
         order = read_stored(content)
     except ValidationError:
@@ -223,16 +228,12 @@ def paid_before(content: Mapping[str, Any], *, whole: bool = True) -> Decimal:
 
 def is_paid_before(content: Mapping[str, Any]) -> bool:
     """Returns whether others had taken money for the order when it came."""
-    info = content.get("payment_info")
-    return bool(content.get("part_payments")) or (
-        isinstance(info, Mapping) and info.get("method") == ALREADY_PAID
-    )
+    return bool(content.get("part_payments")) or _method(content) == ALREADY_PAID
 
 
 def is_paid_later(content: Mapping[str, Any]) -> bool:
     """Returns whether the order's money comes by transfer or on delivery."""
-    info = content.get("payment_info")
-    return isinstance(info, Mapping) and info.get("method") in (BANK_TRANSFER, CASH_ON_DELIVERY)
+    return _method(content) in (BANK_TRANSFER, CASH_ON_DELIVERY)
 
 
 def _amount(value: Any) -> Decimal:

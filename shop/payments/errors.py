@@ -34,10 +34,16 @@ class PaymentError(StepError):
     unclear_refunds: int = 0
     """The number of refund requests of the order that had no clear answer, including this one."""
 
-    def __init__(self, error_code: str, error_message: str, *, retryable: bool = False) -> None:
-        self.error_code = error_code
-        self.error_message = error_message
-        self.retryable = retryable
+    def __init__(
+        self,
+        error_code: str,
+        error_message: str,
+        *,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        self.error_code, self.error_message = error_code, error_message
+        self.retryable, self.retry_after = retryable, retry_after
         super().__init__(f"{error_message} ({error_code})")
 
     def reword(self, change: Callable[[str], str]) -> None:
@@ -113,8 +119,7 @@ class PaymentGatewayUnavailable(PaymentGatewayError):
 
     def __init__(self, retry_after: float) -> None:
         message = "the payment gateway failed repeatedly: no calls to it during a cooldown period"
-        super().__init__("circuit_open", message, retryable=True)
-        self.retry_after = retry_after
+        super().__init__("circuit_open", message, retryable=True, retry_after=retry_after)
 
 
 class PaymentKeyRefused(PaymentGatewayError):
@@ -124,8 +129,7 @@ class PaymentKeyRefused(PaymentGatewayError):
     code = PaymentGatewayUnavailable.code  # the same for orders and alerts: nothing can be charged
 
     def __init__(self, error_message: str, retry_after: float) -> None:
-        super().__init__("authentication", error_message, retryable=True)
-        self.retry_after = retry_after
+        super().__init__("authentication", error_message, retryable=True, retry_after=retry_after)
 
 
 class PaymentNeedsCustomer(PaymentError):
@@ -137,10 +141,8 @@ class PaymentNeedsCustomer(PaymentError):
     keeps_resources = True
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__(
-            "requires_action", "the customer's bank requires the customer to authenticate", retryable=True
-        )
-        self.retry_after = retry_after
+        message = "the customer's bank requires the customer to authenticate"
+        super().__init__("requires_action", message, retryable=True, retry_after=retry_after)
 
 
 class PaymentAwaited(PaymentError):
@@ -151,8 +153,7 @@ class PaymentAwaited(PaymentError):
     keeps_resources = True
 
     def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__("awaited", message, retryable=True)
-        self.retry_after = retry_after
+        super().__init__("awaited", message, retryable=True, retry_after=retry_after)
 
 
 class PaidOtherwise(PaymentRefused):
@@ -215,11 +216,11 @@ class RefundRefused(PaymentError):
         error_code: str,
         error_message: str,
         *,
-        payment_id: str,
-        charged: Decimal,
-        refunded: Decimal,
         currency: str,
-        refusals: int,
+        payment_id: str = "",
+        charged: Decimal = Decimal(0),
+        refunded: Decimal = Decimal(0),
+        refusals: int = 1,
         elsewhere: Decimal = Decimal(0),
     ) -> None:
         self.payment_id, self.charged, self.refunded, self.currency = payment_id, charged, refunded, currency

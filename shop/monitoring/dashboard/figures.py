@@ -68,7 +68,7 @@ _STEPS = text(
     """  # noqa: S608  (constants)
 )
 _STOCK = text(
-    "SELECT id, name, on_hand - reserved AS available, received FROM product "
+    "SELECT id AS product_id, name, on_hand - reserved AS available, received FROM product "
     "WHERE (on_hand - reserved) * 5 <= received ORDER BY (on_hand - reserved), id LIMIT :most"
 )
 _WAITING = text(
@@ -160,11 +160,8 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         orders = (await tx.execute(_ORDERS, asked)).all()
         latency = (await tx.execute(_LATENCY, asked)).all()
         money = (await tx.execute(_MONEY, times)).mappings().all()
-        steps = (
-            (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS), "external": list(EXTERNAL)}))
-            .mappings()
-            .all()
-        )
+        codes = {"refusals": sorted(REFUSALS), "external": list(EXTERNAL)}
+        steps = (await tx.execute(_STEPS, {**times, **codes})).mappings().all()
         stock = (await tx.execute(_STOCK, {"most": _LOW_STOCK_SHOWN})).mappings().all()
         waiting = (await tx.execute(_WAITING)).one()
     ended = {outcome: [0] * parts for outcome in Outcome}
@@ -185,14 +182,7 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         p95_overall=overall[1],
         money=[Money(**row) for row in money],
         steps=[StepFigures(**row) for row in steps],
-        low_stock=None
-        if settings().inventory.service_url
-        else [
-            LowStock(
-                product_id=row["id"], name=row["name"], available=row["available"], received=row["received"]
-            )
-            for row in stock
-        ],
+        low_stock=None if settings().inventory.service_url else [LowStock(**row) for row in stock],
         waiting=waiting.orders,
         oldest_seconds=waiting.oldest,
         bad_rate=monitoring().worker_monitoring.error_rate_threshold,

@@ -87,9 +87,8 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
     if status >= 500 and (next_key := _next_key(key, headers)) is not None:
         return StoredFailure(failed, message, next_key=next_key)
     may_pass = failed in _MAY_PASS or status in {409, 429} or not 400 <= status < 500
-    made = PaymentGatewayError(failed, message, retryable=may_pass)
-    made.retry_after = _retry_after(headers) if may_pass else None
-    return made
+    wait = _retry_after(headers) if may_pass else None
+    return PaymentGatewayError(failed, message, retryable=may_pass, retry_after=wait)
 
 
 def from_transport(error: Exception) -> PaymentError:

@@ -266,8 +266,5 @@ class StripeGateway:
 
 def _processing() -> PaymentGatewayError:
     """Returns the error for a payment that may still be charged or refused."""
-    error = PaymentGatewayError(
-        "processing", "the bank has not decided about the payment yet", retryable=True
-    )
-    error.retry_after = _SHORTEST_PAUSE
-    return error
+    message = "the bank has not decided about the payment yet"
+    return PaymentGatewayError("processing", message, retryable=True, retry_after=_SHORTEST_PAUSE)
