@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
@@ -166,13 +167,9 @@ class PayloadSizes(Frozen):
     largest: int
 
 
-class EventMetrics(Frozen):
-    """Counts of what ended in the window."""
+class Results(Frozen):
+    """The results of what ended in the window."""
 
-    total_events: int
-    steps: int
-    compensations: int
-    messages: int
     succeeded: int
     refused: int
     """Business refusals, such as a declined card: neither a success nor a failure."""
@@ -183,6 +180,26 @@ class EventMetrics(Frozen):
     """Share of failures, without refusals."""
     postponed: int
     """Postponed attempts (an external system was unavailable). Not included in the other counts."""
+
+
+def _results(counted: Sequence[Counted]) -> dict[str, Any]:
+    """Returns the fields of `Results`."""
+    ended = that_ended(counted)
+    every, succeeded = total(ended), total(each for each in ended if each.done)
+    refused = total(each for each in ended if each.refused)
+    failed = every - succeeded - refused
+    rates = {"success_rate": share(succeeded, every), "error_rate": share(failed, every)}
+    postponed = total(counted) - every
+    return {"succeeded": succeeded, "refused": refused, "failed": failed, "postponed": postponed, **rates}
+
+
+class EventMetrics(Results):
+    """Counts of what ended in the window."""
+
+    total_events: int
+    steps: int
+    compensations: int
+    messages: int
     latency: Durations
     """Of steps and compensations, from the first start to the end, including pauses between attempts."""
     payload: PayloadSizes | None
@@ -195,24 +212,14 @@ def event_metrics(
     messages: Sequence[Counted],
     payload: PayloadSizes | None,
 ) -> EventMetrics:
-    postponed = total(each for each in (*commands, *compensations) if each.postponed)
-    commands, compensations = that_ended(commands), that_ended(compensations)
-    everything = [*commands, *compensations, *messages]
-    events = total(everything)
-    succeeded = total(each for each in everything if each.done)
-    refused = total(each for each in everything if each.refused)
+    steps, undone = that_ended(commands), that_ended(compensations)
     return EventMetrics(
-        total_events=events,
-        steps=total(commands),
-        compensations=total(compensations),
+        **_results([*commands, *compensations, *messages]),
+        total_events=total([*steps, *undone, *messages]),
+        steps=total(steps),
+        compensations=total(undone),
         messages=total(messages),
-        succeeded=succeeded,
-        refused=refused,
-        failed=events - succeeded - refused,
-        success_rate=share(succeeded, events),
-        error_rate=share(events - succeeded - refused, events),
-        postponed=postponed,
-        latency=durations(bucket_counts([*commands, *compensations])),
+        latency=durations(bucket_counts([*steps, *undone])),
         payload=payload,
     )
 
@@ -236,26 +243,17 @@ class CompensationMetrics(Frozen):
     duration: Durations
 
 
-class StepMetrics(Frozen):
+class StepMetrics(Results):
     """The executions of a step that ended in the window."""
 
     step: str
     commands: int
-    succeeded: int
-    refused: int
-    """Business refusals."""
-    failed: int
-    success_rate: float | None
-    error_rate: float | None
-    """Share of failures, without refusals."""
     duration: Durations
     """From the first start to the end, including pauses between attempts."""
     retries: int
     """Attempts after the first."""
     failures: dict[str, int]
     """Counts by code, refusals and failures, the most frequent first."""
-    postponed: int
-    """Postponed attempts (an external system was unavailable). Not included in the other counts."""
     compensations: CompensationMetrics
 
 
@@ -274,35 +272,25 @@ def step_metrics(
 
 
 def _step(step: str, commands: Sequence[Counted], compensations: Sequence[Counted]) -> StepMetrics:
-    postponed, undo_postponed = (
-        total(each for each in counted if each.postponed) for counted in (commands, compensations)
-    )
-    commands, compensations = that_ended(commands), that_ended(compensations)
-    every, succeeded = total(commands), total(each for each in commands if each.done)
-    refused = total(each for each in commands if each.refused)
+    ended, undone = that_ended(commands), that_ended(compensations)
     failures: Counter[str] = Counter()
-    for each in commands:
+    for each in ended:
         if not each.done:
             failures[each.remark or "unknown"] += each.commands
-    done = total(each for each in compensations if each.done)
+    done = total(each for each in undone if each.done)
     return StepMetrics(
+        **_results(commands),
         step=step,
-        commands=every,
-        succeeded=succeeded,
-        refused=refused,
-        failed=every - succeeded - refused,
-        success_rate=share(succeeded, every),
-        error_rate=share(every - succeeded - refused, every),
-        duration=durations(bucket_counts(commands)),
-        retries=sum(each.retries for each in commands),
+        commands=total(ended),
+        duration=durations(bucket_counts(ended)),
+        retries=sum(each.retries for each in ended),
         failures=dict(failures.most_common()),
-        postponed=postponed,
         compensations=CompensationMetrics(
-            commands=total(compensations),
+            commands=total(undone),
             done=done,
-            failed=total(compensations) - done,
-            postponed=undo_postponed,
-            retries=sum(each.retries for each in compensations),
-            duration=durations(bucket_counts(compensations)),
+            failed=total(undone) - done,
+            postponed=total(compensations) - total(undone),
+            retries=sum(each.retries for each in undone),
+            duration=durations(bucket_counts(undone)),
         ),
     )

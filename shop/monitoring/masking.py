@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -65,7 +65,7 @@ def _bounded(text: str, change: Callable[[str], str]) -> str:
 
 
 def _masked_text(text: str, settings: Settings) -> str:
-    if (secrets := _secrets(_values(settings))) is not None:
+    if (secrets := _secrets(settings)) is not None:
         text = secrets.sub(MASKED, text)
     if "_" in text or "EZ" in text or "Bearer" in text:
         text = _KEYS.sub(MASKED, text)
@@ -116,22 +116,23 @@ def masked(value: Any, settings: Settings) -> Any:
             return mask(str(value), settings)
 
 
-_known: dict[int, tuple[Settings, frozenset[str]]] = {}
+_known: dict[int, tuple[Settings, re.Pattern[str] | None]] = {}
 
 
-def _values(settings: Settings) -> frozenset[str]:
-    """Returns the secrets in the settings, collected once per settings object."""
+def _secrets(settings: Settings) -> re.Pattern[str] | None:
+    """Returns the pattern of the secrets in the settings, made once per settings object. It matches the
+    longest first: one secret may be part of another."""
     if (known := _known.get(id(settings))) is not None and known[0] is settings:
         return known[1]
-    found = set[str]()
+    found = _passwords(settings.database_url)
     for setting in settings_in(type(settings)).values():
         if isinstance(value := value_of(settings, setting), SecretStr):
             found |= _parts(value.get_secret_value())
-    found |= _passwords(settings.database_url)
+    values = sorted((each for each in found if len(each) >= _SHORTEST_SECRET), key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, values))) if values else None
     _known.clear()
-    values = frozenset(each for each in found if len(each) >= _SHORTEST_SECRET)
-    _known[id(settings)] = (settings, values)
-    return values
+    _known[id(settings)] = (settings, pattern)
+    return pattern
 
 
 def _parts(secret: str) -> set[str]:
@@ -163,13 +164,3 @@ def _passwords(url: str) -> set[str]:
     except ValueError:
         return set()
     return {password, unquote(password)} if password else set()
-
-
-@lru_cache(maxsize=8)
-def _secrets(values: frozenset[str]) -> re.Pattern[str] | None:
-    """Matches the longest first: one secret may be part of another."""
-    return (
-        re.compile("|".join(re.escape(each) for each in sorted(values, key=len, reverse=True)))
-        if values
-        else None
-    )
