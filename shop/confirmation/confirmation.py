@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
@@ -41,30 +40,8 @@ class Confirmation(Frozen):
     contain keys."""
 
 
-def missing(texts: Mapping[str, str]) -> list[str]:
-    """Returns a warning for each element that is absent or empty."""
-    return [f"missing element: {name}" for name in ELEMENTS if not texts.get(name, "").strip()]
-
-
-def finish(
-    texts: Mapping[str, str],
-    generation_model: str,
-    *,
-    personal: bool,
-    warnings: Sequence[str] = (),
-    program_version: str | None = None,
-    tracked: bool = True,
-) -> Confirmation:
-    """Makes the confirmation of these texts. Adds a warning for each missing element; `tracked`: the one
-    about tracking is among them."""
-    found = {name: texts.get(name, "").strip() for name in ELEMENTS}
-    return Confirmation(
-        **found,
-        generated_at=datetime.now(UTC),
-        generation_model=generation_model,
-        program_version=program_version,
-        personalization_level="high" if personal else "standard",
-        content_length=sum(map(len, found.values())),
-        includes_tracking=bool(found["tracking_info"]),
-        validation_warnings=[*warnings, *missing(found if tracked else {**found, "tracking_info": "-"})],
-    )
+def missing(texts: Mapping[str, str], *, tracked: bool = True) -> list[str]:
+    """Returns a warning for each element that is absent or empty. `tracked`: the one about tracking is among
+    them."""
+    names = ELEMENTS if tracked else ELEMENTS[:-1]
+    return [f"missing element: {name}" for name in names if not texts.get(name, "").strip()]

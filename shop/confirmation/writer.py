@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
-from shop.confirmation.confirmation import ELEMENTS, TEMPLATE, Confirmation, finish
+from shop.confirmation.confirmation import ELEMENTS, TEMPLATE, Confirmation, missing
 from shop.confirmation.facts import inputs_of, slot_values
 from shop.confirmation.language_model import Answer, LocalModelUnavailable, ask
 from shop.confirmation.slots import can_check, clean, fill, problems
@@ -41,7 +42,7 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
     warnings = [answer.warning] if answer.warning else []
     warnings += _warnings("language model asked again", reasons)
     texts = fill(answer.texts, slot_values(order, settings, language))
-    return _finished(order, language, texts, model, warnings, answer.program)
+    return finished(order, language, texts, model, warnings, answer.program)
 
 
 def template_confirmation(order: Order, settings: Settings, warnings: Sequence[str] = ()) -> Confirmation:
@@ -50,27 +51,31 @@ def template_confirmation(order: Order, settings: Settings, warnings: Sequence[s
     language = language_of(order, settings)
     values = slot_values(order, settings, language)
     texts = {name: language.say(f"confirmation.{name}", **values) for name in ELEMENTS}
-    return _finished(order, language, texts, TEMPLATE, warnings)
+    return finished(order, language, texts, TEMPLATE, warnings)
 
 
-def _finished(  # noqa: PLR0917
+def finished(  # noqa: PLR0917
     order: Order,
     language: Language,
-    texts: dict[str, str],
+    texts: Mapping[str, str],
     writer: str,
-    warnings: Sequence[str],
+    warnings: Sequence[str] = (),
     program: str | None = None,
 ) -> Confirmation:
-    """Makes the order's confirmation: without a delivery and a tracking number if nothing is shipped."""
+    """Makes the order's confirmation of these texts: without a delivery and a tracking number if nothing is
+    shipped. Adds a warning for each missing element."""
+    found = {name: texts.get(name, "").strip() for name in ELEMENTS}
     if not order.needs_shipment:
-        texts = {**texts, "next_steps": language.say("confirmation.digital"), "tracking_info": ""}
-    return finish(
-        texts,
-        writer,
-        personal=bool(order.addressee),
-        warnings=warnings,
+        found |= {"next_steps": language.say("confirmation.digital"), "tracking_info": ""}
+    return Confirmation(
+        **found,
+        generated_at=datetime.now(UTC),
+        generation_model=writer,
         program_version=program,
-        tracked=order.needs_shipment,
+        personalization_level="high" if order.addressee else "standard",
+        content_length=sum(map(len, found.values())),
+        includes_tracking=bool(found["tracking_info"]),
+        validation_warnings=[*warnings, *missing(found, tracked=order.needs_shipment)],
     )
 
 

@@ -12,10 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shop.confirmation.confirmation import ELEMENTS, Confirmation, finish
+from shop.confirmation.confirmation import ELEMENTS, Confirmation
 from shop.confirmation.facts import slot_values
-from shop.confirmation.writer import template_confirmation, write_confirmation
-from shop.notifications.language import language
+from shop.confirmation.writer import finished, template_confirmation, write_confirmation
+from shop.notifications.language import language, language_of
 from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 
@@ -145,9 +145,8 @@ class TestConfirmation:
         assert "John Doe" in template_confirmation(an_order(shipping_info=pat), SETTINGS).greeting
 
     def test_missing_elements_are_warned_of(self) -> None:
-        confirmation = finish(
-            {"greeting": "Hello", "order_summary": " \n"}, "some/model", personal=True, warnings=["before"]
-        )
+        texts = {"greeting": "Hello", "order_summary": " \n"}
+        confirmation = finished(ORDER, language_of(ORDER, SETTINGS), texts, "some/model", ["before"])
         assert confirmation.validation_warnings == [
             "before",
             "missing element: order_summary",
