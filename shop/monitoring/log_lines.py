@@ -31,7 +31,7 @@ from saga.log_context import fields
 from shop.monitoring.config import Logging, Monitoring, monitoring
 from shop.monitoring.masking import mask, mask_exception, masked
 from shop.runtime.files import PRIVATE_FILE, make_private
-from shop.settings import Settings, settings
+from shop.settings import settings
 from shop.text.sanitize import tame
 
 _MEGABYTE = 1_000_000
@@ -110,7 +110,6 @@ class Lines(logging.Handler):
     def __init__(self, config: Monitoring, *, people: bool, machines: bool) -> None:
         super().__init__()
         self.config, self.people, self.machines = config, people, machines
-        self._opened_for: tuple[Settings, int] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -119,16 +118,9 @@ class Lines(logging.Handler):
                 sys.stderr.write(tame(for_people(made, record.created)) + "\n")
             if self.machines:
                 record.__dict__[_JSON] = orjson.dumps(made, default=str).decode()
-                self._json_file().handle(record)
+                _json_file(self.config, settings().var_dir).handle(record)
         except Exception:  # noqa: BLE001  (logging must not fail an order)
             self.handleError(record)
-
-    def _json_file(self) -> _JsonFile:
-        # Other settings may name another file; a forked process has its own.
-        if self._opened_for != (settings(), os.getpid()):
-            self._opened_for = settings(), os.getpid()
-            self._file = _json_file(self.config, settings().var_dir)
-        return self._file
 
 
 class _JsonFile(RotatingFileHandler):
@@ -169,27 +161,20 @@ _opening = threading.Lock()
 
 
 def _json_file(config: Monitoring, var_dir: Path) -> _JsonFile:
-    """Returns the file of this process, which all handlers share."""
+    """Returns the file of this process, which all handlers share. Other settings may name another file; a
+    forked process has its own."""
     global _open_file  # noqa: PLW0603
     path = config.log_file(var_dir, f"{socket.gethostname()}-{os.getpid()}").absolute()
+    most = int(config.logging.max_file_size_mb * _MEGABYTE)
     with _opening:
-        if _open_file is None or (Path(_open_file.baseFilename), _open_file.maxBytes) != (
-            path,
-            _most_bytes(config),
-        ):
-            if _open_file is not None:
-                _open_file.close()
-            _open_file = _JsonFile(
-                path,
-                _most_bytes(config),
-                PRIVATE_FILE if path.is_relative_to(var_dir.absolute()) else _FOR_COLLECTORS,
-            )
+        known = _open_file
+        if known is None or (Path(known.baseFilename), known.maxBytes) != (path, most):
+            if known is not None:
+                known.close()
+            mode = PRIVATE_FILE if path.is_relative_to(var_dir.absolute()) else _FOR_COLLECTORS
+            known = _open_file = _JsonFile(path, most, mode)
             _remove_old_files(config, var_dir)
-        return _open_file
-
-
-def _most_bytes(config: Monitoring) -> int:
-    return int(config.logging.max_file_size_mb * _MEGABYTE)
+        return known
 
 
 def _remove_old_files(config: Monitoring, var_dir: Path) -> None:
