@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, NullPool, text
+from sqlalchemy import NullPool, text
 
 from saga.database import new_engine, pool_use
 from shop.monitoring.config import Monitoring, monitoring
@@ -41,6 +41,7 @@ _SAMPLE = text(
     "VALUES (:process_id, :process_cpu_percent, :process_memory_mb, :cpu_percent, :memory_percent, "
     ":disk_percent, :connections_in_use, :connections_open, :connections_most)"
 )
+_SYSTEM = ("process_cpu_percent", "process_memory_mb", "cpu_percent", "memory_percent", "disk_percent")
 _CLEANUP = (
     text("DELETE FROM system_sample WHERE at < now() - make_interval(secs => :seconds)"),
     text("DELETE FROM worker_process WHERE seen_at < now() - make_interval(secs => :seconds)"),
@@ -69,8 +70,15 @@ class Sampler:
     def __init__(
         self, kind: str, config: Monitoring, settings: Settings, flow_run_id: str | None = None
     ) -> None:
-        self.id, self.kind, self.flow_run_id = uuid4(), kind, flow_run_id
-        self._config, self._settings = config, settings
+        self.id, self._config, self._settings = uuid4(), config, settings
+        self._who = {
+            "id": self.id,
+            "kind": kind,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "run": flow_run_id,
+            "every": config.worker_monitoring.health_check_interval_seconds,
+        }
         self._stopped = threading.Event()
         self._failing = False
         self._process: Any = None
@@ -109,14 +117,14 @@ class Sampler:
             url = self._settings.database_url
             engine = new_engine(url, poolclass=NullPool, arguments={"options": _OPTIONS})
             with engine.begin() as connection:
-                self._record(connection, ended=ended)
+                connection.execute(_HEARTBEAT, self._who)
+                if ended:
+                    connection.execute(_ENDED, self._who)
                 if sample:
                     connection.execute(_SAMPLE, {"process_id": self.id, **self._measure()})
-                if clean:
-                    for statement in _CLEANUP:
-                        connection.execute(
-                            statement, {"seconds": self._config.event_monitoring.trace_retention_hours * 3600}
-                        )
+                kept = {"seconds": self._config.event_monitoring.trace_retention_hours * 3600}
+                for statement in _CLEANUP if clean else ():
+                    connection.execute(statement, kept)
         except Exception as error:  # noqa: BLE001  (monitoring must not fail an order)
             if not self._failing:
                 log.warning(
@@ -126,26 +134,10 @@ class Sampler:
         else:
             self._failing = False
 
-    def _record(self, connection: Connection, *, ended: bool) -> None:
-        every = self._config.worker_monitoring.health_check_interval_seconds
-        who = {
-            "id": self.id,
-            "kind": self.kind,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "run": self.flow_run_id,
-            "every": every,
-        }
-        connection.execute(_HEARTBEAT, who)
-        if ended:
-            connection.execute(_ENDED, {"id": self.id})
-
     def _measure(self) -> dict[str, float | int | None]:
         use = pool_use()
-        found: dict[str, float | int | None] = {
-            **dict.fromkeys(
-                ("process_cpu_percent", "process_memory_mb", "cpu_percent", "memory_percent", "disk_percent")
-            ),
+        found: dict[str, float | int | None] = dict.fromkeys(_SYSTEM)
+        found |= {
             "connections_in_use": use.in_use,
             "connections_open": use.open,
             "connections_most": use.most,
