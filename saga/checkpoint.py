@@ -8,25 +8,27 @@ next.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from saga import journal
 from saga.connections import wait_for_others, waiting
-from saga.database import NotWritten, transaction
+from saga.database import NotWritten, is_database_error, transaction
 from saga.errors import LeaseLost
 from saga.failpoints import failpoint
 from saga.instance import Instance
 
 _COMMITTING = failpoint("the commit of notes")
 _Checkpoint = tuple[Instance, str, dict[str, Any]]
+_Waiting = tuple[_Checkpoint, "asyncio.Future[None]"]
 
 
 class _Writer:
     """Collects and commits the checkpoints of one event loop."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[_Checkpoint, asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
 
     async def add(self, instance: Instance, step: str, facts: dict[str, Any]) -> None:
@@ -42,31 +44,33 @@ class _Writer:
         while self._waiting:
             await asyncio.sleep(0)  # tasks that are ready to write a checkpoint join this transaction
             batch, self._waiting = self._waiting, []
-            try:
-                async with transaction(_COMMITTING) as tx:
-                    held = set(
-                        await journal.verify_ownership(tx, {instance for (instance, _, _), _ in batch})
-                    )
-                    if held:
-                        await journal.add_notes(tx, [n for n, _ in batch if n[0] in held])
-            except BaseException as error:
-                for _, written in batch:
-                    if not written.done():
-                        written.set_exception(
-                            error
-                            if isinstance(error, Exception)
-                            else NotWritten("the checkpoint was not written")
-                        )
-                if not isinstance(error, Exception):
-                    raise
+            await self._write(batch)
+
+    async def _write(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            async with transaction(_COMMITTING) as tx:
+                held = set(await journal.verify_ownership(tx, {instance for (instance, _, _), _ in batch}))
+                if held:
+                    await journal.add_notes(tx, [n for n, _ in batch if n[0] in held])
+        except BaseException as error:
+            if len(batch) > 1 and isinstance(error, Exception) and not is_database_error(error):
+                for each in batch:  # one cannot be stored: it fails alone
+                    await self._write([each])
+                return
+            failure = error if isinstance(error, Exception) else NotWritten("the checkpoint was not written")
+            for _, written in batch:
+                if not written.done():
+                    written.set_exception(failure)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for (instance, _, _), written in batch:
+            if written.done():
                 continue
-            for (instance, _, _), written in batch:
-                if written.done():
-                    continue
-                if instance in held:
-                    written.set_result(None)
-                else:
-                    written.set_exception(LeaseLost(instance.id))
+            if instance in held:
+                written.set_result(None)
+            else:
+                written.set_exception(LeaseLost(instance.id))
 
 
 _writers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Writer] = WeakKeyDictionary()

@@ -31,8 +31,13 @@ Statement = Callable[[SagaStore[Any]], TextClause]
 CLAIMING = failpoint("the commit of claiming orders")
 """The failpoint of a transaction that calls `claim`."""
 # An expired lease can be locked if its holder is not writing under it at this moment. The lock allows
-# claiming its instances.
-_DEAD_LEASES = sql("SELECT id FROM {leases} WHERE until < now() FOR UPDATE SKIP LOCKED")
+# claiming its instances. The lock of the own lease lasts until the claim is committed or rolled back, and
+# `saga.lease.release_all` waits for it.
+_LOCK_LEASES = sql(
+    "WITH own AS (SELECT id FROM {leases} WHERE id = CAST(:own AS uuid) FOR SHARE), "
+    "dead AS (SELECT id FROM {leases} WHERE until < now() AND id IS DISTINCT FROM CAST(:own AS uuid) "
+    "FOR UPDATE SKIP LOCKED) SELECT id FROM own UNION ALL SELECT id FROM dead"
+)
 _TAKEN_FROM = sql(
     "UPDATE {leases} l SET taken_from = true, orders_left = coalesce(l.orders_left, "
     "(SELECT count(*) FROM {instances} i WHERE i.lease_id = l.id AND i.outcome IS NULL)) "
@@ -120,7 +125,8 @@ _SET_ASIDE = sql(
     "UPDATE {instances} i SET lease_id = NULL, fence = i.fence + 1, "
     "not_before = now() + make_interval(secs => least(:longest, power(2, least(i.fence, 30)))) "
     "WHERE i.id = :id AND i.outcome IS NULL "
-    "AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id AND l.until >= now())"
+    "AND (i.lease_id IS NULL OR i.lease_id = ANY(CAST(:leases AS uuid[])) "
+    "OR NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id))"
 )
 LONGEST_ASIDE_SECONDS = 300
 """Limits the pause of an instance after an unexpected error, in seconds."""
@@ -208,7 +214,10 @@ async def _claim_or_set_aside(
 
 async def set_aside(tx: Tx, store: SagaStore[Any], instance_id: str) -> None:
     """Postpones an instance that no worker holds; the pause grows each time."""
-    await tx.execute(_SET_ASIDE(store), {"id": instance_id, "longest": LONGEST_ASIDE_SECONDS})
+    leases = await lock_expired_leases(tx, store)
+    await tx.execute(
+        _SET_ASIDE(store), {"id": instance_id, "longest": LONGEST_ASIDE_SECONDS, "leases": leases}
+    )
 
 
 async def claim(tx: Tx, store: SagaStore[Any], lease: UUID, **wanted: Unpack[Wanted]) -> list[Instance]:
@@ -219,9 +228,12 @@ async def claim(tx: Tx, store: SagaStore[Any], lease: UUID, **wanted: Unpack[Wan
     the end one, to find out which of them is the cause. Meanwhile the worker must hold no other instance.
     """
     ids, known = wanted.get("ids"), wanted.get("known")
+    locked = await lock_expired_leases(tx, store, own=lease)
+    if lease not in locked:  # its row was deleted, because it was not renewed for a day
+        return []
     parameters: dict[str, Any] = {"lease": lease, "most": wanted["most"], "run": wanted.get("flow_run_id")}
     parameters |= {
-        "leases": await lock_expired_leases(tx, store),
+        "leases": [each for each in locked if each != lease],
         "known": None if known is None else list(known),
         **_UNKNOWN_STEP,
     }
@@ -338,12 +350,13 @@ async def _claim(
     return instances
 
 
-async def lock_expired_leases(tx: Tx, store: SagaStore[Any]) -> list[UUID]:
+async def lock_expired_leases(tx: Tx, store: SagaStore[Any], own: UUID | None = None) -> list[UUID]:
     """Returns the expired leases, locked until the transaction ends, and marks them, so that a holder that
-    resumes checks each instance's fence before it writes."""
-    leases = list((await tx.execute(_DEAD_LEASES(store))).scalars().all())
-    if leases:
-        await tx.execute(_TAKEN_FROM(store), {"leases": leases})
+    resumes checks each instance's fence before it writes. `own`: this worker's lease, which is locked,
+    returned and not marked, expired or not."""
+    leases = list((await tx.execute(_LOCK_LEASES(store), {"own": own})).scalars().all())
+    if dead := [lease for lease in leases if lease != own]:
+        await tx.execute(_TAKEN_FROM(store), {"leases": dead})
     return leases
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from saga.instance import Instance
+from saga.limit import Limit
 
 StepTask = Callable[[Any], Awaitable[object]]
 """Is called with a `saga.execution.StepExecution`, which also receives the results."""
@@ -95,6 +96,12 @@ class Saga:
     def names(self) -> frozenset[str]:
         """The names of all steps."""
         return frozenset(self._by_name)
+
+    @property
+    def limits(self) -> frozenset[Limit]:
+        """The limits of the steps' external calls, and of their compensations'."""
+        tasks = [task for step in self.steps for task in (step.task, step.undo)]
+        return frozenset(limit for task in tasks if (limit := getattr(task, "limit", None)) is not None)
 
     def following(self, step: Step) -> Step | None:
         """Returns the next step; None after the last one."""

@@ -217,9 +217,11 @@ class StepExecution:
 
 
 async def _begin_ahead(tx: Tx, step: Step, instances: Sequence[Instance]) -> list[Record]:
-    """Returns the intents of the next step, for instances without a cancel request."""
-    stopped = await journal.cancel_requests(tx, instances)
-    going = [instance for instance in instances if instance not in stopped]
+    """Returns the intents of the next step, for instances without a cancel request, and for which it is not
+    done: a step that is run again, such as a reservation that expired, leaves later results as they are."""
+    todo = [instance for instance in instances if not instance.done(step.name)]
+    stopped = await journal.cancel_requests(tx, todo)
+    going = [instance for instance in todo if instance not in stopped]
     since = time.monotonic()
 
     def begun() -> None:

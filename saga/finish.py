@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 from sqlalchemy import TextClause, text
 
 from saga import journal
+from saga.asyncio_tasks import cancel_and_wait
 from saga.database import Tx, after_commit, as_json, transaction
 from saga.definition import Saga
 from saga.errors import StepError, TooManyTakeovers
 from saga.failpoints import failpoint
 from saga.hooks import Ending, outcome_of
 from saga.instance import Instance, SagaInstance
+from saga.lease import CHECK_FENCES
 from saga.outcome import Compensation
 from saga.store import SagaStore, sql
 from saga.wakeup import FINISHED, notification
@@ -39,9 +41,6 @@ _PAUSE_IF_WORKER_DIES = sql(
     "UPDATE {instances} SET not_before = now() + make_interval(secs => :seconds) "
     "WHERE id = :id AND outcome IS NULL"
 )
-_CHECK_FENCES = sql("UPDATE {leases} SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[]))")
-"""Makes the leases' holders check each instance's fence from now on, because a call for one of these
-instances may still be running."""
 
 
 @cache
@@ -232,6 +231,8 @@ async def postpone(instances: Collection[Instance], seconds: float, error: StepE
     if not instances:
         return
     held = list(instances)
+    # No call may go on after somebody else has claimed its instance.
+    await cancel_and_wait([call for instance in held for call in instance.in_flight.values()])
     await held[0].store.hooks.before_postponing(held, seconds, error)
     async with transaction(_POSTPONING) as tx:
         held = await journal.verify_ownership(tx, held)
@@ -261,4 +262,4 @@ async def _release(tx: Tx, held: Sequence[Instance], seconds: float, code: str |
         "code": code,
     }
     await tx.execute(_postpone(store), parameters)
-    await tx.execute(_CHECK_FENCES(store), {"leases": leases})
+    await tx.execute(CHECK_FENCES(store), {"leases": leases})

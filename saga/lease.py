@@ -39,11 +39,19 @@ _TAKE = sql(
     "VALUES (:id, :holder, now() + make_interval(secs => :seconds)) "
     "ON CONFLICT (id) DO UPDATE SET until = greatest(l.until, excluded.until)"
 )
+# Waits for a claim under the lease whose answer was lost, and which the server may still commit: a claim
+# locks its lease (`saga.claims`). Does not wait for journal writes.
+_WAIT_FOR_CLAIMS = sql("SELECT 1 FROM {leases} WHERE id = :id FOR NO KEY UPDATE")
 # The same lock as the update's: it waits for a concurrent takeover, and reads what that takeover has written.
 _RENEW = sql(
     "WITH was AS (SELECT orders_left FROM {leases} WHERE id = :id FOR NO KEY UPDATE) "
     "UPDATE {leases} l SET until = now() + make_interval(secs => :seconds), orders_left = NULL "
     "FROM was WHERE l.id = :id RETURNING was.orders_left IS NOT DISTINCT FROM 1"
+)
+# Others have deleted a lease that was not renewed for a day, and may have claimed every instance.
+_RENEW_DELETED = sql(
+    "INSERT INTO {leases} (id, holder, until, taken_from) "
+    "VALUES (:id, :holder, now() + make_interval(secs => :seconds), true)"
 )
 _HAD_SINGLE_INSTANCE = sql("SELECT orders_left IS NOT DISTINCT FROM 1 FROM {leases} WHERE id = :id")
 # Skips locked rows, which the next renewal updates: two workers must not wait for each other here.
@@ -66,6 +74,11 @@ _END_SECONDS = 5
 """How many seconds the release of a lease is retried while the database is unavailable. After that the lease
 expires by itself."""
 _DELETE = sql("DELETE FROM {leases} WHERE id = :id OR until < now() - interval '1 day'")
+
+
+CHECK_FENCES = sql("UPDATE {leases} SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[]))")
+"""Makes the leases' holders check each instance's fence from now on, because others may claim instances that
+a holder still works on."""
 
 
 @dataclass(slots=True)
@@ -96,16 +109,22 @@ async def lease(store: SagaStore[Any]) -> AsyncIterator[UUID]:
 
 
 async def _take_lease(store: SagaStore[Any], lease_id: UUID) -> None:
-    holder = f"{socket.gethostname()}:{os.getpid()}"
     async with transaction(_TAKING) as tx:
-        await tx.execute(_TAKE(store), {"id": lease_id, "holder": holder, "seconds": config().lease_seconds})
+        await tx.execute(
+            _TAKE(store), {"id": lease_id, "holder": _holder(), "seconds": config().lease_seconds}
+        )
+
+
+def _holder() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 async def _renew(store: SagaStore[Any], lease_id: UUID, renewal: _Renewal, *, limit: float) -> None:
+    about = {"id": lease_id, "seconds": config().lease_seconds}
     async with transaction(seconds=limit) as tx:
-        single = (
-            await tx.execute(_RENEW(store), {"id": lease_id, "seconds": config().lease_seconds})
-        ).scalar()
+        single = (await tx.execute(_RENEW(store), about)).scalar()
+        if single is None:
+            await tx.execute(_RENEW_DELETED(store), {**about, "holder": _holder()})
         renewal.had_single_instance |= bool(single)
         if renewal.was_late:
             await tx.execute(
@@ -150,6 +169,7 @@ async def release_all(store: SagaStore[Any], lease_id: UUID) -> None:
     """Releases every open instance under the lease, also those of a claim whose answer was lost. No task may
     be working on any of them."""
     async with transaction(RELEASING) as tx:
+        await tx.execute(_WAIT_FOR_CLAIMS(store), {"id": lease_id})
         await _release_instances(tx, store, lease_id)
 
 
@@ -159,6 +179,7 @@ async def release_strays(store: SagaStore[Any], lease_id: UUID, known: Iterable[
     Returns whether all are released. Raises if the database is unreachable."""
     held = list(known)
     async with transaction() as tx:
+        await tx.execute(_WAIT_FOR_CLAIMS(store), {"id": lease_id})
         parameters = {
             "id": lease_id,
             "ids": [instance.id for instance in held],
@@ -191,6 +212,7 @@ async def release_strays(store: SagaStore[Any], lease_id: UUID, known: Iterable[
 async def _release_these(store: SagaStore[Any], lease_id: UUID, instance_ids: list[str]) -> None:
     if instance_ids:
         async with transaction(RELEASING) as tx:
+            await tx.execute(CHECK_FENCES(store), {"leases": [lease_id]})
             await tx.execute(_RELEASE_THESE(store), {"id": lease_id, "ids": instance_ids})
 
 

@@ -67,6 +67,11 @@ _START_OVER = sql(
     "cancel_requested_at = NULL, cancel_reason = NULL, cancel_requested_by = NULL "
     "WHERE id = :id AND outcome IS NOT NULL"
 )
+# A worker of an earlier try may not know that its commit of the outcome succeeded: all check the fences now.
+_CHECK_ALL_FENCES = sql(
+    "UPDATE {leases} SET taken_from = true "
+    "WHERE id IN (SELECT id FROM {leases} WHERE NOT taken_from ORDER BY id FOR NO KEY UPDATE)"
+)
 _READ = sql(
     "SELECT {key} AS id, step, notes, result, error, undo_result, undo_error FROM {journal} "
     "WHERE {key} = ANY(CAST(:ids AS text[])) FOR UPDATE"
@@ -157,6 +162,7 @@ def start_over(
 
     The caller makes sure that no compensation is due. Raises ValueError if the instance has not ended.
     """
+    connection.execute(_CHECK_ALL_FENCES(store))
     changed = connection.execute(_START_OVER(store), {"id": instance_id, "changes": as_json(dict(changes))})
     if changed.rowcount != 1:
         raise ValueError(f"instance {instance_id} has not ended, so it cannot start over")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 from uuid import UUID
 
@@ -26,18 +26,17 @@ from saga.instance import Instance
 from saga.lease import lease
 from saga.log_context import bind_instance
 from saga.loop import execution_of, run_steps
-from saga.prefect.compensation import compensate
+from saga.prefect.compensation import DETACHED_AT_ONCE, compensate
 from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.run import reload, run_saga
 from saga.prefect.steps import run_step
 from saga.prefect.termination import cancelled_by_sigterm
+from saga.shares import share
 from saga.store import SagaStore
 
 log = get_logger("orders")
 GRACE_SECONDS = 5
 """Shutdown grace period in seconds: instances that are not finished by then are released to other workers."""
-_DETACHED_AT_ONCE = 32
-"""Limits how many detached instances run concurrently."""
 _PING = text("SELECT 1")
 _LONGEST_INFRASTRUCTURE_PAUSE_SECONDS = 60
 """Limits the pause, in seconds, of a single instance that keeps meeting infrastructure errors."""
@@ -60,7 +59,7 @@ class BatchRunner:
         self._tasks: dict[Instance, asyncio.Task[None]] = {}
         """The task that each instance was last assigned to. A detached instance no longer belongs to its
         batch's task."""
-        self._detached_slots = asyncio.Semaphore(_DETACHED_AT_ONCE)
+        self._detached_slots = asyncio.Semaphore(DETACHED_AT_ONCE)
         self.unreleased = False
         """Whether instances could not be released: no task works on them, and no other worker can claim them.
         """
@@ -316,7 +315,10 @@ async def run_claimed(
     nothing was claimed, and returns whether to try again.
     """
     runner, claimed, survived = BatchRunner(saga), 0, 0
-    async with cancelled_by_sigterm(), lease(store) as lease_id:
+    async with cancelled_by_sigterm(), lease(store) as lease_id, AsyncExitStack() as stack:
+        # One share of each limit for the whole run: instances that run concurrently have one lease.
+        for limit in saga.limits:
+            await stack.enter_async_context(share(limit, store, lease_id, wanted=limit.most()))
         try:
             while (instances := await claim(lease_id, survived)) or await wait():
                 if not instances:

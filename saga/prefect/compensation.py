@@ -19,6 +19,8 @@ from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.steps import run_step
 
 log = get_logger("orders")
+DETACHED_AT_ONCE = 32
+"""Limits how many detached instances run concurrently."""
 
 
 async def compensate(saga: Saga, instances: Sequence[Instance]) -> None:
@@ -69,4 +71,10 @@ async def compensate_step(step: Step, instances: Sequence[Instance]) -> None:
             return
         log.warning("%s of %s failed: %s", step.undo_name, execution.title, failure)
     await postpone_failed(execution.postponed)
-    await asyncio.gather(*(compensate_step(step, [instance]) for instance in execution.detached))
+    slots = asyncio.Semaphore(DETACHED_AT_ONCE)
+
+    async def alone(instance: Instance) -> None:
+        async with slots:
+            await compensate_step(step, [instance])
+
+    await asyncio.gather(*(alone(instance) for instance in execution.detached))

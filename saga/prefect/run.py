@@ -32,6 +32,9 @@ from saga.prefect.steps import run_step
 log = get_logger("orders")
 CANCELLING = "cancel_order"
 """The failing step of an instance that was cancelled before a worker claimed it."""
+_LONGEST_RETRY_SECONDS = 300
+"""Limits the pause, in seconds, before the next try of a step past the pivot that failed. It doubles with
+each claim."""
 _LONGEST_PAUSE_SECONDS = 6 * 3600
 """Limits the pause, in seconds, of an instance past the pivot whose workers die repeatedly."""
 
@@ -158,7 +161,7 @@ async def _continue_past_pivot(saga: Saga, instance: Instance, error: BaseExcept
     """Postpones the instance after a failed step, to retry it. A cancelled run runs the remaining steps."""
     if isinstance(error, Exception):
         log.error("instance %s is past %s, and %s: it is retried", instance.id, saga.pivot, error)
-        await postpone([instance], seconds=min(300, 5 * 2**instance.takeovers))
+        await postpone([instance], seconds=min(_LONGEST_RETRY_SECONDS, 5 * 2 ** min(instance.fence - 1, 10)))
         return
 
     async def run(step: Step, todo: list[Instance], _others: list[Instance]) -> Sequence[Instance]:

@@ -137,7 +137,7 @@ def _external_task(action: ExternalAction, limit: Limit | None, known: KnownResu
             await run_external(execution, action, known=known)
 
     made = _task(body, action, external=True)
-    made.is_external = True  # type: ignore[attr-defined]
+    made.is_external, made.limit = True, limit  # type: ignore[attr-defined]
     return made
 
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -52,6 +52,47 @@ SAGA = Saga(
 
 
 # -- claiming
+
+
+@pytest.mark.parametrize("known", [None, ()], ids=["all", "those that the worker does not know"])
+async def test_whoever_releases_waits_for_a_claim_without_an_answer(
+    agency: Agency, known: tuple[TripInstance, ...] | None
+) -> None:
+    """The server is about to commit it, long after the worker has given up waiting."""
+    mine = await agency.lease()
+    await agency.store("A")
+    async with transaction() as tx:
+        assert await claims.claim(tx, TRIPS, mine, most=1)
+        releasing: asyncio.Task[Any] = asyncio.create_task(
+            leases.release_all(TRIPS, mine) if known is None else leases.release_strays(TRIPS, mine, known)
+        )
+
+        async def waits() -> bool:
+            return bool(await agency.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+        await until(waits, 10, "the release to wait")
+        assert not releasing.done()
+    await releasing
+    assert (await agency.trip("A")).lease_id is None
+
+
+async def test_nothing_is_claimed_under_a_lease_that_is_gone(agency: Agency) -> None:
+    await agency.store("A")
+    assert await agency.claim(lease=uuid4()) == []
+    assert (await agency.trip("A")).fence == 0
+
+
+async def test_a_lease_that_others_deleted_is_renewed_and_proves_nothing(agency: Agency) -> None:
+    """The machine slept for more than a day."""
+    with environment({"LEASE_SECONDS": "2"}):
+        async with lease(TRIPS) as mine:
+            await agency.rows("DELETE FROM trip_lease WHERE id = :id", id=mine)
+
+            async def back() -> bool:
+                return await agency.count("trip_lease") == 1
+
+            await until(back, 20, "the lease to be renewed")
+            assert await agency.value("SELECT taken_from FROM trip_lease")
 
 
 async def test_the_oldest_first_up_to_the_limit(agency: Agency) -> None:
@@ -605,6 +646,36 @@ async def test_a_worker_who_handed_the_trip_back_can_write_nothing_more(
     assert await snapshot(agency) == before
 
 
+async def test_whoever_is_paused_while_its_trip_is_set_aside_can_write_nothing_more(agency: Agency) -> None:
+    """Its lease expired, and it renews it afterwards."""
+    (old,) = await agency.instance("A")
+    await agency.let_leases_run_out()
+    async with transaction() as tx:
+        await claims.set_aside(tx, TRIPS, "A")
+    await agency.age_leases(-3600)
+    async with transaction() as tx:
+        assert await journal.verify_ownership(tx, [old]) == []
+
+
+async def test_a_trip_whose_worker_lives_is_not_set_aside(agency: Agency) -> None:
+    (old,) = await agency.instance("A")
+    async with transaction() as tx:
+        await claims.set_aside(tx, TRIPS, "A")
+        assert await journal.verify_ownership(tx, [old]) == [old]
+    assert (await agency.trip("A")).not_before is None
+
+
+async def test_a_trip_that_was_released_as_unknown_is_not_written_about(agency: Agency) -> None:
+    """Somebody of this worker still works on it."""
+    mine = await agency.lease()
+    await agency.store("A")
+    (old,) = await agency.claim(lease=mine)
+    assert await leases.release_strays(TRIPS, mine, [])
+    (new,) = await agency.claim("A")
+    async with transaction() as tx:
+        assert await journal.verify_ownership(tx, [old, new]) == [new]
+
+
 async def test_only_those_that_are_lost_are_left_out(agency: Agency) -> None:
     lost, _ = await taken_over(agency, "A")
     b, c = await agency.instance("B", "C")
@@ -746,6 +817,18 @@ async def test_one_who_does_not_wait_any_more_does_not_disturb_the_others(agency
     writing[1].cancel()
     ends = await asyncio.gather(*writing, return_exceptions=True)
     assert [type(end) for end in ends] == [type(None), asyncio.CancelledError, type(None)]
+    assert [(await agency.step(i, CHARGE)).notes for i in "AC"] == [{"payment_id": "pay"}] * 2
+
+
+async def test_notes_that_cannot_be_stored_do_not_spoil_those_of_others(agency: Agency) -> None:
+    trips = await agency.instance(*"ABC")
+    await begin(CHARGE, trips)
+    ends = await asyncio.gather(
+        *(checkpoint(trip, CHARGE, payment_id="\0" if trip.id == "B" else "pay") for trip in trips),
+        return_exceptions=True,
+    )
+    assert [end is None for end in ends] == [True, False, True]
+    assert isinstance(ends[1], DBAPIError)
     assert [(await agency.step(i, CHARGE)).notes for i in "AC"] == [{"payment_id": "pay"}] * 2
 
 

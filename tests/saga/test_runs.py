@@ -14,6 +14,7 @@ from sqlalchemy import text
 from saga.database import Tx, transaction
 from saga.definition import Kind, Saga, Step
 from saga.lease import lease
+from saga.limit import Limit
 from saga.prefect import (
     Consumer,
     cancelled_by_sigterm,
@@ -27,7 +28,7 @@ from saga.prefect import (
 from saga.submission import InstanceConflict
 from saga.wakeup import WAITING, listening
 from tests.saga.scripted import ids
-from tests.saga.trips import TRIPS, Agency, NoSeat, Trip, TripInstance
+from tests.saga.trips import TRIPS, Agency, Busy, NoSeat, Trip, TripInstance
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 FULL = "full"
@@ -116,6 +117,16 @@ async def consume(consumed: Any, seconds: float = 0, batch_size: int = 10) -> No
         await consumer.run(lease_id, listener, seconds, consumed.side_work)
 
 
+async def take_all(saga: Saga) -> int:
+    """Takes up trips of this saga."""
+
+    @flow
+    async def take_these() -> int:
+        return await recover(saga, TRIPS)
+
+    return await take_these()
+
+
 async def made(agency: Agency, trip_id: str) -> dict[str, int]:
     return dict(
         await agency.rows("SELECT what, count(*) FROM booking WHERE trip_id = :id GROUP BY what", id=trip_id)
@@ -190,3 +201,51 @@ async def test_what_a_dead_worker_left_behind_is_recovered(agency: Agency) -> No
     assert await made(agency, "A") == DONE
     assert await made(agency, f"{FULL}-B") == UNDONE
     assert {row.takeovers for row in await agency.rows("SELECT takeovers FROM trip")} == {1}
+
+
+async def test_trips_that_go_on_alone_keep_to_the_limit_together(agency: Agency) -> None:
+    """All fail together, so that each is tried alone, at the same time as the others, under one lease."""
+    limit = Limit("one call", lambda: 1, lambda: 1)
+    tried: set[str] = set()
+    running: set[str] = set()
+    at_once: list[int] = []
+
+    @external_step(limit=limit)
+    async def book_guide(trip: TripInstance) -> dict[str, str]:
+        if trip.id not in tried:
+            tried.add(trip.id)
+            raise Busy
+        async with limit.turn():
+            running.add(trip.id)
+            at_once.append(len(running))
+            await agency.count("trip")  # meanwhile others could begin
+            running.remove(trip.id)
+        return {}
+
+    guided = Saga(
+        Step(book_guide, cancel_flight, Kind.COMPENSATABLE, time_limit=20, retries=0),
+        Step(depart, None, Kind.PIVOT, time_limit=20, retries=0),
+    )
+    await agency.store(*"ABCDEF")
+    assert await take_all(guided) == 6
+    assert at_once == [1] * 6
+    assert await agency.rows("SELECT DISTINCT outcome FROM trip") == [("completed",)]
+
+
+async def test_a_last_step_that_keeps_failing_is_tried_less_and_less_often(agency: Agency) -> None:
+    @external_step()
+    async def send_postcard(trip: TripInstance) -> dict[str, str]:
+        raise Busy
+
+    saga = Saga(
+        Step(depart, None, Kind.PIVOT, time_limit=20, retries=0),
+        Step(send_postcard, None, Kind.RETRIABLE, time_limit=20, retries=0),
+    )
+    await agency.store("A")
+    pauses: list[float] = []
+    for _ in range(3):
+        assert await take_all(saga) == 1
+        pauses.append(float(await agency.value("SELECT extract(epoch FROM not_before - now()) FROM trip")))
+        await agency.rows("UPDATE trip SET not_before = now()")
+    assert pauses == sorted(pauses)
+    assert pauses[2] > 2 * pauses[0]

@@ -72,7 +72,6 @@ async def test_a_worker_of_the_try_before_can_write_nothing(agency: Agency) -> N
     await start_over()
     (trip,) = await agency.claim()
     before.lost = False  # it was paused, and does not know that the trip has ended
-    await agency.rows("UPDATE trip_lease SET taken_from = true")
     async with transaction() as tx:
         assert await journal.verify_ownership(tx, [before]) == []
         assert await journal.verify_ownership(tx, [trip]) == [trip]

@@ -13,6 +13,7 @@ from saga.database import Tx
 from saga.database_action import run_in_database
 from saga.errors import LeaseLost, StepTimeout, UnexpectedStepError
 from saga.execution import StepExecution
+from tests import journalled
 from tests.saga.scripted import (
     ACT,
     DEPART,
@@ -58,6 +59,18 @@ async def test_what_is_done_is_not_done_again(agency: Agency) -> None:
     await run_in_database(again, act)
     assert len(act.asked) == 2
     assert await act.made() == {"A": 1, "B": 1, "C": 1}
+
+
+async def test_a_step_that_runs_again_leaves_a_later_one_done(agency: Agency) -> None:
+    """What was reserved has expired meanwhile; what was paid has not."""
+    trips = await some(agency, *"AB")
+    await journalled.begin("pay", trips[:1])
+    await journalled.end("pay", trips[:1], payment="pay_1")
+    await run_in_database(StepExecution(ACT, trips, following=step(name="pay")), Effects(agency))
+    paid, begun = await agency.step("A", "pay"), await agency.step("B", "pay")
+    assert (paid.status, paid.result, paid.attempts) == ("done", {"payment": "pay_1"}, 1)
+    assert trips[0].done("pay")
+    assert (begun.status, begun.result) == ("begun", None)
 
 
 async def test_an_exception_for_one_trip_sends_all_alone_and_none_is_lost(agency: Agency) -> None:

@@ -32,6 +32,7 @@ from saga.errors import (
 )
 from saga.execution import StepExecution
 from saga.external_action import run_external
+from saga.finish import postpone
 from saga.limit import Limit, Turns
 from tests.saga.scripted import ACT, DEPART, READ, Ends, Outside, busy, gone, ids, some, statuses, step
 from tests.saga.trips import Agency, Busy, NoSeat, TripInstance
@@ -340,6 +341,17 @@ async def test_trouble_with_the_database_leaves_no_call_unheard(
 
     await run()
     assert unheard() == []
+
+
+async def test_whoever_is_postponed_leaves_no_call_running(agency: Agency) -> None:
+    """Another worker may claim the trip, and call, too."""
+    trips = await some(agency, *"ABCDEFGHIJ")
+    act, work = Outside(), StepExecution(ACT, trips, straggler_timeout=0.2)
+    act.slow("C")
+    await run_external(work, act)
+    assert (ids(work.detached), act.busy("C")) == (["C"], True)
+    await postpone(work.detached, seconds=0)
+    assert not act.busy("C")
 
 
 async def test_whoever_is_cancelled_takes_its_calls_with_it(agency: Agency) -> None:
