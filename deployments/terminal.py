@@ -7,8 +7,11 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
 from shop.text.sanitize import NOT_FOR_TERMINALS, tame
 
@@ -29,6 +32,21 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
     """Returns a rich console. `width`: for output that is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     return _SanitizingConsole(stderr=stderr, width=None if stream.isatty() else width)
+
+
+def refused(why: str, code: int = 2) -> int:
+    """Says why a command does nothing more. Returns its exit code."""
+    write(why, sys.stderr)
+    return code
+
+
+def table(title: str | Text | None, *columns: str) -> Table:
+    """Returns an empty table. `>` before a column's name aligns it to the right, as in format strings."""
+    made = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in columns:
+        name = column.removeprefix(">")
+        made.add_column(name, justify="right" if name != column else "left", overflow="fold")
+    return made
 
 
 class _SanitizingConsole(Console):

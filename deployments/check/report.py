@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from deployments import terminal
 from deployments.check.finding import Finding, State
 from deployments.check.monitoring import PART, monitoring_finding, wrong_monitoring
 from deployments.check.parts import Known, check_all, unknown_settings, wrong_settings
@@ -72,15 +72,7 @@ def _running(name: str) -> str | None:
 
 def table(findings: Sequence[Finding]) -> Table:
     """Shows one line per part."""
-    made = Table(
-        title="What the shop is connected to",
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )
-    for column in ("part", "", "what", "what to do"):
-        made.add_column(column, overflow="fold")
+    made = terminal.table("What the shop is connected to", "part", "", "what", "what to do")
     for finding in findings:
         mark = "✗ " if finding.wrong else ""
         made.add_row(

@@ -1,4 +1,4 @@
-"""The command `order-saga`: each command is a module of this package, imported only when it runs."""
+"""The command `order-saga`: each command is a function of this package, imported only when it runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ or the database does not answer."""
 _LOCAL = Group("On this machine", sort_key=1)
 _ORDERS = Group("Orders", sort_key=2)
 _SERVERS = Group("On your own servers", sort_key=3)
-_MODULES = {"list": "list_orders", "secrets": "new_secrets"}
-"""Modules whose names differ from their commands': modules with these would hide Python's."""
+_LOCATIONS = {
+    **{name: f"local:{name}" for name in ("run", "demo", "samples", "check")},
+    **{name: f"serve:{name}" for name in ("web", "sandbox", "inventory_service")},
+    "worker": "prefect:worker",
+    "migrate": "setup:migrate",
+    "list": "list_orders:list_orders",  # modules with the names of these commands would hide Python's
+    "secrets": "new_secrets:new_secrets",
+}
+"""Module and function of the commands that are no modules of their own."""
 _COMMANDS = (
     ("run", _LOCAL, "Run everything on this machine, with sample orders, until Ctrl-C."),
     ("demo", _LOCAL, "Run everything, and stop when the sample orders have ended."),
@@ -63,9 +70,9 @@ def make_app(chosen: Sequence[str] = ()) -> App:
     )
     app.register_install_completion_command(help="Install completion for bash, zsh or fish.")
     for name, group, text in _COMMANDS:
-        module = _MODULES.get(name, name.replace("-", "_"))
+        function = name.replace("-", "_")
         app.command(
-            f"deployments.cli.{module}:{module}",
+            f"deployments.cli.{_LOCATIONS.get(function, f'{function}:{function}')}",
             name=name,
             group=group,
             help=None if name in chosen else text,
@@ -88,8 +95,7 @@ def order_saga(arguments: Sequence[str] | None = None) -> int:
             raise
         from deployments import terminal
 
-        terminal.write(why, sys.stderr)
-        return _UNUSABLE
+        return terminal.refused(why, _UNUSABLE)
     return code if isinstance(code, int) else 0
 
 

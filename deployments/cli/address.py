@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from deployments import terminal
-from deployments.cli.submit import InputError, read_orders
+from deployments.cli.entries import InputError, read_orders
 from deployments.who import user
 from shop.orders.page.formatting import for_terminal
 from shop.review.address import change_address
@@ -58,17 +58,8 @@ def address(
         country: Two letters (ISO 3166).
     """
     settings()
-    fields = {
-        "name": name,
-        "company": company,
-        "address": street,
-        "address2": street2,
-        "city": city,
-        "state": state,
-        "zip": zip_code,
-        "country": country,
-        "phone": phone,
-    }
+    fields = {"name": name, "company": company, "address": street, "address2": street2, "city": city}
+    fields |= {"state": state, "zip": zip_code, "country": country, "phone": phone}
     single = {field: value for field, value in fields.items() if value is not None}
     try:
         given = _given(file, single)
@@ -84,15 +75,11 @@ def address(
             )
         )
     except (InputError, OSError, UnicodeDecodeError) as error:
-        terminal.write(str(error), sys.stderr)
-        return 2
+        return terminal.refused(str(error))
     except AddressInvalid as error:
-        for problem in error.reasons():
-            terminal.write(problem, sys.stderr)
-        return 2
+        return terminal.refused("\n".join(error.reasons()))
     except ReviewError as error:
-        terminal.write(str(error), sys.stderr)
-        return 1
+        return terminal.refused(str(error), code=1)
     what = "has the new address" if receipt.status == "changed" else "had this address already"
     terminal.write(f"Order {for_terminal(receipt.order_id)} {what}.")
     return 0

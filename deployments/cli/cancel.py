@@ -6,7 +6,6 @@ import sys
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich import box
 from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
@@ -52,20 +51,16 @@ def cancel(
     try:
         seen = preview_cancel(order)
     except OrderUnknown:
-        terminal.write(f"There is no order {for_terminal(order)}. Ids are case-sensitive.", sys.stderr)
-        return 1
+        return terminal.refused(f"There is no order {for_terminal(order)}. Ids are case-sensitive.", code=1)
     console.print(_table(seen))
     if dry_run:
         return 0
     if seen.effect is Effect.NOTHING:
-        terminal.write("Nothing was changed.", sys.stderr)
-        return 1
+        return terminal.refused("Nothing was changed.", code=1)
     if missing := [option for option, given in (("--reason", reason), ("--by", by)) if not given.strip()]:
-        terminal.write(f"Missing: {' and '.join(missing)}. Nothing was changed.", sys.stderr)
-        return 2
+        return terminal.refused(f"Missing: {' and '.join(missing)}. Nothing was changed.")
     if not yes and not _confirmed(console):
-        terminal.write("Nothing was changed. To cancel without being asked, give --yes.", sys.stderr)
-        return 2
+        return terminal.refused("Nothing was changed. To cancel without being asked, give --yes.")
     return _cancel(order, reason, by, timeout)
 
 
@@ -80,8 +75,7 @@ def _cancel(order: str, reason: str, by: str, timeout: float) -> int:
         ask_to_cancel(order, reason=reason, requested_by=by, through="order-saga")
         known = outcome_of(order, timeout)
     except ResolutionIncomplete as error:
-        terminal.write("; ".join(error.problems).replace("requested_by", "--by", 1), sys.stderr)
-        return 2
+        return terminal.refused("; ".join(error.problems).replace("requested_by", "--by", 1))
     except TimeoutError:
         terminal.write(
             f"The request is stored. A running worker cancels it: see order-saga show {for_terminal(order)}."
@@ -95,13 +89,8 @@ def _cancel(order: str, reason: str, by: str, timeout: float) -> int:
 
 
 def _table(seen: CancelPreview) -> Table:
-    table = Table(
-        title="If it is cancelled now",
-        title_justify="left",
-        show_header=False,
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )
+    table = terminal.table("If it is cancelled now", "", "")
+    table.show_header = False
     for what, how in seen.lines():
         table.add_row(Text(what, "bold"), Text(how))
     return table

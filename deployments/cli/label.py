@@ -47,11 +47,9 @@ def label(
     try:
         window = parse(shipped_within, shop_zone()) if shipped_within else None
     except ValueError as error:
-        terminal.write(str(error), sys.stderr)
-        return 2
+        return terminal.refused(str(error))
     if not orders and window is None:
-        terminal.write("Name orders, or use --shipped-within 24h.", sys.stderr)
-        return 2
+        return terminal.refused("Name orders, or use --shipped-within 24h.")
     found = run_sync(lambda: _find(orders, window))
     missing = 0
     try:
@@ -64,8 +62,7 @@ def label(
                 missing += 1
                 terminal.write(f"{for_terminal(order)}: {error}", sys.stderr)
     except OSError as error:
-        terminal.write(f"The label cannot be written: {error}", sys.stderr)
-        return 2
+        return terminal.refused(f"The label cannot be written: {error}")
     return int(missing > 0)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -70,8 +68,7 @@ def list_orders(
             until=_time("--until", until),
         )
     except _BadOption as error:
-        terminal.write(str(error), sys.stderr)
-        return 2
+        return terminal.refused(str(error))
     found, more = run_sync(lambda: find_all(wanted, most=limit))
     if json:
         for order in found:
@@ -109,13 +106,18 @@ def _period(given: str) -> timedelta | None:
 
 
 def _table(orders: Sequence[ListedOrder]) -> Table:
-    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("order", "status", "failing step"):
-        table.add_column(column, overflow="fold")
-    for column in ("total", "charged", "refunded"):
-        table.add_column(column, justify="right", overflow="fold")
-    for column in ("submitted", "time", "tracking"):
-        table.add_column(column, overflow="fold")
+    columns = (
+        "order",
+        "status",
+        "failing step",
+        ">total",
+        ">charged",
+        ">refunded",
+        "submitted",
+        "time",
+        "tracking",
+    )
+    table = terminal.table(None, *columns)
     for order in orders:
         total = show(order.total_amount, order.currency) if order.total_amount is not None else ""
         money = (show(a, order.currency) if a else "" for a in (order.amount_charged, order.amount_refunded))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from deployments import terminal
 from shop.orders.outcomes import OrderOutcome
 from shop.values.money import show
 
@@ -32,11 +32,8 @@ def effective_compensations(outcome: OrderOutcome) -> list[str]:
 
 def outcome_table(title: str, orders: Iterable[tuple[str, OrderOutcome | None]]) -> Table:
     """Makes one line per order: its id and, if there is one, its outcome."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("order", "outcome", "failing step", "undone"):
-        table.add_column(column, overflow="fold")
-    for column in ("charged", "refunded", "time"):
-        table.add_column(column, justify="right", overflow="fold")
+    columns = ("order", "outcome", "failing step", "undone", ">charged", ">refunded", ">time")
+    table = terminal.table(title, *columns)
     for order_id, outcome in orders:
         name = str(outcome.outcome) if outcome and outcome.outcome else "no outcome"
         row: list[Text | str] = [Text(order_id), Text(name, STYLES.get(name, ""))]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
-from deployments.cli.entries import Entry, listed, read_entries
-from deployments.cli.submit import InputError
+from deployments.cli.entries import Entry, InputError, entries_of, listed, read_each, refuse
 from deployments.trigger import wake_pending_lane
 from shop.payments.errors import NotReceivable, PaymentsNotRecorded
 from shop.payments.recording import MOST, IncomingPayment, Received, read_incoming, record_all_sync
@@ -51,41 +48,24 @@ def paid(
     one = {"order_id": order, "amount": amount, "reference": reference}
     given = {name: value for name, value in one.items() if value is not None}
     try:
-        entries = _entries(file, given)
+        entries = entries_of(file, "payment", given, one, "order, amount and --reference")
         payments = _read(entries, by)
         recorded = record_all_sync(payments)
     except (InputError, OSError, UnicodeDecodeError) as error:
-        return _refuse(console, str(error), 2)
+        return refuse(console, str(error), 2)
     except PaymentsNotRecorded as error:
         places = [(entries[at].place, each) for at, each in error.errors.items()]
         why = listed([f"{place}{reason}" for place, each in places for reason in each.reasons()])
-        return _refuse(console, f"{why}\nNothing was recorded.", 1)
+        return refuse(console, f"{why}\nNothing was recorded.", 1)
     if any(each.new for each in recorded):
         wake_pending_lane()
     _show(console, recorded, json=json)
     return 0
 
 
-def _entries(file: str | None, given: dict[str, str]) -> list[Entry]:
-    if file is None:
-        missing = [name for name in ("order_id", "amount", "reference") if name not in given]
-        if missing:
-            raise InputError(f"missing: {', '.join(missing)}. Give order, amount and --reference, or --file")
-        return [Entry("", given)]
-    if given:
-        raise InputError("give --file, or one payment, not both")
-    return [Entry(f"{entry.place}: ", entry.given) for entry in read_entries(file, "payment")]
-
-
 def _read(entries: list[Entry], by: str | None) -> list[IncomingPayment]:
     """Reads all payments. Raises `InputError` with the problems of all of them."""
-    shared = {} if by is None else {"recorded_by": by}
-    payments, problems = [], []
-    for place, given in entries:
-        try:
-            payments.append(read_incoming({**shared, **given} if isinstance(given, dict) else given))
-        except NotReceivable as error:
-            problems += [f"{place}{reason}" for reason in error.reasons()]
+    payments, problems = read_each(entries, read_incoming, NotReceivable, {"recorded_by": by})
     if len(entries) > MOST:
         problems.append(f"{len(entries):,} payments: at most {MOST:,} at once")
     if problems:
@@ -93,24 +73,12 @@ def _read(entries: list[Entry], by: str | None) -> list[IncomingPayment]:
     return payments
 
 
-def _refuse(console: Console, why: str, code: int) -> int:
-    console.print(Text(why, "red"))
-    return code
-
-
 def _show(console: Console, recorded: list[Received], *, json: bool) -> None:
     if json:
         for each in recorded:
             terminal.write_json(each.model_dump_json())
         return
-    table = Table(
-        title="Payments", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
-    )
-    for column in ("order", "reference"):
-        table.add_column(column, overflow="fold")
-    for column in ("amount", "received in all"):
-        table.add_column(column, justify="right")
-    table.add_column("")
+    table = terminal.table("Payments", "order", "reference", ">amount", ">received in all", "")
     for each in recorded:
         amounts = (show(amount, each.currency) for amount in (each.amount, each.total_received))
         remark = "" if each.new else "recorded before: nothing was changed"

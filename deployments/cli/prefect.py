@@ -1,4 +1,4 @@
-"""`order-saga prefect`: Prefect's own command, with secrets from files."""
+"""`order-saga worker` and `order-saga prefect`: Prefect's worker, and its own command."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ import sys
 from typing import Annotated, NoReturn
 
 from cyclopts import Parameter
+
+
+def worker(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
+    """Run flows: Prefect's process worker for the pool WORKER_POOL, with a graceful shutdown and automatic
+    consumers.
+
+    Args:
+        options: Options of `prefect worker start`, such as --name and --limit.
+    """
+    from deployments.running import use_running_world
+
+    use_running_world()  # before Prefect is loaded
+    from deployments.worker import work
+
+    work(options)
 
 
 def prefect(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> NoReturn:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -33,21 +30,19 @@ def program(version: str | None = None, /, *, by: str = "") -> int:
     url = settings().database_url
     if version is not None:
         if not by.strip():
-            terminal.write("Missing: --by. Nothing was changed.", sys.stderr)
-            return 2
+            return terminal.refused("Missing: --by. Nothing was changed.")
         try:
             program_versions.use(url, version, by=f"{by.strip()} ({user('with order-saga')})")
         except UnknownVersion:
-            terminal.write(f"There is no version {for_terminal(version)}. Nothing was changed.", sys.stderr)
-            return 1
+            return terminal.refused(
+                f"There is no version {for_terminal(version)}. Nothing was changed.", code=1
+            )
     terminal.console(width=150).print(_table(url))
     return 0
 
 
 def _table(url: str) -> Table:
-    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("version", "", "made", "by", "how", "last chosen", "by"):
-        table.add_column(column, overflow="fold")
+    table = terminal.table(None, "version", "", "made", "by", "how", "last chosen", "by")
     chosen = program_versions.version_in_use(url)
     for each in program_versions.stored_programs(url):
         mark = Text("in use", "green") if each.version == chosen else ""

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
-from deployments.cli.entries import listed, read_entries
-from deployments.cli.submit import InputError
+from deployments.cli.entries import Entry, InputError, entries_of, listed, read_each, refuse
 from deployments.cli.trouble import explanation
 from deployments.who import user
 from saga.errors import StepError
@@ -62,12 +57,12 @@ def receive(
     started_by = user("with order-saga")
     one = {"product_id": product, "pieces": pieces, "reference": reference, "name": name}
     given = {key: value for key, value in one.items() if value is not None}
-    shared = {key: value for key, value in {"received_by": by, "note": note}.items() if value is not None}
     try:
-        entries = _entries(file, given)
-        deliveries = _read(entries, shared, of_a_file=file is not None)
+        needed = ("product_id", "pieces")
+        entries = entries_of(file, "delivery", given, needed, "a product and its pieces")
+        deliveries = _read(entries, {"received_by": by, "note": note})
     except (InputError, OSError, UnicodeDecodeError) as error:
-        return _refuse(console, str(error), 2)
+        return refuse(console, str(error), 2)
     if (url := settings().inventory.service_url) is not None:
         console.print(Text(f"The inventory service at {url} has the stock, and receives the goods.", "dim"))
     try:
@@ -75,33 +70,17 @@ def receive(
     except InventoryUnavailable as error:
         references = ", ".join(each.reference for each in deliveries[:5])
         again = f"It is unclear whether the goods were received. Run it again with --reference {references}."
-        return _refuse(console, f"{error}. {again if file is None else 'Run it again.'}", 1)
+        return refuse(console, f"{error}. {again if file is None else 'Run it again.'}", 1)
     except StepError as error:
-        return _refuse(console, str(error), 1)
+        return refuse(console, str(error), 1)
     _show(console, receipts, json=json)
     return 0
 
 
-def _entries(file: str | None, given: dict[str, str]) -> list[Any]:
-    if file is None:
-        if missing := [name for name in ("product_id", "pieces") if name not in given]:
-            raise InputError(f"missing: {' and '.join(missing)}. Give a product and its pieces, or --file")
-        return [given]
-    if given:
-        raise InputError("give --file, or a product and its pieces, not both")
-    return [entry.given for entry in read_entries(file, "delivery")]
-
-
-def _read(entries: list[Any], shared: dict[str, str], *, of_a_file: bool) -> list[DeliveryNote]:
+def _read(entries: list[Entry], shared: dict[str, str | None]) -> list[DeliveryNote]:
     """Reads all deliveries. Raises `InputError` with the problems of all of them."""
-    deliveries, problems = [], []
-    for number, entry in enumerate(entries, 1):
-        try:
-            deliveries.append(read_delivery({**shared, **entry} if isinstance(entry, dict) else entry))
-        except InvalidDelivery as error:
-            place = f"delivery {number}: " if of_a_file else ""
-            problems += [f"{place}{reason}" for reason in error.reasons()]
-    deliveries = merged(deliveries)
+    read, problems = read_each(entries, read_delivery, InvalidDelivery, shared)
+    deliveries = merged(read)
     if len(deliveries) > MOST_LINES:
         problems.append(f"{len(deliveries)} deliveries: at most {MOST_LINES} at once")
     if problems:
@@ -109,25 +88,13 @@ def _read(entries: list[Any], shared: dict[str, str], *, of_a_file: bool) -> lis
     return deliveries
 
 
-def _refuse(console: Console, why: str, code: int) -> int:
-    console.print(Text(why, "red"))
-    return code
-
-
 def _show(console: Console, receipts: list[DeliveryReceipt], *, json: bool) -> None:
     if json:
         for receipt in receipts:
             terminal.write_json(receipt.model_dump_json())
     else:
-        title = "Goods received"
-        table = Table(
-            title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
-        )
-        for column in ("reference", "product"):
-            table.add_column(column, overflow="fold")
-        for column in ("pieces", "on hand", "reserved"):
-            table.add_column(column, justify="right")
-        table.add_column("")
+        columns = ("reference", "product", ">pieces", ">on hand", ">reserved", "")
+        table = terminal.table("Goods received", *columns)
         for receipt in receipts:
             known = "" if receipt.status == "received" else "received before: nothing was added"
             for item in receipt.items:

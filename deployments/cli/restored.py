@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
@@ -39,12 +36,10 @@ def restored(time: str, /) -> int:
     try:
         since = datetime.fromisoformat(time.strip())
     except ValueError:
-        terminal.write(f"{time!r} is not a time in ISO 8601, such as 2031-02-03T09:30+00:00.", sys.stderr)
-        return 2
+        return terminal.refused(f"{time!r} is not a time in ISO 8601, such as 2031-02-03T09:30+00:00.")
     since = since if since.tzinfo else since.replace(tzinfo=shop_zone())
     if since > database_time_sync():
-        terminal.write(f"{shown(since)} is in the future.", sys.stderr)
-        return 2
+        return terminal.refused(f"{shown(since)} is in the future.")
 
     async def ask() -> Restored:
         await installation_id()  # the database has the id that marks our payments
@@ -53,8 +48,7 @@ def restored(time: str, /) -> int:
     try:
         found = run_sync(ask)
     except PaymentError as error:
-        terminal.write(f"The payment gateway does not answer ({error}). Run it again.", sys.stderr)
-        return 1
+        return terminal.refused(f"The payment gateway does not answer ({error}). Run it again.", code=1)
     _show(found)
     return 0
 
@@ -62,11 +56,7 @@ def restored(time: str, /) -> int:
 def _show(found: Restored) -> None:
     if found.unknown:
         title = "Orders that the gateway has payments of, and this database does not know"
-        table = Table(
-            title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
-        )
-        table.add_column("order", overflow="fold")
-        table.add_column("charged and not refunded", justify="right")
+        table = terminal.table(title, "order", ">charged and not refunded")
         for order_id, kept in sorted(found.unknown.items()):
             amounts = ", ".join(show(amount, currency) for currency, amount in sorted(kept.items()))
             table.add_row(Text(order_id), amounts)

@@ -65,8 +65,7 @@ def retry(
             terminal.write(f"--{option}: {problem}", sys.stderr)
         return 2
     except ReviewError as error:
-        terminal.write(str(error), sys.stderr)
-        return 1
+        return terminal.refused(str(error), code=1)
     shown, number = for_terminal(receipt.order_id), receipt.try_number
     if receipt.status == "under_way":
         terminal.write(f"Try {number} of order {shown} is under way already: nothing was changed.")

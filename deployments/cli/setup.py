@@ -1,14 +1,12 @@
-"""`order-saga setup`: prepares everything that the saga needs on servers of one's own."""
+"""`order-saga setup` and `order-saga migrate`: prepare what the saga needs on servers of one's own."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import httpx
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -47,7 +45,7 @@ def setup(*, check: bool = False, wait: float = 60) -> int:
     from prefect.settings import PREFECT_API_URL
 
     if (api_url := PREFECT_API_URL.value()) is None:
-        return _unusable(
+        return terminal.refused(
             "PREFECT_API_URL is not set: set it to the API of a Prefect server. "
             "(`make run` does all of this for its own server.)"
         )
@@ -60,17 +58,39 @@ def setup(*, check: bool = False, wait: float = 60) -> int:
             items = _ensure(api_url, apply=not check, seconds=wait, say=status.update)
     except httpx.HTTPStatusError as error:
         if error.response.status_code in _LOGIN_REFUSED:
-            return _unusable(
+            return terminal.refused(
                 f"The Prefect server {api_url} refuses the login: "
                 "check PREFECT_API_AUTH_STRING, or PREFECT_API_KEY (Prefect Cloud)"
             )
-        return _unusable(f"The Prefect server {api_url} cannot be used ({error})")
+        return terminal.refused(f"The Prefect server {api_url} cannot be used ({error})")
     except (httpx.HTTPError, RuntimeError) as error:
-        return _unusable(f"The Prefect server {api_url} cannot be used ({error or type(error).__name__})")
+        return terminal.refused(
+            f"The Prefect server {api_url} cannot be used ({error or type(error).__name__})"
+        )
     except (DatabaseUnusable, DeployError, NoAnswer) as error:
-        return _unusable(str(error))
+        return terminal.refused(str(error))
     console.print(_table(api_url, items))
     return int(any(item.wrong for item in items))
+
+
+def migrate(*, wait: float = 60) -> int:
+    """Create the database of DATABASE_URL if it is missing, and migrate its tables. Does nothing if they are
+    up to date. Several may run at once: one works, the others wait for it.
+
+    Exit codes: 0; 1, the database cannot be used; 2, a setting is wrong.
+
+    Args:
+        wait: Seconds to wait for a database server that is still starting.
+    """
+    url = settings().database_url
+    try:
+        with terminal.console(stderr=True).status("Migrating the database ...") as status:
+            items = ensure_database(url, apply=True, seconds=wait, say=status.update)
+    except DatabaseUnusable as error:
+        return terminal.refused(str(error), 1)
+    for item in items:
+        terminal.write(f"{item.kind}: {item.name}, {item.change}{f' ({item.note})' if item.note else ''}")
+    return 0
 
 
 def _ensure(api_url: str, *, apply: bool, seconds: float, say: Callable[[str], None]) -> list[Item]:
@@ -89,20 +109,7 @@ def _ensure(api_url: str, *, apply: bool, seconds: float, say: Callable[[str], N
 
 
 def _table(api_url: str, items: Sequence[Item]) -> Table:
-    made = Table(
-        title=f"Setup of {api_url}",
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )
-    for column in ("kind", "name", "", "note"):
-        made.add_column(column, overflow="fold")
+    made = terminal.table(f"Setup of {api_url}", "kind", "name", "", "note")
     for item in items:
         made.add_row(item.kind, item.name, Text(item.change, _STYLES.get(item.change, "bold red")), item.note)
     return made
-
-
-def _unusable(why: str) -> int:
-    terminal.write(why, sys.stderr)
-    return 2

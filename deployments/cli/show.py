@@ -41,8 +41,7 @@ def show(
         sys.stdout.write(DIAGRAMS["workflow-text" if boxes else "workflow"]())
         return 0
     if (story := read_story_sync(order)) is None:
-        terminal.write(f"There is no order {for_terminal(order)}. Ids are case-sensitive.", sys.stderr)
-        return 1
+        return terminal.refused(f"There is no order {for_terminal(order)}. Ids are case-sensitive.", code=1)
     if not boxes:
         sys.stdout.write(tame(order_diagram(story, ORDER_SAGA)))
         return 0

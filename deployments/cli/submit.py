@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +18,12 @@ from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 from deployments import terminal, trigger
+from deployments.cli.entries import InputError, read_orders
 from deployments.cli.outcome_table import outcome_table
 from deployments.cli.trouble import explanation
 from saga.database import is_database_error
 from saga.errors import StepError
-from shop.orders import exact_json, report
+from shop.orders import report
 from shop.orders.formats.known import FORMATS
 from shop.orders.outcomes import OrderOutcome, Outcome, Receipt
 from shop.settings import settings
@@ -31,15 +31,8 @@ from shop.settings import settings
 _SHOWN = 40
 """Limits the orders listed one by one. Of more, the table shows counts, and only those that did not
 complete."""
-_BYTE_ORDER_MARK = "\ufeff"
-"""Some programs write it at the beginning of a file; concatenated files have it at the beginning of other
-lines, too."""
 _POLL_SECONDS = 0.25
 _OWN_RUNS_AT_ONCE = 4
-
-
-class InputError(Exception):
-    """The file is invalid; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +89,7 @@ def submit(
         if own_run:
             return _run_own(console, orders, options)
         receipts = (
-            trigger.submit_payloads(format, listed(orders)) if format else trigger.submit_orders(orders)
+            trigger.submit_payloads(format, _listed(orders)) if format else trigger.submit_orders(orders)
         )
         return _run_pending(console, receipts, options)
     except (DBAPIError, psycopg.Error) as error:  # some of the orders may be stored
@@ -114,31 +107,7 @@ def _wrong_format(name: str | None, own_run: bool) -> str | None:
     return "--format and --own-run exclude each other" if own_run else None
 
 
-def read_orders(text: str) -> list[Any]:
-    """Parses a JSON list of orders, one order, or one order per line. Keeps numbers exact. Raises
-    InputError with the place."""
-    text = text.removeprefix(_BYTE_ORDER_MARK)
-    try:
-        parsed = exact_json.loads(text)
-    except RecursionError:
-        raise InputError("nested too deeply") from None
-    except exact_json.NumberOutOfRange as error:
-        raise InputError(f"it has {error}") from None
-    except JSONDecodeError as whole:
-        lines = [
-            (number, line.removeprefix(_BYTE_ORDER_MARK))
-            for number, line in enumerate(text.split("\n"), 1)
-            if line.strip()
-        ]
-        if len(lines) < 2:
-            raise InputError(f"not JSON: {whole.msg} in line {whole.lineno}, column {whole.colno}") from None
-        return [_read_line(number, line) for number, line in lines]
-    if not parsed:
-        raise InputError("it contains no order")
-    return parsed if isinstance(parsed, list) else [parsed]
-
-
-def listed(entries: list[Any]) -> list[Any]:
+def _listed(entries: list[Any]) -> list[Any]:
     """Returns the orders of an export, which may be in objects with the list `orders`."""
     return [
         order
@@ -147,15 +116,6 @@ def listed(entries: list[Any]) -> list[Any]:
             entry["orders"] if isinstance(entry, dict) and isinstance(entry.get("orders"), list) else [entry]
         )
     ]
-
-
-def _read_line(number: int, line: str) -> Any:
-    try:
-        return exact_json.loads(line)
-    except exact_json.NumberOutOfRange as error:
-        raise InputError(f"line {number} has {error}") from None
-    except (JSONDecodeError, RecursionError) as error:
-        raise InputError(f"line {number} is not JSON: {error}") from None
 
 
 def _run_pending(console: Console, receipts: list[Receipt], options: _Options) -> int:

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -14,19 +14,14 @@ from rich.text import Text
 from deployments import terminal
 from deployments.check.report import check, check_settings
 from deployments.check.report import table as check_table
-from deployments.cli.books_table import books_table
-from deployments.cli.outcome_table import outcome_table
 from deployments.local.display import Display
 from deployments.local.environment import given
 from deployments.local.errors import Interrupted, StackError
 from deployments.local.stack import HOME, Options, Stack
 from deployments.local.worker import METRICS_PORT
 from deployments.running import configured_prefect_api_url
-from deployments.samples.demonstration import as_expected, books_at_rest, notes, send_samples
+from deployments.samples.demonstration import as_expected, demonstration, send_samples
 from shop.confirmation.settings import LOCAL
-
-if TYPE_CHECKING:
-    pass
 
 _POLL_SECONDS = 2.0
 
@@ -94,12 +89,8 @@ def _run(console: Console, *, demo: bool) -> int:
         ended = send_samples(display)
         display.close()
         console.print(check_table(findings))
-        books = books_at_rest(ask_stripe=demo)
-        console.print(
-            outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]),
-            notes(ended),
-            books_table(books),
-        )
+        shown, books = demonstration(ended, ask_stripe=demo)
+        console.print(*shown)
         if demo:
             return 0 if as_expected(ended, books) else 1
         console.print(_next_steps(stack, shows_secrets=console.is_terminal))

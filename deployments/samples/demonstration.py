@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rich.console import RenderableType
 from rich.text import Text
 
-from deployments.cli.books_table import ask_gateway
-from deployments.cli.outcome_table import STYLES
+from deployments.cli.books import ask_gateway, books_table
+from deployments.cli.outcome_table import STYLES, outcome_table
 from deployments.samples import Sample, load_samples
 from deployments.samples.outside import all_outside
 from deployments.samples.runner import Ended, run_samples
@@ -84,7 +85,7 @@ def _steps(names: list[str]) -> dict[str, str]:
     return {}
 
 
-def books_at_rest(*, ask_stripe: bool) -> Books:
+def _books_at_rest(*, ask_stripe: bool) -> Books:
     """Reads the books until open orders have ended, for a limited time. `ask_stripe` false: a Stripe account
     is not asked, which may have the payments of years."""
     from shop.reconciliation.books import read_books
@@ -96,6 +97,14 @@ def books_at_rest(*, ask_stripe: bool) -> Books:
         if books.balanced or time.monotonic() > end:
             return books
         time.sleep(0.5)
+
+
+def demonstration(ended: Sequence[Ended], *, ask_stripe: bool) -> tuple[list[RenderableType], Books]:
+    """Returns what to show of the samples' ends and of the money, and the books, as `_books_at_rest` reads
+    them."""
+    books = _books_at_rest(ask_stripe=ask_stripe)
+    orders = outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended])
+    return [orders, _notes(ended), books_table(books)], books
 
 
 def _gateway_totals() -> Totals | None:
@@ -110,7 +119,7 @@ def as_expected(ended: Sequence[Ended], books: Books) -> bool:
     return books.balanced and books.compared and not any(each.differences for each in ended)
 
 
-def notes(ended: Sequence[Ended]) -> Text:
+def _notes(ended: Sequence[Ended]) -> Text:
     """Returns notes that the table has no room for."""
     text = Text()
     for each in ended:

@@ -92,7 +92,7 @@ ENTRIES = {
         assert read == {"a": Decimal(1000), "b": Decimal("0.10")}, read
     """,
     "the shell command, JSON and NDJSON": """
-        from deployments.cli.submit import InputError, read_orders
+        from deployments.cli.entries import InputError, read_orders
         for bomb in BOMBS:
             for order in placed(bomb):
                 for text in (order, f"[{order}]", f'{{"id": "A"}}\\n{order}'):

@@ -182,8 +182,8 @@ async def test_the_command_receives_products_and_files(
         assert await run("--file", str(lines)) == 0
     assert await run("--file", str(broken)) == 2
     told = capsys.readouterr().out
-    assert "delivery 2: pieces" in told
-    assert "delivery 3: product_id" in told
+    assert "line 3: pieces" in told
+    assert "line 4: product_id" in told
     assert {p: saga.stock(p)[0] for p in ("PROD-001", "PROD-002", "PEN-2", "OUT-OF-STOCK", "NEW")} == {
         "PROD-001": 111,
         "PROD-002": 51,
