@@ -12,15 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
-from deployments.check.finding import Finding, State
-from deployments.check.monitoring import PART, monitoring_finding, wrong_monitoring
-from deployments.check.parts import Known, check_all, unknown_settings, wrong_settings
+from deployments.check.parts import Finding, Known, State, check_all, unknown_settings, wrong_settings
 from deployments.local.environment import given
 from deployments.local.errors import StackError
 from deployments.running import configured_prefect_api_url, use_running_world
+from shop.monitoring.config import MonitoringConfigError, monitoring
+from shop.runtime.home import HOME
 from shop.settings import ENV_FILES, Settings
 
 _STYLES = {State.REAL: "green", State.EMBEDDED: "cyan", State.OFF: "dim", State.WRONG: "bold red"}
+_PART = "monitoring"
+_REMEDY = "see MONITORING_CONFIG, and deployments/monitoring/monitoring.yaml for every key"
 
 
 def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
@@ -31,7 +33,7 @@ def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
         mistyped, wrong = _mistakes()
         if wrong:
             return mistyped + wrong
-        mistakes = mistyped + wrong_monitoring()
+        mistakes = mistyped + _wrong_monitoring()
         configured = configured_prefect_api_url()  # before the address of a running `make run` is applied
         use_running_world()
         prefect_api_url = _running("PREFECT_API_URL") or configured
@@ -42,7 +44,7 @@ def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
     except StackError as error:
         return [Finding("settings", State.WRONG, str(error))]
     found = [*mistakes, *asyncio.run(check_all(known))]
-    return found if any(each.part.startswith(PART) for each in mistakes) else [*found, monitoring_finding()]
+    return found if any(each.part.startswith(_PART) for each in mistakes) else [*found, _monitoring_finding()]
 
 
 def check_settings() -> list[Finding]:
@@ -68,6 +70,33 @@ def _is_given(name: str) -> bool:
 def _running(name: str) -> str | None:
     """Returns an address from the environment, `.env` or `var/run.env`."""
     return given(name, ENV_FILES[-1]) or given(name, ENV_FILES[0])
+
+
+def _wrong_monitoring() -> list[Finding]:
+    """Returns one finding per error in the file."""
+    try:
+        monitoring()
+    except MonitoringConfigError as error:
+        return [
+            Finding(_PART, State.WRONG, f"{error.path.name}: {problem}", _REMEDY)
+            for problem in error.problems
+        ]
+    return []
+
+
+def _monitoring_finding() -> Finding:
+    """Returns where log lines go. Raises MonitoringConfigError."""
+    config, settings = monitoring(), Settings()
+    off = [name for name, part in config if not getattr(part, "enabled", True)]
+    where = {
+        "console": "log lines on the console",
+        "file": "log lines in {}",
+        "composite": "log lines on the console and in {}",
+    }
+    file = config.log_file(settings.var_dir)
+    shown = str(file.relative_to(HOME)) if file.is_relative_to(HOME) else str(file)
+    what = where[config.logging.default_logger].format(shown) + (f"; off: {', '.join(off)}" if off else "")
+    return Finding(_PART, State.REAL if settings.monitoring.config else State.EMBEDDED, what)
 
 
 def table(findings: Sequence[Finding]) -> Table:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from deployments.check.finding import Finding, State
-from deployments.check.parts import Known, database
+from deployments.check.parts import Finding, Known, State, check_part, database
 from deployments.check.pooler import Pooler, recognise_pooler
 from deployments.local.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
@@ -80,7 +79,7 @@ def test_a_pooler_is_told_by_what_it_does(frail: World, mode: Mode, pool_size: i
 
 async def finding(url: str) -> Finding:
     with environment({"DATABASE_URL": url}):
-        return await database(Known(settings(), {"DATABASE_URL"}.__contains__, None))
+        return await check_part("database", database, Known(settings(), {"DATABASE_URL"}.__contains__, None))
 
 
 def check(url: str) -> subprocess.CompletedProcess[str]:

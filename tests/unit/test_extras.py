@@ -16,8 +16,7 @@ import pytest
 
 from deployments import watched
 from deployments.check import parts
-from deployments.check.finding import State
-from deployments.check.parts import Known, check_part
+from deployments.check.parts import Known, State, check_part
 from deployments.cli.trouble import explanation
 from shop.confirmation import language_model
 from shop.payments import gateways
