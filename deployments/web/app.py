@@ -34,15 +34,12 @@ from deployments.database_health import why_unusable
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
 from deployments.web import (
-    addresses,
-    cancelling,
     documents,
     metrics,
     order_list,
+    order_parts,
     orders,
     payments,
-    payments_received,
-    retrying,
     shops,
     stock,
     stripe_webhook,
@@ -96,20 +93,8 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     answer_problems(made)
-    parts = (
-        order_list,
-        cancelling,
-        retrying,
-        addresses,
-        payments,
-        payments_received,
-        shops,
-        orders,
-        stock,
-        stripe_webhook,
-        metrics,
-        documents,
-    )
+    # In this sequence, because a path is also that of an order whose id looks like it.
+    parts = order_list, order_parts, payments, shops, orders, stock, stripe_webhook, metrics, documents
     routers = [each.router for each in parts]
     for router in routers:
         made.include_router(router)

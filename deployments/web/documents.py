@@ -20,7 +20,6 @@ from shop.notifications.stored import MailGone, NoMail, find_sent_mail
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.page.page import LABEL, MAIL
 from shop.orders.tries import MOST_TRIES
-from shop.runtime.extras import MissingExtra
 from shop.shipping.labels.content import LabelFormat
 from shop.shipping.labels.stored import LabelGone, LabelUnavailable, NoLabel, find_label
 
@@ -74,8 +73,6 @@ async def label(
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
     except NoLabel as error:
         raise _missing("label", str(error)) from None
-    except MissingExtra as error:
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
     headers = {k: v for k, v in _HEADERS.items() if k != "Content-Security-Policy"}
     return Response(made, media_type=label_format.media_type, headers=headers)
 

@@ -7,7 +7,7 @@ import hmac
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 
 from deployments.web.problems import ProblemError
@@ -22,8 +22,9 @@ _basic = HTTPBasic(
 _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-async def require_key(given: _Bearer) -> None:
-    """Requires a key. Raises 401, and 503 if no key is set."""
+async def require_key(given: _Bearer, response: Response) -> None:
+    """Requires a key. Raises 401, and 503 if no key is set. What needs a key is not stored by caches."""
+    response.headers["Cache-Control"] = "no-store"
     _require(
         given.credentials if given else None,
         "send a key of ORDERS_API_KEY as Authorization: Bearer ...",

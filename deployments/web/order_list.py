@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from deployments.web.keys import require_key
-from deployments.web.orders import DATABASE_SECONDS, STATUS_PROBLEMS, answer_status
+from deployments.web.orders import DATABASE_SECONDS, PROBLEMS, answer_status
 from deployments.web.problems import ProblemError, Wrong
 from saga.database import retry_while_database_down
 from shop.orders.outcomes import Outcome
@@ -67,7 +67,7 @@ async def _wanted(
 _PARAMETERS = frozenset({"id", "cursor", "limit", *Wanted.__dataclass_fields__})
 
 
-@router.get("/orders", responses=STATUS_PROBLEMS, response_model=OrderList | OrderStatus)
+@router.get("/orders", responses=PROBLEMS, response_model=OrderList | OrderStatus)
 async def list_orders(
     request: Request,
     response: Response,
@@ -87,11 +87,10 @@ async def list_orders(
         known = f"unknown; known are {', '.join(sorted(_PARAMETERS))}"
         raise _unusable([Wrong(detail=known, parameter=name[:100]) for name in unknown[:20]])
     if order_id is not None:
-        return await answer_status(order_id, response)
+        return await answer_status(order_id)
     page = await retry_while_database_down(
         lambda: find_orders(wanted, limit=limit, cursor=cursor), seconds=DATABASE_SECONDS
     )
-    response.headers["Cache-Control"] = "no-store"
     following = None
     if page.cursor is not None:
         query = [*words_of(wanted), ("limit", str(limit)), ("cursor", page.cursor)]

@@ -14,18 +14,36 @@ from deployments.web.bodies import read_json
 from deployments.web.keys import require_key
 from deployments.web.problems import ProblemError, Wrong, answers, pointer
 from saga.database import retry_while_database_down
-from shop.orders.errors import OrderConflict, UnusableOrder
+from shop.orders.errors import OrderConflict, Problem, UnusableOrder
 from shop.orders.intake import submit_one
 from shop.orders.intake_content import take_in, usable_id
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import Outcome, Receipt
 from shop.orders.status import OrderStatus, read_status
+from shop.review.errors import OrderUnknown
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
 DATABASE_SECONDS = 8
 """Limits the wait for the database, in seconds: then the answer is 503."""
-_KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
+PROBLEMS = answers(
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+"""Problems of requests about one order."""
+BODY_PROBLEMS = answers(
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+"""Problems of requests with a body."""
 NO_CONTROL = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
     r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
@@ -106,15 +124,7 @@ class Ended(BaseModel):
             "headers": _HEADERS,
         },
         HTTPStatus.ACCEPTED: {"model": Accepted, "description": "The order is stored", "headers": _HEADERS},
-        **answers(
-            *_KEY,
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.REQUEST_TIMEOUT,
-            HTTPStatus.CONFLICT,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-        ),
+        **BODY_PROBLEMS,
     },
     openapi_extra=_BODY,
 )
@@ -127,7 +137,7 @@ async def send_order(request: Request, response: Response) -> Accepted | Ended:
     order_id = _taken(receipt, order)
     request.app.state.pending.ring()
     url = status_url(order_id)
-    response.headers["Location"], response.headers["Cache-Control"] = url, "no-store"
+    response.headers["Location"] = url
     if receipt.status == "known":
         response.headers["Idempotent-Replayed"] = "true"
     if receipt.outcome is not None:
@@ -143,32 +153,27 @@ async def send_order(request: Request, response: Response) -> Accepted | Ended:
     return Accepted(order_id=order_id, ignored=receipt.ignored, status_url=url)
 
 
-STATUS_PROBLEMS = answers(*_KEY, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
-
-
-@router.get("/orders/{order_id:path}", responses=STATUS_PROBLEMS)
-async def order_status(order_id: str, response: Response) -> OrderStatus:
+@router.get("/orders/{order_id:path}", responses=PROBLEMS)
+async def order_status(order_id: str) -> OrderStatus:
     """Returns an order's status. The id is one percent-encoded segment of the path, whatever it contains."""
-    return await answer_status(order_id, response)
+    return await answer_status(order_id)
 
 
-async def answer_status(order_id: str, response: Response) -> OrderStatus:
-    """Returns the order's status. Raises 404."""
-    try:
-        usable = usable_id(order_id)
-    except UnusableOrder:  # no order can have it
-        known = None
-    else:
-        known = await retry_while_database_down(lambda: read_status(usable), seconds=DATABASE_SECONDS)
+async def answer_status(order_id: str) -> OrderStatus:
+    """Returns the order's status. Raises `OrderUnknown`."""
+    usable = known_id(order_id)
+    known = await retry_while_database_down(lambda: read_status(usable), seconds=DATABASE_SECONDS)
     if known is None:
-        raise _no_such_order()
-    response.headers["Cache-Control"] = "no-store"
+        raise OrderUnknown(usable)
     return known
 
 
-def _no_such_order() -> ProblemError:
-    detail = "there is no order with this id"
-    return ProblemError(HTTPStatus.NOT_FOUND, detail, kind="no-such-order", title="No such order")
+def known_id(order_id: str) -> str:
+    """Returns the id as orders have it. Raises `OrderUnknown` if no order can have it."""
+    try:
+        return usable_id(order_id)
+    except UnusableOrder:
+        raise OrderUnknown(order_id) from None
 
 
 def status_url(order_id: str) -> str:
@@ -204,11 +209,13 @@ def _wrong(order: Any) -> list[Wrong]:
         take_in(order)
     except UnusableOrder as error:
         places = [pointer() if each.place == "order" else pointer(each.place) for each in error.problems]
-        return [
-            Wrong(detail=f"got {each.given}, expected {each.expected}", pointer=at)
-            for each, at in zip(error.problems, places, strict=True)
-        ]
+        return [unexpected(each, at) for each, at in zip(error.problems, places, strict=True)]
     return []
+
+
+def unexpected(problem: Problem, place: str) -> Wrong:
+    """Describes a problem of an order's content."""
+    return Wrong(detail=f"got {problem.given}, expected {problem.expected}", pointer=place)
 
 
 def _unusable(errors: list[Wrong]) -> ProblemError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from saga.database import NotWritten, is_database_error, is_schema_mismatch
+from shop.review.errors import AddressSettled, NotRetryable, OrderUnknown
+from shop.runtime.extras import MissingExtra
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +81,16 @@ class ProblemError(Exception):
         self.headers = dict(headers or {})
 
 
+def no_secret(how: str) -> ProblemError:
+    """Returns the problem of a webhook without a secret; the sender repeats its message. `how` to set one."""
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"webhooks are not configured: {how}",
+        kind="no-secret-set",
+        title="No secret is set",
+    )
+
+
 def pointer(*path: str | int) -> str:
     """Returns a place in the body as a URI fragment, with special characters escaped."""
     parts = (str(each).replace("~", "~0").replace("/", "~1") for each in path)
@@ -90,8 +103,19 @@ def answers(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     return {int(status): {"description": status.phrase, "content": content} for status in statuses}
 
 
+_REFUSALS: tuple[tuple[type[Exception], HTTPStatus, str, str], ...] = (
+    (OrderUnknown, HTTPStatus.NOT_FOUND, "no-such-order", "No such order"),
+    (NotRetryable, HTTPStatus.CONFLICT, NotRetryable.code, "Not retryable"),
+    (AddressSettled, HTTPStatus.CONFLICT, "address-settled", "The address is settled"),
+    (MissingExtra, HTTPStatus.SERVICE_UNAVAILABLE, "missing-extra", "An extra is not installed"),
+)
+"""The problems of errors that mean the same in every request."""
+
+
 def answer_problems(app: FastAPI) -> None:
     """Makes the app return every error as a problem. `app.state.routes` must be all routes."""
+    for refusal, status, kind, title in _REFUSALS:
+        app.add_exception_handler(refusal, partial(_refuse, status, kind, title))
 
     @app.exception_handler(ProblemError)
     async def problem(_: Request, error: ProblemError) -> Response:
@@ -132,6 +156,12 @@ def answer_problems(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> Response:
         return _broken()  # uvicorn logs it
+
+
+async def _refuse(status: HTTPStatus, kind: str, title: str, _: Request, error: Exception) -> Response:
+    # An id is the request's data, which is not returned.
+    detail = "there is no order with this id" if isinstance(error, OrderUnknown) else str(error)
+    return respond(ProblemError(status, detail, kind=kind, title=title).problem)
 
 
 def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:

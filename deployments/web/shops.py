@@ -19,7 +19,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 
 from deployments.web.bodies import parse_json, read_body
-from deployments.web.problems import ProblemError, answers
+from deployments.web.orders import DATABASE_SECONDS
+from deployments.web.problems import ProblemError, answers, no_secret
 from saga.connections import answered_within
 from shop.orders.errors import UnusableOrder
 from shop.orders.formats.known import map_order
@@ -30,8 +31,6 @@ from shop.text.card_numbers import cut
 
 router = APIRouter(tags=["webhooks"])
 log = logging.getLogger(__name__)
-_DATABASE_SECONDS = 8
-"""Limits the wait for the database, in seconds: then the answer is 503, and the shop sends it again."""
 _SHOPIFY = frozenset({"orders/create", "orders/paid", "orders/updated", "orders/edited", "orders/cancelled"})
 _WOOCOMMERCE = frozenset({"order.created", "order.updated", "order.restored"})
 _ID = re.compile(r"[0-9]{1,20}")
@@ -117,7 +116,7 @@ async def _take(request: Request, name: str, order: Mapping[str, Any], shop: str
     except UnusableOrder as error:
         return Taken(status="ignored", reasons=error.reasons())
     try:
-        with answered_within(_DATABASE_SECONDS):
+        with answered_within(DATABASE_SECONDS):
             taken = await take(mapped, shop=shop, message=f"{MESSAGE}{topic}")
     except OrderHeld as error:
         raise ProblemError(
@@ -136,7 +135,7 @@ async def _deleted(prefix: str, order: Mapping[str, Any], shop: str, topic: str)
     be replaced by this one."""
     if set(order) != {"id"} or not _ID.fullmatch(number := _written(order["id"])):
         return Taken(status="ignored", reasons=["the body of a deletion is the order's id, and nothing else"])
-    with answered_within(_DATABASE_SECONDS):
+    with answered_within(DATABASE_SECONDS):
         return await delete(f"{prefix}{number}", shop=shop, message=f"{MESSAGE}{topic}")
 
 
@@ -148,12 +147,7 @@ def _written(number: object) -> str:
 def _required(secrets: tuple[str, ...], name: str) -> tuple[str, ...]:
     """Requires a secret. Raises 503: the shop sends the message again once one is set."""
     if not secrets:
-        raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            f"webhooks are not configured: set {name}_WEBHOOK_SECRET to the secret of the webhook",
-            kind="no-secret-set",
-            title="No secret is set",
-        )
+        raise no_secret(f"set {name}_WEBHOOK_SECRET to the secret of the webhook")
     return secrets
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from deployments.web.bodies import read_json
 from deployments.web.keys import require_key
-from deployments.web.orders import ID_SCHEMA
+from deployments.web.orders import BODY_PROBLEMS, DATABASE_SECONDS, ID_SCHEMA
 from deployments.web.problems import ProblemError, Wrong, answers, pointer
 from saga.connections import answered_within
 from saga.errors import StepError
@@ -18,8 +18,6 @@ from shop.inventory.errors import DeliveryConflict, InvalidDelivery, InventoryUn
 from shop.inventory.receiving import receive
 
 router = APIRouter(tags=["stock"], dependencies=[Depends(require_key)])
-_DATABASE_SECONDS = 8
-"""Limits the wait for the database, in seconds: then the answer is 503."""
 
 
 def _schema() -> dict[str, Any]:
@@ -44,17 +42,8 @@ def _schema() -> dict[str, Any]:
     responses={
         HTTPStatus.OK: {"model": DeliveryReceipt, "description": "The same delivery was received before"},
         HTTPStatus.CREATED: {"model": DeliveryReceipt, "description": "The goods are in stock"},
-        **answers(
-            HTTPStatus.UNAUTHORIZED,
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.REQUEST_TIMEOUT,
-            HTTPStatus.CONFLICT,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            HTTPStatus.BAD_GATEWAY,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
+        **BODY_PROBLEMS,
+        **answers(HTTPStatus.BAD_GATEWAY),
     },
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": _schema()}}},
@@ -66,11 +55,10 @@ async def receive_delivery(request: Request, response: Response) -> DeliveryRece
     body = await read_json(request)
     try:
         delivery = read_delivery(body)
-        with answered_within(_DATABASE_SECONDS):
+        with answered_within(DATABASE_SECONDS):
             (receipt,) = await receive([delivery], started_by="HTTP, with a key of ORDERS_API_KEY")
     except StepError as error:
         raise _problem(error) from None
-    response.headers["Cache-Control"] = "no-store"
     if receipt.status == "known":
         response.status_code = HTTPStatus.OK
         response.headers["Idempotent-Replayed"] = "true"

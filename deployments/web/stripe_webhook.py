@@ -9,17 +9,16 @@ from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.web.bodies import read_body
-from deployments.web.problems import ProblemError, answers
+from deployments.web.orders import DATABASE_SECONDS
+from deployments.web.problems import ProblemError, answers, no_secret
 from saga.clock import database_time
 from saga.connections import answered_within
 from shop.payments.events import inbox
-from shop.runtime.extras import MissingExtra, needs_extra
+from shop.runtime.extras import needs_extra
 from shop.settings import settings
 
 router = APIRouter(tags=["webhooks"])
 _SIGNATURE = "Stripe-Signature"
-_DATABASE_SECONDS = 8
-"""Limits the wait for the database, in seconds: then the answer is 503, and Stripe sends the event again."""
 _BODY = {
     "requestBody": {
         "required": True,
@@ -59,31 +58,18 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
             "set PAYMENT_GATEWAY=stripe, "
             "and STRIPE_WEBHOOK_SECRET to the endpoint's signing secret (whsec_...)"
         )
-        raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            f"webhooks are not configured: {how}",
-            kind="no-secret-set",
-            title="No secret is set",
+        raise no_secret(how)
+    with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
+        from shop.payments.stripe.event import (  # Stripe's SDK takes a while to load
+            BadSignature,
+            UnreadableEvent,
+            check_age,
+            read_signed,
         )
-    try:
-        with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
-            from shop.payments.stripe.event import (  # Stripe's SDK takes a while to load
-                BadSignature,
-                UnreadableEvent,
-                check_age,
-                read_signed,
-            )
-    except MissingExtra as error:
-        raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            str(error),
-            kind="missing-extra",
-            title="An extra is not installed",
-        ) from None
     body = await read_body(request)
     try:
         event = read_signed(body, signature, s.stripe.webhook_secrets)
-        with answered_within(_DATABASE_SECONDS):
+        with answered_within(DATABASE_SECONDS):
             check_age(signature, await database_time())
     except BadSignature as error:
         raise ProblemError(
@@ -95,7 +81,7 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
         ) from None
     if event is None:
         return Received(received="ignored")
-    with answered_within(_DATABASE_SECONDS):
+    with answered_within(DATABASE_SECONDS):
         stored = await inbox.store(event)
     if stored.woke:
         request.app.state.pending.ring()

@@ -102,7 +102,7 @@ async def test_a_gateway_that_is_silent_limits_the_preview(
     saga: World, web: httpx.Client, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await process_order(an_order(unique), return_state=True)
-    monkeypatch.setattr("deployments.web.cancelling._GATEWAY_SECONDS", 0.2)
+    monkeypatch.setattr("deployments.web.order_parts._GATEWAY_SECONDS", 0.2)
     saga.misbehave(hang_rate=1)
     try:
         seen = (await call(web, "GET", f"/orders/{unique}/cancel")).raise_for_status().json()
