@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -14,10 +13,11 @@ from typing import Any
 from deployments.automations import remove_triggers, triggers
 from deployments.local.errors import StackError
 from deployments.local.files import read_if_there, tail, write_whole
-from deployments.local.processes import Child, Hurry, wait_until
+from deployments.local.processes import Hurry, wait_until
+from deployments.local.programs import Preloaded
 from deployments.prefect_file import FILE, described, values
 from deployments.setup.former import remove_former
-from deployments.setup.server import client
+from deployments.setup.server import client, every
 
 
 class Deployments:
@@ -30,33 +30,18 @@ class Deployments:
     def __init__(
         self, *, home: Path, state: Path, logs: Path, pids: Path, environment: Mapping[str, str | None]
     ) -> None:
-        self._home, self._state, self._go = home, state, pids / "deploy.go"
-        command = [
-            sys.executable,
-            "-m",
-            "deployments.local.warm",
-            str(self._go),
-            "--no-prompt",
-            "deploy",
-            "--all",
-            "--prefect-file",
-            str(FILE),
-        ]
+        self._home, self._state = home, state
         self._values = values(home)
+        arguments = ["deploy", "--all", "--prefect-file", str(FILE)]
         env = {"PREFECT_CLI_WRAP_LINES": "false", **environment, **self._values}
-        self._child = Child(
-            "prefect deploy",
-            command,
-            log=logs / "deploy.log",
-            pid_file=pids / "deploy.pid",
-            env=env,
-            cwd=home,
+        self._command = Preloaded(
+            "prefect deploy", "deploy", arguments, home=home, logs=logs, pids=pids, environment=env
         )
 
     def prepare(self, api_url: str) -> None:
         """Starts loading what registering needs, if it is probably needed."""
         if self._known(api_url) is None:
-            self._load()
+            self._command.prepare()
 
     def register(self, api_url: str, seconds: float = 180, cancelled: threading.Event | None = None) -> bool:
         """Registers the deployments unless they are up to date. Returns whether it did.
@@ -67,22 +52,19 @@ class Deployments:
         if known is not None and known <= _registered():
             self.stop()
             return False
-        if not self._child.running():
-            self._load()
         with client() as server:
             remove_triggers(server, described()["deployments"])
-        write_whole(self._go, api_url)
+        self._command.begin(api_url)
         wait_until(
-            lambda: self._child.returncode is not None,
+            lambda: self._command.returncode is not None,
             seconds,
             "prefect deploy to end",
-            child=None,
             cancelled=cancelled,
         )
-        if self._child.returncode != 0:
+        if self._command.returncode != 0:
             raise StackError(
                 "the deployments in prefect.yaml could not be registered. "
-                f"Output of `prefect deploy --all`:\n{tail(self._child.log, 30)}"
+                f"Output of `prefect deploy --all`:\n{tail(self._command.log, 30)}"
             )
         self.stop()
         remove_former(apply=True)
@@ -93,12 +75,7 @@ class Deployments:
         return True
 
     def stop(self, hurry: Hurry | None = None) -> None:
-        self._child.stop(grace=2, hurry=hurry)
-        self._go.unlink(missing_ok=True)
-
-    def _load(self) -> None:
-        self._go.unlink(missing_ok=True)
-        self._child.start()
+        self._command.stop(hurry, grace=2)
 
     def _known(self, api_url: str) -> set[str] | None:
         """Returns the ids that were registered, if on this server and from these files."""
@@ -125,10 +102,6 @@ class Deployments:
 
 def _registered() -> set[str]:
     """Returns the ids of all deployments on the server, and of the automations that are their triggers."""
-    found: set[str] = set()
     with client() as server:
-        while page := server.read_deployments(limit=200, offset=len(found)):
-            found |= {str(deployment.id) for deployment in page}
-            if len(page) < 200:
-                break
+        found = {str(each.id) for each in every(server.read_deployments)}
         return found | {str(each.id) for each in triggers(server, described()["deployments"])}

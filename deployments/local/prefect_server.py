@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from deployments.local.errors import StackError
-from deployments.local.files import key_in, read_if_there, write_whole
-from deployments.local.processes import Child, Hurry, free_port, wait_until
+from deployments.local.files import key_in, write_whole
+from deployments.local.processes import free_port, wait_until
+from deployments.local.programs import Program, answers, usual_port
 from deployments.local.serve_prefect import HOSTS, LOOPBACK
+from deployments.setup.server import client, every
 from shop.runtime.files import make_private
+from shop.settings import settings
 
 _USER = "admin"
 _USUAL_PORT = 4200
@@ -47,7 +51,7 @@ TUNING = {
 their logs and artifacts, for a week, events for two days, and deletes older ones every hour."""
 
 
-class PrefectServer:
+class PrefectServer(Program):
     """Prefect's server as a child process, with PREFECT_HOME in `folder` and data in `database_url` (a
     postgresql:// address).
 
@@ -56,12 +60,13 @@ class PrefectServer:
     its tables (3 s).
     """
 
+    grace = 6
+
     def __init__(self, *, home: Path, folder: Path, database_url: str, logs: Path, pids: Path) -> None:
         self.folder = folder
         self._database_url = "postgresql+asyncpg://" + database_url.split("://", 1)[1]
         self._port_file = folder / "port"
-        noted = read_if_there(self._port_file).strip()
-        self.port = free_port(int(noted) if noted.isdigit() else _USUAL_PORT)
+        self.port = free_port(usual_port(self._port_file, _USUAL_PORT))
         self.password_file = folder / "password"
         """Contains `auth_string`; only its owner can read it."""
         self.auth_string = key_in(self.password_file, prefix=f"{_USER}:")
@@ -84,15 +89,9 @@ class PrefectServer:
             # With the default, in memory, leases are lost with the server, and their slots would stay taken.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
-        command = [sys.executable, "-m", "deployments.local.serve_prefect"]
-        self._child = Child(
-            "the Prefect server",
-            command,
-            log=logs / "prefect-server.log",
-            pid_file=pids / "prefect-server.pid",
-            env=environment,
-            cwd=home,
-        )
+        command = ["deployments.local.serve_prefect"]
+        where = {"home": home, "logs": logs, "pids": pids}
+        super().__init__("the Prefect server", "prefect-server", command, environment=environment, **where)
 
     @property
     def auth(self) -> tuple[str, str]:
@@ -119,45 +118,21 @@ class PrefectServer:
         """Starts the server and waits until it answers. Raises StackError with the end of its log."""
         make_private(self.folder)
         self._child.start()
-        with httpx.Client(timeout=2) as client:
-            wait_until(
-                lambda: _healthy(client, self.api_url),
-                seconds,
-                "the Prefect server to answer",
-                child=self._child,
-                cancelled=cancelled,
-            )
+        self._wait_for_answer(f"{self.api_url}/health", seconds, cancelled)
         write_whole(self._port_file, f"{self.port}\n")
-
-    @property
-    def pid(self) -> int | None:
-        return self._child.pid
 
     def delete_leases(self) -> None:
         """Deletes the leases of concurrency slots. Only while nothing runs that may hold one."""
         for lease in (self.folder / "concurrency_leases").glob("*"):
             lease.unlink(missing_ok=True)
 
-    def running(self) -> bool:
-        return self._child.running()
-
-    def stop(self, hurry: Hurry | None = None) -> None:
-        self._child.stop(grace=6, hurry=hurry)
-
-
-def _healthy(client: httpx.Client, api_url: str) -> bool:
-    try:
-        return client.get(f"{api_url}/health").status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
 
 def require_answer(api_url: str, seconds: float = 10) -> None:
     """Raises StackError if nothing answers at a Prefect API address that was configured."""
     try:
-        with httpx.Client(timeout=2) as client:
+        with httpx.Client(timeout=2) as http:
             # Any answer will do, also a required login: Prefect's own client can log in.
-            wait_until(lambda: _answers(client, api_url), seconds, "")
+            wait_until(lambda: answers(http, f"{api_url}/health", 499), seconds, "")
     except StackError as error:
         raise StackError(
             f"no Prefect server answers at {api_url}, the PREFECT_API_URL "
@@ -167,8 +142,47 @@ def require_answer(api_url: str, seconds: float = 10) -> None:
         ) from error
 
 
-def _answers(client: httpx.Client, api_url: str) -> bool:
-    try:
-        return client.get(f"{api_url}/health").status_code < 500
-    except httpx.HTTPError:
-        return False
+def tidy_up() -> None:
+    """Cleans up what an earlier stop left on our own server, before the worker starts: deletes runs that were
+    scheduled for the downtime, reschedules runs that people started, marks the others as crashed, and frees
+    all slots.
+
+    Run it only while no worker runs: nothing can be running then, because the worker and its processes were
+    stopped with the server.
+    """
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import FlowRun, State, StateType
+    from prefect.states import AwaitingRetry, Cancelled, Crashed
+
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[settings().workers.pool]))
+    with client() as server:
+
+        def runs(*types: StateType) -> list[FlowRun]:
+            states = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
+            return list(every(server.read_flow_runs, flow_run_filter=states, work_pool_filter=pool))
+
+        for run in runs(StateType.SCHEDULED):
+            due = run.expected_start_time
+            if run.auto_scheduled and due is not None and due < datetime.now(UTC):
+                server.delete_flow_run(run.id)
+        for run in runs(StateType.PENDING, StateType.RUNNING, StateType.CANCELLING):
+            why = "Its worker was stopped"
+            if run.state_type == StateType.CANCELLING:
+                state: State[Any] = Cancelled(message=f"{why}.")
+            elif run.auto_scheduled:
+                state = Crashed(message=f"{why}. The next scheduled run continues.")
+            else:  # a person started it: the retry continues from the journal
+                state = AwaitingRetry(message=f"{why}: it continues now.")
+            server.set_flow_run_state(run.id, state, force=True)
+        for limit in every(server.read_global_concurrency_limits):
+            if limit.active_slots:
+                server.update_global_concurrency_limit(
+                    limit.name, GlobalConcurrencyLimitUpdate(active_slots=0)
+                )

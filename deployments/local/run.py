@@ -17,8 +17,8 @@ from deployments.check.report import table as check_table
 from deployments.local.display import Display
 from deployments.local.environment import given
 from deployments.local.errors import Interrupted, StackError
+from deployments.local.programs import METRICS_PORT
 from deployments.local.stack import HOME, Options, Stack
-from deployments.local.worker import METRICS_PORT
 from deployments.running import configured_prefect_api_url
 from deployments.samples.demonstration import as_expected, demonstration, send_samples
 from shop.confirmation.settings import LOCAL

@@ -5,35 +5,33 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from deployments.local.deploy import Deployments
 from deployments.local.environment import set_environment, write_env_file
 from deployments.local.errors import Interrupted
 from deployments.local.files import key_in
-from deployments.local.local_model import LocalModel
 from deployments.local.lock import RunLock
 from deployments.local.postgres import EmbeddedPostgres, wait_for_server
-from deployments.local.prefect_server import PrefectServer, require_answer
+from deployments.local.prefect_server import PrefectServer, require_answer, tidy_up
 from deployments.local.processes import Hurry, stop_leftover
+from deployments.local.programs import METRICS_PORT, LocalModel, Sandbox, Served, Web, Worker
 from deployments.local.revival import Pauses, Revival
-from deployments.local.sandbox import Sandbox
 from deployments.local.signals import SignalGuard
-from deployments.local.tidy import tidy_up
-from deployments.local.web import Web
-from deployments.local.worker import METRICS_PORT, Worker
 from deployments.setup.server import ensure_queues, ensure_work_pool
 from shop.runtime.files import make_private, tighten
 
 HOME = Path(__file__).resolve().parent.parent.parent
 """The project's folder."""
 
+_Part = EmbeddedPostgres | Served | PrefectServer | Worker
 Progress = Callable[[str, bool], None]
 """Called with the name of each part when it begins to start (False) and when it is ready (True), from
 several threads."""
@@ -108,38 +106,6 @@ class Options:
     @property
     def own_sandbox(self) -> bool:
         return self.sandbox and not self.gateway_url
-
-
-class _Startable(Protocol):
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part that is restarted when it has died."""
-
-    running: Callable[[], bool]
-    start: Callable[[], None]
-    needs: Sequence[_Part] = ()
-
-
-def _known(parts: Mapping[str, _Part], *names: str) -> list[_Part]:
-    return [parts[name] for name in names if name in parts]
-
-
-def _clean_start(part: _Startable) -> Callable[[], None]:
-    """Returns a function that starts the part, and stops it if the start fails half way."""
-
-    def start() -> None:
-        try:
-            part.start()
-        except Exception:
-            part.stop()
-            raise
-
-    return start
 
 
 class Stack:
@@ -236,13 +202,16 @@ class Stack:
         self._plan()
         self._undo.callback(set_environment, set_environment(self._own_environment()))
         self._at_once(
-            self._start_prefect, self._start_sandbox, self._start_local_model, self._start_tables_then_load
+            self._start_prefect,
+            partial(self._start, SANDBOX, self.sandbox),
+            partial(self._start, LOCAL_MODEL, self.local_model),
+            self._start_tables_then_load,
         )
         if self.prefect_api_url:
             self._prepare_prefect()
-            self._at_once(self._start_worker, self._register, self._start_web)
+            self._at_once(self._start_worker, self._register, partial(self._start, WEB, self.web))
         else:
-            self._start_web()
+            self._start(WEB, self.web)
         self._lock.say(
             f"process {os.getpid()}" + (f", its Prefect UI is at {self.ui_url}" if self.ui_url else "")
         )
@@ -281,43 +250,42 @@ class Stack:
         """Restarts parts that have died; returns the attempts. A part that cannot be started or dies
         repeatedly is retried after growing pauses, while the others keep running. A part waits until the
         parts that it needs run. Never raises."""
-        tried = []
-        for name, part in self._parts().items():
+        tried, parts = [], self._parts()
+        for name, (part, needs) in parts.items():
             with suppress(Exception):  # its state is unknown: the next call may find it
-                if not part.running() and all(needed.running() for needed in part.needs):
-                    revival = self._pauses.setdefault(name, Pauses()).attempt(name, part.start)
+                if not part.running() and all(parts[each][0].running() for each in needs if each in parts):
+                    restart = partial(self._restart, name, part)
+                    revival = self._pauses.setdefault(name, Pauses()).attempt(name, restart)
                     tried += [revival] if revival else []
         return tried
 
-    def _parts(self) -> dict[str, _Part]:
-        parts: dict[str, _Part] = {}
-        if self.postgres:
-            parts[POSTGRES] = _Part(self.postgres.running, self.postgres.start)
-        if self.sandbox:
-            parts[SANDBOX] = _Part(self.sandbox.running, _clean_start(self.sandbox))
-        if self.local_model:
-            parts[LOCAL_MODEL] = _Part(self.local_model.running, _clean_start(self.local_model))
-        if self.prefect_server:
-            parts[PREFECT] = _Part(
-                self.prefect_server.running, _clean_start(self.prefect_server), _known(parts, POSTGRES)
-            )
-        if self.worker and self.prefect_api_url:
-            parts[WORKER] = _Part(self.worker.running, self._restart_worker, _known(parts, POSTGRES, PREFECT))
-        if self.web:
-            parts[WEB] = _Part(self.web.running, _clean_start(self.web), _known(parts, POSTGRES))
-        return parts
+    def _parts(self) -> dict[str, tuple[_Part, tuple[str, ...]]]:
+        """Returns the parts that are restarted when they have died, and which others each of them needs."""
+        parts: dict[str, tuple[_Part | None, tuple[str, ...]]] = {
+            POSTGRES: (self.postgres, ()),
+            SANDBOX: (self.sandbox, ()),
+            LOCAL_MODEL: (self.local_model, ()),
+            PREFECT: (self.prefect_server, (POSTGRES,)),
+            WORKER: (self.worker if self.prefect_api_url else None, (POSTGRES, PREFECT)),
+            WEB: (self.web, (POSTGRES,)),
+        }
+        return {name: (part, needs) for name, (part, needs) in parts.items() if part}
 
-    def _restart_worker(self) -> None:
-        if self.worker and self.prefect_api_url:
-            worker, api_url = self.worker, self.prefect_api_url
-            worker.stop()  # stops the runs that it left
+    def _restart(self, name: str, part: _Part) -> None:
+        """Starts the part again, and stops it if that fails half way."""
+        if name == WORKER:
+            part.stop()  # stops the runs that it left
             if self.prefect_server:
                 tidy_up()
-            try:
-                worker.start(api_url)
-            except Exception:
-                worker.stop()
-                raise
+        try:
+            if isinstance(part, Worker):
+                part.start(self.prefect_api_url or "")
+            else:
+                part.start()
+        except Exception:
+            if name != POSTGRES:
+                part.stop()
+            raise
 
     # -- the parts
 
@@ -407,15 +375,10 @@ class Stack:
                 elif self.prefect_api_url:
                     require_answer(self.prefect_api_url)
 
-    def _start_sandbox(self) -> None:
-        if self.sandbox:
-            with self._phase(SANDBOX):
-                self.sandbox.start(cancelled=self._cancelled)
-
-    def _start_local_model(self) -> None:
-        if self.local_model:
-            with self._phase(LOCAL_MODEL):
-                self.local_model.start(cancelled=self._cancelled)
+    def _start(self, name: str, part: Served | None) -> None:
+        if part:
+            with self._phase(name):
+                part.start(cancelled=self._cancelled)
 
     def _warm(self) -> None:
         if self.worker:
@@ -444,11 +407,6 @@ class Stack:
         if self.worker and self.prefect_api_url:
             with self._phase(WORKER):
                 self.worker.start(self.prefect_api_url, cancelled=self._cancelled)
-
-    def _start_web(self) -> None:
-        if self.web:
-            with self._phase(WEB):
-                self.web.start(cancelled=self._cancelled)
 
     def _register(self) -> None:
         if self._deployments and self.prefect_api_url:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _POOL_TYPE = "process"
 _PAUSE_SECONDS = 0.5
 """Interval between two attempts to reach the server."""
+_PAGE = 200
+T = TypeVar("T")
 
 
 class NoAnswer(Exception):
@@ -29,6 +31,16 @@ def client() -> SyncPrefectClient:
     from prefect.client.orchestration import get_client
 
     return get_client(sync_client=True)
+
+
+def every(read: Callable[..., Sequence[T]], **which: Any) -> Iterator[T]:
+    """Yields everything that a method of the client reads page by page."""
+    offset = 0
+    while page := read(**which, limit=_PAGE, offset=offset):
+        yield from page
+        offset += len(page)
+        if len(page) < _PAGE:
+            return
 
 
 def wait_for_server(api_url: str, seconds: float, say: Callable[[str], None]) -> None:

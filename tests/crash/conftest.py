@@ -9,7 +9,7 @@ import pytest
 
 from deployments.local.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
-from deployments.local.sandbox import Sandbox
+from deployments.local.programs import Sandbox
 from tests.conftest import own_port
 from tests.crash.site import Site
 from tests.crash.summary import Summary

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from flows.notify_alert import notify_alert
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders

@@ -25,7 +25,7 @@ from deployments.check.report import check, check_settings
 from deployments.local.environment import environment
 from deployments.local.prefect_server import PREFECT_BASICS, PrefectServer
 from deployments.local.processes import Child, free_port, wait_until
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.trigger import run_order
 from shop.orders.outcomes import Outcome
 from shop.runtime.setting_groups import settings_in

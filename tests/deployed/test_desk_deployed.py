@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import StateType
 
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from flows.process_order import process_order
 from shop.orders.outcomes import Outcome
 from tests.integration.world import World, an_order

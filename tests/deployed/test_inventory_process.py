@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from deployments.local.postgres import EmbeddedPostgres
-from deployments.local.served import Served
+from deployments.local.programs import Served
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga import failpoints
@@ -43,7 +43,8 @@ _numbers = itertools.count(1)
 class Service(Served):
     """As `order-saga inventory-service --prepare` starts it."""
 
-    name, command, file, usual_port = "inventory service", "inventory-service", "inventory", 8440
+    name, program = "inventory service", ("deployments.cli", "inventory-service")
+    file, usual_port = "inventory", 8440
 
     def kill(self) -> None:
         assert self.pid is not None

@@ -21,8 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import Child, free_port, wait_until
-from deployments.local.web import Web
-from deployments.local.worker import Worker
+from deployments.local.programs import Web, Worker
 from shop.alerts.settings import AlertSettings
 from shop.inventory.errors import InventoryTimeout, InventoryUnavailable
 from shop.monitoring.config import WorkerMonitoring

@@ -29,11 +29,10 @@ from deployments.local.files import poll
 from deployments.local.lock import RunLock
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.postgres_binaries import Binaries, account_for, find_binaries, require_programs
-from deployments.local.prefect_server import PrefectServer, require_answer
+from deployments.local.prefect_server import PrefectServer, require_answer, tidy_up
 from deployments.local.processes import Child, free_port, stop_leftover, wait_until
 from deployments.local.revival import Revival
 from deployments.local.stack import PREFECT, Options, Stack
-from deployments.local.tidy import tidy_up
 from tests.conftest import own_port
 from tests.private import open_to_others, read_as_nobody
 
@@ -569,7 +568,7 @@ class TestStack:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            "deployments.local.sandbox.Sandbox.start",
+            "deployments.local.programs.Sandbox.start",
             lambda *_args, **_options: (_ for _ in ()).throw(StackError("no luck")),
         )
         stack = Stack(_parts(folder / "var"))

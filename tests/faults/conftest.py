@@ -14,8 +14,7 @@ from deployments.local.environment import environment
 from deployments.local.files import tail
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.sandbox import Sandbox
-from deployments.local.worker import Worker
+from deployments.local.programs import Sandbox, Worker
 from deployments.setup.server import ensure_queues, ensure_work_pool
 from saga.database import close_engine, sync_engine
 from shop.inventory.catalogue import load_sample_catalogue

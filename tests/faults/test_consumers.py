@@ -11,7 +11,7 @@ import pytest
 
 from deployments.local.environment import environment
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.trigger import submit_orders, wake_pending_lane
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake

@@ -17,7 +17,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter
 
-from deployments.local.sandbox import Sandbox
+from deployments.local.programs import Sandbox
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake, report

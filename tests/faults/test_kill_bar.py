@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.standby_run import NO_RUN
 from deployments.trigger import submit_orders, wake_pending_lane
 from tests.conftest import HOME

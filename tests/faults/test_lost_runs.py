@@ -14,7 +14,7 @@ import pytest
 
 import flows.lost_runs
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from flows.lost_runs import search_lost_runs
 from shop.orders import intake
 from tests.faults.runs import forget_runs, run, set_state, start

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.trigger import run_order, start_own_run, submit_orders, wake_pending_lane
 from shop.orders import report
 from shop.orders.intake_content import take_in

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.trigger import submit_orders
 from tests.faults.runs import run, set_state, start
 from tests.faults.test_kill_bar import prompt_worker, runs_of

@@ -21,7 +21,7 @@ from deployments.local.environment import environment
 from deployments.local.errors import StackError
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.sandbox import Sandbox
+from deployments.local.programs import Sandbox
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga.cancelling import Asked

@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from deployments.automations import ensure_automations
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.trigger import start_own_run
 from shop.orders.intake_content import take_in
 from tests.faults.witness import all_ended, assert_right, order_of

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.standby import runs_of
 from deployments.standby_run import NO_RUN, RUN_ID_VARIABLE, _why_anew
 from tests.faults.runs import run, start

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.trigger import start_own_run
 from saga.prefect.batch import GRACE_SECONDS
 from saga.wakeup import is_consumer_running

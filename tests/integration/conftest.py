@@ -11,7 +11,7 @@ import pytest
 from deployments.automations import ensure_automations
 from deployments.local.deploy import Deployments
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from saga.database import close_engine, sync_engine
 from shop.inventory.catalogue import load_sample_catalogue
 from shop.payments.gateways import close_gateway

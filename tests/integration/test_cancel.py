@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ParameterTypeError
 from sqlalchemy import text
 
-from deployments.local.sandbox import Sandbox
+from deployments.local.programs import Sandbox
 from deployments.review import cancel_order as cancel_from_python
 from deployments.review import preview_cancel as preview_from_python
 from flows.cancel_order import PREVIEW_KEY, cancel_order

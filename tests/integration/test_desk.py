@@ -21,7 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
 
-from deployments.local.sandbox import Sandbox
+from deployments.local.programs import Sandbox
 from deployments.review import orders_that_need_attention
 from deployments.review import resolve_order as resolve_from_python
 from flows import attention_artifact

@@ -27,7 +27,7 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import StateType
 
 import flows.reconcile_payments as module
-from deployments.local.sandbox import Sandbox
+from deployments.local.programs import Sandbox
 from deployments.samples import load_samples
 from flows.accept_discrepancies import accept_discrepancies
 from flows.housekeeping import housekeeping

@@ -15,7 +15,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from flows.process_pending_orders import process_pending_orders
 from saga.wakeup import is_consumer_running
 from shop.orders.store import ORDERS

@@ -15,7 +15,7 @@ import pytest
 
 from deployments.cli import order_saga
 from deployments.local.environment import environment
-from deployments.local.sandbox import Sandbox
+from deployments.local.programs import Sandbox
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake

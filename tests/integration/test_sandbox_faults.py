@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.local.sandbox import Sandbox
+from deployments.local.programs import Sandbox
 from shop.payments.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
 from shop.payments.sandbox.behaviour import Fault, FaultRule, Move

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 from deployments.local.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.samples import load_samples
 from deployments.trigger import run_order, submit_orders, wake_pending_lane
 from flows.log_lines import configure

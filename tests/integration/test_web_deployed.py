@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployments.local.worker import Worker
+from deployments.local.programs import Worker
 from deployments.trigger import start_handling_events
 from shop.orders.outcomes import Outcome
 from shop.payments.events import inbox

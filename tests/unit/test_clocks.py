@@ -25,7 +25,7 @@ ALLOWED = {
     "flows/run_names.py:name": _SHOWN,
     "flows/optimize_confirmation.py:_run_name": _SHOWN,
     "deployments/standby_run.py:main": "compares it with times that this machine's file system wrote",
-    "deployments/local/tidy.py:tidy_up": "the Prefect server that it asks runs on this machine",
+    "deployments/local/prefect_server.py:tidy_up": "the Prefect server that it asks runs on this machine",
     "deployments/check/parts.py:payments": (
         "asks for a page of whatever length, to see whether the gateway answers"
     ),
