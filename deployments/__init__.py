@@ -1,3 +1,3 @@
 """Serving, deploying and triggering the saga."""
 
-from tasks import secret_blocks  # noqa: F401  (settings may name them)
+import tasks  # noqa: F401  (settings may name Secret blocks, which it reads)

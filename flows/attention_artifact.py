@@ -1,17 +1,22 @@
-"""Shows the manual review queue in the Prefect UI: the artifact `orders-that-need-attention`, updated when
-the queue changes."""
+"""Shows what needs a person in the Prefect UI: the manual review queue (the artifact
+`orders-that-need-attention`, updated when the queue changes), and undelivered mails and CRM messages
+(`messages-not-delivered`)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from prefect.artifacts import Artifact, acreate_table_artifact
+from prefect.client.schemas.objects import Artifact as StoredArtifact
 from prefect.logging import get_logger
 
+from saga.prefect.takeover import wait_for_artifacts
+from shop.notifications.outbox import Undelivered, read_undelivered
 from shop.payments import disputes
 from shop.payments.disputes import OpenDispute
 from shop.review.attention import ReviewCase, ReviewQueue, advice, read_queue
@@ -19,6 +24,7 @@ from shop.runtime.times import shown
 from shop.values.money import show
 
 KEY = "orders-that-need-attention"
+UNDELIVERED_KEY = "messages-not-delivered"
 _PAUSE_SECONDS = 5
 """Pause between two updates while the queue keeps changing."""
 _LIMIT_SECONDS = 20
@@ -27,6 +33,7 @@ _SHOWN = 200
 """Limits how many orders the artifact shows."""
 
 log = get_logger("orders")
+_Table = list[dict[str, Any]]
 
 
 class _ReviewQueueArtifact:
@@ -79,33 +86,63 @@ async def settle() -> None:
         await board.settle()
 
 
+@asynccontextmanager
+async def artifacts_shown() -> AsyncIterator[None]:
+    """Waits after its body until the background artifacts (takeovers, manual review) are in the UI."""
+    yield
+    await wait_for_artifacts()
+    await settle()
+
+
 async def show_review_queue() -> bool:
     """Creates the artifact, unless the latest one is the same. Returns False if that fails: the schedule
-    retries."""
+    retries. Never raises."""
+    return await _show(KEY, "manual review", _review_queue, if_empty=True)
+
+
+async def show_undelivered() -> bool:
+    """Creates the artifact `messages-not-delivered`, unless the latest one is the same, or there is none and
+    nothing to report. Returns False if that fails. Never raises."""
+    return await _show(UNDELIVERED_KEY, "undelivered messages", _undelivered, if_empty=False)
+
+
+async def _show(
+    key: str, what: str, read: Callable[[], Awaitable[tuple[_Table, str]]], *, if_empty: bool
+) -> bool:
     try:
         async with asyncio.timeout(_LIMIT_SECONDS):
-            queue = await read_queue(_SHOWN)
-            table, description = (
-                [*map(_row, queue.cases), *map(_disputed, queue.disputes)],
-                _description(queue),
-            )
-            if not await is_shown(KEY, table, description):
-                await acreate_table_artifact(table=table, key=KEY, description=description)
+            table, description = await read()
+            last = await Artifact.aget(key)
+            if (last is not None or table or if_empty) and not _is_same(last, table, description):
+                await acreate_table_artifact(table=table, key=key, description=description)
     except Exception as error:  # noqa: BLE001  (orders have priority, whatever is wrong with the Prefect server)
-        log.warning(
-            "updating the manual review artifact failed (%s): the schedule retries", type(error).__name__
-        )
+        log.warning("updating the %s artifact failed (%s): the schedule retries", what, type(error).__name__)
         return False
     return True
 
 
-async def is_shown(key: str, table: list[dict[str, Any]], description: str) -> bool:
-    """Returns whether the latest artifact of this key has the same content."""
-    last = await Artifact.aget(key)
+def _is_same(last: StoredArtifact | None, table: _Table, description: str) -> bool:
     if last is None or last.description != description:
         return False
     data = json.loads(last.data) if isinstance(last.data, str) else last.data
     return bool(data == table)
+
+
+async def _review_queue() -> tuple[_Table, str]:
+    queue = await read_queue(_SHOWN)
+    return [*map(_row, queue.cases), *map(_disputed, queue.disputes)], _description(queue)
+
+
+async def _undelivered() -> tuple[_Table, str]:
+    left = await read_undelivered()
+    refused = sum(message.refused for message in left)
+    description = (
+        f"{refused} refused permanently, {len(left) - refused} being retried. "
+        "The orders are not affected. "
+        'From Python: `deployments.review.send_again("ORDER-1001")` once the cause is fixed, '
+        "or without an order for all of them."
+    )
+    return [*map(_message, left)], description if left else "Every message is delivered or in delivery."
 
 
 def _row(case: ReviewCase) -> dict[str, Any]:
@@ -139,7 +176,7 @@ def _disputed(dispute: OpenDispute) -> dict[str, Any]:
 def _next_try(case: ReviewCase) -> str:
     if case.being_retried:
         return "now"
-    when: datetime | None = case.next_retry_at
+    when = case.next_retry_at
     return shown(when) if when else "on hold: only on request"
 
 
@@ -157,3 +194,15 @@ def _description(queue: ReviewQueue) -> str:
         charges = "1 charge is" if len(queue.disputes) == 1 else f"{len(queue.disputes)} charges are"
         parts.append(f"{charges} disputed: answer in the gateway's dashboard.")
     return " ".join(parts) or "No order needs attention."
+
+
+def _message(message: Undelivered) -> dict[str, Any]:
+    """Returns the table's row. No customer data: the error has codes and names only."""
+    return {
+        "order": message.order_id,
+        "message": message.kind,
+        "since": shown(message.since),
+        "attempts": message.attempts,
+        "error": message.error,
+        "next try": shown(message.next_try) if message.next_try else "none: it was refused permanently",
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
@@ -10,12 +10,10 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from pydantic import Field
 
 from flows.order_saga import ORDER_SAGA
 from flows.reopened import finish_reopened
-from flows.states import state_of
-from flows.who import started_by
+from flows.runs import OrderId, Words, started_by, state_of
 from saga.cancelling import Asked
 from shop.orders.names import run_name
 from shop.payments.gateways import gateway
@@ -23,9 +21,6 @@ from shop.review.cancel import ask_to_cancel
 from shop.review.preview import CancelPreview, preview_cancel
 
 PREVIEW_KEY = "what-cancelling-undoes"
-
-OrderId = Annotated[str, Field(min_length=1, max_length=200)]
-Words = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 def _run_name() -> str:

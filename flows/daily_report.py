@@ -21,7 +21,7 @@ from shop.monitoring.dashboard.report_mail import report_payload
 from shop.notifications import outbox
 from shop.notifications.kinds import REPORT
 from shop.runtime.times import bounds_of, day_of
-from tasks.deliver_outbox import deliver_outbox
+from tasks.background import deliver_outbox
 
 KEY = "daily-report"
 

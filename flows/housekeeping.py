@@ -13,13 +13,13 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.closing import artifacts_shown
+from flows.attention_artifact import artifacts_shown
 from flows.consumers import start_missing_consumer
 from flows.jobs import run_all_jobs, run_due_jobs
 from flows.lost_runs import store_order_of
+from flows.order_picture import report_takeovers
 from flows.order_saga import ORDER_SAGA
-from flows.run_names import timed
-from flows.takeover import report_takeovers
+from flows.runs import timed
 from saga import claims
 from saga.database import is_database_error, transaction
 from saga.prefect.batch import run_claimed
@@ -27,7 +27,7 @@ from shop.notifications import outbox
 from shop.orders.order import OrderInstance
 from shop.orders.store import ORDERS
 from shop.settings import settings
-from tasks.deliver_outbox import deliver_outbox
+from tasks.background import deliver_outbox
 
 CrashedRun = Annotated[
     UUID | None, Field(description="A run of process-order or process-pending-orders that crashed")

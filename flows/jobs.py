@@ -3,17 +3,69 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from prefect.logging import get_run_logger
+
+from flows import attention_artifact
 from flows.lost_runs import store_lost_orders
-from flows.payment_events import handle_payment_events
-from flows.retries import retry_compensations
+from flows.reconcile_payments import emit_events
 from flows.show_dashboard import refresh_dashboard
+from saga.shares import share
+from shop.orders.store import ORDERS
 from shop.payments.events import inbox
+from shop.payments.events.handling import Handled
+from shop.payments.gateways import PAYMENT_GATEWAY
+from shop.review import attention
 from shop.runtime import turns
-from tasks.evaluate_alerts import evaluate_alerts
-from tasks.expire_reservations import release_expired_reservations
+from tasks.alerts import evaluate_alerts
+from tasks.background import (
+    Hint,
+    handle_payment_event,
+    release_expired_reservations,
+    reopen_due_orders,
+)
+
+_EVENTS_AT_ONCE = 8
+
+
+async def retry_compensations() -> dict[str, int]:
+    """Reopens the orders under manual review whose pause is over (`DESK_RETRY_SECONDS`, doubling up to
+    `DESK_RETRY_MAX_SECONDS`), and shows the review queue and the undelivered messages in the UI. Skips orders
+    on hold.
+
+    Whoever claims a reopened order runs the compensations that are still due.
+    """
+    reopened = await reopen_due_orders() if await attention.is_retry_due() else []
+    await attention_artifact.show_review_queue()
+    await attention_artifact.show_undelivered()
+    return {"retried": len(reopened)}
+
+
+async def handle_payment_events() -> dict[str, int]:
+    """Handles the stored events that are due. If this process dies, another one handles the rest.
+
+    For a discrepancy that needs a person it emits `order.reconciliation.discrepancy`, as a reconciliation
+    does. Whoever claims a reopened order continues it.
+    """
+    ended: list[Handled] = []
+    while events := await inbox.claim(most=_EVENTS_AT_ONCE):
+        hints = [Hint(event) for event in events]
+        async with share(PAYMENT_GATEWAY, ORDERS, wanted=len(hints)):
+            await asyncio.gather(*(handle_payment_event(hint) for hint in hints))
+        for hint in hints:
+            if (handled := hint.handled) is not None:
+                get_run_logger().info(
+                    "%s of %s: %s", hint.event.type, handled.order_id, handled.done or "later"
+                )
+                emit_events([each for each in handled.found if not each.repaired])
+                ended.append(handled)
+    if any(each.review_changed or each.reopened for each in ended):
+        await attention_artifact.show_review_queue()
+    done = sum(each.done is not None for each in ended)
+    return {"events_handled": done, "events_postponed": len(ended) - done}
 
 
 @dataclass(frozen=True, slots=True)

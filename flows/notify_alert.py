@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.run_names import timed
-from tasks.send_alerts import send_alerts
+from flows.runs import timed
+from tasks.alerts import send_alerts
 
 
 @flow(name="notify-alert", flow_run_name=timed("alerts sent"), persist_result=False)

@@ -3,22 +3,27 @@ the model some hundred requests."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from prefect import flow
+from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.who import started_by
+from flows.runs import started_by
 from shop.confirmation.confirmation import ELEMENTS
 from shop.confirmation.program_versions import Optimizer
+from shop.runtime.extras import needs_extra
+from shop.settings import settings
 from shop.text.sanitize import one_line
-from tasks.optimize_program import optimize_program
 
 if TYPE_CHECKING:
     from shop.confirmation.optimising import Evaluation, Optimized
@@ -60,6 +65,25 @@ async def optimize_confirmation(
         key=ARTIFACT, markdown="\n".join(_page(found, summary)), description=summary
     )
     return Completed(name="Saved" if found.saved else "Kept", message=summary, data=summary)
+
+
+@task(name="optimize_program", cache_policy=NO_CACHE, persist_result=False)
+async def optimize_program(optimizer: Optimizer, demonstrations: int, calls: int, by: str) -> Optimized:
+    """Runs the optimiser in a thread, because it blocks. A cancelled run ends at the model's next answer and
+    saves nothing. `by`: who started it."""
+    with needs_extra("llm", "optimize-confirmation"):
+        from shop.confirmation.optimising import run
+
+    stop = threading.Event()
+    report = get_run_logger().info
+    work = partial(
+        run, settings(), optimizer, shown=demonstrations, calls=calls, stop=stop, report=report, by=by
+    )
+    try:
+        return await asyncio.to_thread(work)
+    except asyncio.CancelledError:
+        stop.set()
+        raise
 
 
 def _summary(found: Optimized) -> str:

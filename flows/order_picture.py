@@ -1,9 +1,10 @@
 """Shows one order's page in the Prefect UI: the artifact `saga-...` with its diagram, steps and money; see
-`shop.orders.page.page`."""
+`shop.orders.page.page`. That of an order that was taken over is shown in both runs."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from uuid import UUID
 
 from prefect.artifacts import acreate_markdown_artifact
@@ -12,6 +13,8 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_logger
 
 from flows.order_saga import ORDER_SAGA
+from saga.prefect import takeover
+from shop.orders.order import OrderInstance
 from shop.orders.page.page import order_page, page_key, summary
 from shop.orders.page.story import read_story
 from shop.settings import settings
@@ -48,3 +51,12 @@ async def _create_artifact_of(run: UUID, key: str, page: str, description: str) 
         await client.create_artifact(
             ArtifactCreate(key=key, type="markdown", data=page, description=description, flow_run_id=run)
         )
+
+
+def report_takeovers(orders: Sequence[OrderInstance]) -> None:
+    """Reports those of the orders that another worker had begun."""
+    takeover.report_takeovers(ORDER_SAGA, orders, noun="order", finished=_show_in)
+
+
+async def _show_in(order_id: str, run: UUID) -> None:
+    await show_order(order_id, of_run=run)

@@ -12,11 +12,10 @@ from prefect.client.orchestration import get_client
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from flows.closing import artifacts_shown
-from flows.order_picture import show_order
+from flows.attention_artifact import artifacts_shown
+from flows.order_picture import report_takeovers, show_order
 from flows.order_saga import ORDER_SAGA
-from flows.run_names import named
-from flows.takeover import report_takeovers
+from flows.runs import named
 from saga import wakeup
 from saga.asyncio_tasks import complete
 from saga.database import Tx, is_database_error, retry_while_database_down, transaction
@@ -35,7 +34,7 @@ from shop.orders.outcomes import OrderOutcome
 from shop.orders.report import read_one
 from shop.orders.store import ORDERS
 from shop.review.cancel import withdraw
-from tasks.deliver_outbox import deliver_outbox
+from tasks.background import deliver_outbox
 
 _ASK_SECONDS = 5
 """Timeout for asking the Prefect server whether this run was cancelled."""

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from flows.order_run import order_run
-from flows.states import state_of
+from flows.runs import state_of
 from shop.orders.order import EXAMPLE, Order
 from shop.orders.outcomes import OrderOutcome
 

@@ -16,9 +16,9 @@ from pydantic import Field
 from flows import attention_artifact
 from flows.consumers import following_load, place_among_consumers
 from flows.jobs import run_due_jobs
+from flows.order_picture import report_takeovers
 from flows.order_saga import ORDER_SAGA
 from flows.progress import Progress
-from flows.takeover import report_takeovers
 from saga import wakeup
 from saga.database import is_database_error
 from saga.lease import lease
@@ -34,7 +34,7 @@ from shop.orders.store import ORDERS
 from shop.payments.gateways import PAYMENT_GATEWAY
 from shop.runtime.garbage import reduced_garbage_collection
 from shop.settings import settings
-from tasks.deliver_outbox import deliver_outbox
+from tasks.background import deliver_outbox
 
 _MAIL_DELAY_SECONDS = 10
 """While orders are processed, sends only mail that has been due for this long."""

@@ -10,16 +10,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.who import started_by
+from flows.runs import OptionalWords, Reference, Words, started_by
 from shop.inventory.deliveries import DeliveryReceipt, read_delivery
 from shop.inventory.receiving import receive
 from shop.orders.names import run_name
 
 ProductId = Annotated[str, Field(min_length=1, max_length=200)]
 Pieces = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Words = Annotated[str, Field(min_length=1, max_length=300)]
-OptionalWords = Annotated[str | None, Field(max_length=300)]
-Reference = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def _run_name() -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import Task, flow, task
 from prefect.artifacts import acreate_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -16,7 +17,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateName,
 )
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
@@ -24,11 +25,16 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from saga.clock import database_time
+from saga.database import is_database_error
+from saga.errors import StepError
+from saga.shares import share
+from shop.orders.store import ORDERS
+from shop.payments.gateways import PAYMENT_GATEWAY, gateway
 from shop.reconciliation.discrepancy import Discrepancy, Report
+from shop.reconciliation.reconcile import reconcile
 from shop.runtime.times import shown_minute
 from shop.text.sanitize import one_line
 from shop.values.money import show
-from tasks.compare_books import compare_books
 
 ARTIFACT = "reconciliation"
 EVENT = "order.reconciliation.discrepancy"
@@ -79,6 +85,31 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
     if report.open:
         return Failed(name="Discrepancies", message=summary, data=summary)
     return Completed(name="Repaired" if report.repaired else "Balanced", message=summary, data=summary)
+
+
+async def _is_retryable(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    error: object = await state.aresult(raise_on_failure=False)
+    if isinstance(error, StepError):
+        return error.retryable and error.retry_after is None
+    return isinstance(error, BaseException) and is_database_error(error)
+
+
+@task(
+    name="compare_books",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=[5, 20, 60],
+    retry_condition_fn=_is_retryable,
+)
+async def compare_books(report: Report, since: datetime, fix: bool) -> dict[str, int]:
+    """Fills the report and, with `fix`, repairs what can be repaired. Each attempt starts over; repaired
+    discrepancies no longer appear."""
+    report.begin_again()
+    async with share(PAYMENT_GATEWAY, ORDERS):
+        async for discrepancy in reconcile(gateway(), since, fix=fix):
+            report.add(discrepancy)
+    return {"mended": report.repaired.total(), "open": report.open.total()}
 
 
 async def _since() -> datetime:

@@ -7,26 +7,18 @@ from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
 from flows.consumers import wake_pending_lane
-from shop.orders.names import run_name
+from flows.runs import OrderId, Reference, Words, about_order
 from shop.payments.recording import Received, read_incoming, record
 from shop.values.money import show
 
-OrderId = Annotated[str, Field(min_length=1, max_length=200)]
 Amount = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\s*\d{1,12}(\.\d{1,6})?\s*$")]
-Reference = Annotated[str, Field(min_length=1, max_length=200)]
-Words = Annotated[str, Field(min_length=1, max_length=300)]
 
 
-def _run_name() -> str:
-    return run_name("payment of", {"id": flow_run.parameters.get("order_id")})
-
-
-@flow(name="record-payment", flow_run_name=_run_name, persist_result=False)
+@flow(name="record-payment", flow_run_name=about_order("payment of"), persist_result=False)
 async def record_payment(
     order_id: OrderId, amount: Amount, reference: Reference, recorded_by: Words
 ) -> State[Received]:

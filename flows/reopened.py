@@ -7,7 +7,7 @@ from uuid import UUID
 
 from prefect.runtime import flow_run
 
-from flows.closing import artifacts_shown
+from flows.attention_artifact import artifacts_shown
 from flows.order_picture import show_order
 from flows.order_saga import ORDER_SAGA
 from saga import claims, wakeup
@@ -19,7 +19,7 @@ from shop.orders.outcomes import OrderOutcome
 from shop.orders.report import read_one
 from shop.orders.store import ORDERS
 from shop.settings import settings
-from tasks.deliver_outbox import deliver_outbox
+from tasks.background import deliver_outbox
 
 
 async def _run(order_id: str) -> bool:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from pydantic import Field
 
 from flows import attention_artifact
 from flows.reopened import finish_reopened
-from flows.states import state_of
-from flows.who import started_by
+from flows.runs import OptionalWords, OrderId, Words, started_by, state_of
 from shop.orders.names import run_name
 from shop.orders.outcomes import OrderOutcome
 from shop.orders.report import read_one
@@ -25,10 +22,6 @@ from shop.review.errors import OrderBusy
 from shop.review.resolution import Decision, Resolution
 
 _BUSY_SECONDS = 120
-
-OrderId = Annotated[str, Field(min_length=1, max_length=200)]
-Words = Annotated[str, Field(min_length=1, max_length=300)]
-OptionalWords = Annotated[str | None, Field(max_length=300)]
 
 
 def _run_name() -> str:

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.reopened import finish_reopened
-from flows.states import state_of
-from flows.who import started_by
-from shop.orders.names import run_name
+from flows.runs import OrderId, Words, about_order, started_by, state_of
 from shop.review.retry import retry
 
-OrderId = Annotated[str, Field(min_length=1, max_length=200)]
-Words = Annotated[str, Field(min_length=1, max_length=300)]
 
-
-def _run_name() -> str:
-    return run_name("retry", {"id": flow_run.parameters.get("order_id")})
-
-
-@flow(name="retry-order", flow_run_name=_run_name, persist_result=False)
+@flow(name="retry-order", flow_run_name=about_order("retry"), persist_result=False)
 async def retry_order(order_id: OrderId, reason: Words, requested_by: Words) -> State[Any]:
     """Tries an order again that was rejected, out of stock or compensated, and takes it to its outcome.
 

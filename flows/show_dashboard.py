@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.order_saga import ORDER_SAGA
-from flows.run_names import timed
+from flows.runs import timed
 from saga.clock import database_time
 from shop.monitoring.dashboard.dashboard import dashboard_page, headline
 from shop.monitoring.dashboard.figures import is_active, read_figures

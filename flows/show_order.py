@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from prefect.states import Completed
-from pydantic import Field
 
 from flows.order_picture import show_order as draw
-from shop.orders.names import run_name
+from flows.runs import OrderId, about_order
 from shop.orders.page.page import page_key
 from shop.orders.report import read_one
 from shop.review.errors import OrderUnknown
 
-OrderId = Annotated[str, Field(min_length=1, max_length=200)]
 
-
-def _run_name() -> str:
-    return run_name("show", {"id": flow_run.parameters.get("order_id")})
-
-
-@flow(name="show-order", flow_run_name=_run_name, persist_result=False)
+@flow(name="show-order", flow_run_name=about_order("show"), persist_result=False)
 async def show_order(order_id: OrderId) -> State[str]:
     """Draws the order's history so far: its page, as an artifact of this run. Changes nothing. Raises
     `OrderUnknown`, and `RuntimeError` if the page cannot be created.

@@ -23,7 +23,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments.sandbox.behaviour import Fault, Move
 from shop.review.resolution import Resolution
 from shop.settings import settings
-from tasks.evaluate_alerts import evaluate_alerts
+from tasks.alerts import evaluate_alerts
 from tests.integration.world import World, an_order, text_of
 from tests.mail_server import MailServer, mail_server
 from tests.waiting import until

@@ -16,8 +16,7 @@ import pytest
 from prefect.events import Event
 from prometheus_client.parser import text_string_to_metric_families
 
-import tasks.evaluate_alerts
-import tasks.send_alerts
+import tasks.alerts
 from deployments.local.environment import environment
 from saga.errors import InfrastructureError, StepError
 from saga.execution import StepExecution
@@ -521,9 +520,9 @@ async def test_an_alert_that_this_version_cannot_describe_does_not_delay_the_oth
     async def nothing(_: object) -> list[Any]:
         return []
 
-    monkeypatch.setattr(tasks.send_alerts, "get_client", Server)
-    monkeypatch.setattr(tasks.send_alerts, "get_events_client", lambda **_: Server())
-    monkeypatch.setattr(tasks.send_alerts, "related_resources_from_run_context", nothing)
+    monkeypatch.setattr(tasks.alerts, "get_client", Server)
+    monkeypatch.setattr(tasks.alerts, "get_events_client", lambda **_: Server())
+    monkeypatch.setattr(tasks.alerts, "related_resources_from_run_context", nothing)
     await under_review(shop, "A", "B", "C")
     await evaluate(shop)
     await shop.rows("UPDATE alert SET rule = 'of_a_newer_version' WHERE subject = 'A'")
@@ -531,7 +530,7 @@ async def test_an_alert_that_this_version_cannot_describe_does_not_delay_the_oth
         "UPDATE alert SET details = '{\"orders\": 1}', subject = 'and more', rule = 'error_rate' "
         "WHERE subject = 'B'"
     )
-    assert await tasks.send_alerts.emit_alert_events.fn() == 1
+    assert await tasks.alerts.emit_alert_events.fn() == 1
     assert await deliver() == (1, 2)
     assert emitted == ["shop.order.C"]
     assert len(server.taken) == 1
@@ -575,11 +574,11 @@ async def test_alerts_are_sent_even_if_events_or_the_evaluation_fail(
         sent.append("alerts")
         return {}
 
-    monkeypatch.setattr(tasks.evaluate_alerts, "watch", lambda: Watched(evaluated=False))
+    monkeypatch.setattr(tasks.alerts, "watch", lambda: Watched(evaluated=False))
     monkeypatch.setattr(notices, "is_due", due)
-    monkeypatch.setattr(tasks.evaluate_alerts, "delivery_is_due", due)
-    monkeypatch.setattr(tasks.evaluate_alerts, broken, fails)
-    monkeypatch.setattr(tasks.evaluate_alerts, "send_alerts", send)
+    monkeypatch.setattr(tasks.alerts, "delivery_is_due", due)
+    monkeypatch.setattr(tasks.alerts, broken, fails)
+    monkeypatch.setattr(tasks.alerts, "send_alerts", send)
     with pytest.raises(ConnectionError):
-        await tasks.evaluate_alerts.evaluate_alerts.fn()
+        await tasks.alerts.evaluate_alerts.fn()
     assert sent == ["alerts"]

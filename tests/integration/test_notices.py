@@ -11,11 +11,11 @@ from prefect.artifacts import Artifact
 
 from deployments.local.environment import environment
 from deployments.local.processes import free_port
+from flows.attention_artifact import UNDELIVERED_KEY as KEY
 from flows.cancel_order import cancel_order
 from flows.housekeeping import housekeeping
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.undelivered import KEY
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
 from shop.notifications.outbox import send_again

@@ -26,7 +26,6 @@ import flows.order_run
 import flows.process_pending_orders
 import flows.progress
 import flows.reopened
-import flows.retries
 import saga.database
 import saga.prefect.batch
 import saga.prefect.consumer
@@ -35,8 +34,7 @@ import saga.prefect.steps
 import saga.prefect.takeover
 import saga.wakeup
 import shop.notifications.outbox
-import tasks.expire_reservations
-import tasks.reopen_orders
+import tasks.background
 from flows.jobs import Job
 from saga.database import is_database_error
 from saga.errors import StepError
@@ -111,10 +109,10 @@ def _only_errors() -> Iterator[None]:
 def without_prefect() -> Iterator[None]:
     """While it lasts, the flows' functions (`flow.fn`) can be run in any event loop,
     without a Prefect server."""
-    reopen = tasks.reopen_orders.reopen_due_orders.fn
+    reopen = tasks.background.reopen_due_orders.fn
     jobs = {
-        "release_expired_reservations": tasks.expire_reservations.release_expired_reservations.fn,
-        "retry_compensations": flows.retries.retry_compensations,
+        "release_expired_reservations": tasks.background.release_expired_reservations.fn,
+        "retry_compensations": flows.jobs.retry_compensations,
     }
     with ExitStack() as stack:
         for each in (
@@ -122,12 +120,12 @@ def without_prefect() -> Iterator[None]:
             disable_run_logger(),
             patch.object(saga.prefect.steps, "_with_retries", _with_retries),
             patch.object(flows.process_pending_orders, "reduced_garbage_collection", nullcontext),
-            patch.object(flows.retries, "reopen_due_orders", reopen),
+            patch.object(flows.jobs, "reopen_due_orders", reopen),
             patch.object(flows.housekeeping, "_consumer_started", _no_consumer),
             patch.object(flows.jobs, "JOBS", tuple(Job(name, run) for name, run in jobs.items())),
             patch.object(flows.attention_artifact, "changed", lambda: None),
             patch.object(flows.attention_artifact, "show_review_queue", _nobody_looks),
-            patch.object(flows.retries, "show_undelivered", _nobody_looks),
+            patch.object(flows.attention_artifact, "show_undelivered", _nobody_looks),
             patch.multiple(flows.cancel_order, _show=_nobody_looks, started_by=_nobody_looks),
             patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),
             *(

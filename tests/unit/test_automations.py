@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from deployments.automations import automations
 from deployments.prefect_file import described
 from flows.housekeeping import housekeeping
-from flows.states import NAMES
-from tasks.send_alerts import CLEARED, RAISED
+from flows.runs import NAMES
+from tasks.alerts import CLEARED, RAISED
 
 
 def by_name() -> dict[str, AutomationCore]:

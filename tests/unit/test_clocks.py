@@ -22,7 +22,7 @@ ALLOWED = {
     "tasks/validate_order.py:validate_order": _SHOWN,
     "flows/process_pending_orders.py:_run_name": _SHOWN,
     "flows/reconcile_payments.py:_run_name": _SHOWN,
-    "flows/run_names.py:name": _SHOWN,
+    "flows/runs.py:name": _SHOWN,
     "flows/optimize_confirmation.py:_run_name": _SHOWN,
     "deployments/standby_run.py:main": "compares it with times that this machine's file system wrote",
     "deployments/local/prefect_server.py:tidy_up": "the Prefect server that it asks runs on this machine",

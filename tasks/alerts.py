@@ -1,7 +1,9 @@
-"""Tasks that deliver alerts: as Prefect events, and to the services in `ALERT_URLS`."""
+"""Tasks that evaluate the alert rules, and deliver alerts: as Prefect events, and to the services in
+`ALERT_URLS`."""
 
 from __future__ import annotations
 
+import asyncio
 from uuid import NAMESPACE_URL, uuid5
 
 from prefect import task
@@ -11,16 +13,41 @@ from prefect.events import Event
 from prefect.events.clients import get_events_client
 from prefect.events.related import related_resources_from_run_context
 from prefect.events.schemas.events import Resource
-from prefect.logging import get_logger
+from prefect.logging import get_logger, get_run_logger
 from prefect.types import DateTime
 
 from shop.alerts import notices
-from shop.alerts.delivery import deliver
+from shop.alerts.delivery import deliver, delivery_is_due
 from shop.alerts.message import event_payload
 from shop.alerts.notices import Notice
+from shop.alerts.watch import watch
 
 log = get_logger("orders")
 RAISED, CLEARED = "order.alert.raised", "order.alert.cleared"
+AUTOMATION_SECONDS = 120
+"""Seconds that the automation has to start `notify-alert`. After that the alert is delivered from here: the
+server may have no automation, or the automation or the delivery may have failed."""
+
+
+@task(name="evaluate_alerts", cache_policy=NO_CACHE, persist_result=False)
+async def evaluate_alerts() -> dict[str, int]:
+    """Evaluates every rule from the journal; emits `order.alert.raised` once when an alert begins,
+    `order.alert.cleared` once when it ends.
+
+    Evaluates at most once per `health_check_interval_seconds`, however many workers run this. With
+    `worker_monitoring.enabled: false` nothing is evaluated, and open alerts clear.
+    """
+    try:
+        watched = await asyncio.to_thread(watch)
+        emitted = await emit_alert_events() if await notices.is_due(notices.EVENT) else 0
+    finally:  # known alerts are delivered even if the evaluation fails
+        if await delivery_is_due(AUTOMATION_SECONDS):
+            await send_alerts()
+    if watched.raised or watched.cleared:
+        get_run_logger().warning(
+            "%d alerts raised, %d cleared, %d open", watched.raised, watched.cleared, watched.open
+        )
+    return {"raised": watched.raised, "cleared": watched.cleared, "open": watched.open, "emitted": emitted}
 
 
 @task(name="emit_alert_events", cache_policy=NO_CACHE, persist_result=False)
