@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from deployments.setup.item import Change, Item
+from deployments.setup.server import Change, Item
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

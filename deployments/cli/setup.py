@@ -14,7 +14,7 @@ from deployments import terminal
 from deployments.check.parts import Known, check_part, database
 from deployments.running import use_running_world
 from deployments.setup.database import DatabaseUnusable, ensure_database, only_one_sets_up
-from deployments.setup.item import Change, Item
+from deployments.setup.server import Change, Item
 from shop.settings import settings
 
 _STYLES = {
@@ -94,7 +94,7 @@ def migrate(*, wait: float = 60) -> int:
 
 
 def _ensure(api_url: str, *, apply: bool, seconds: float, say: Callable[[str], None]) -> list[Item]:
-    from deployments.setup.everything import ensure_all
+    from deployments.setup.registered import ensure_all
     from deployments.setup.server import wait_for_server
 
     url = settings().database_url

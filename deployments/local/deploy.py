@@ -16,7 +16,7 @@ from deployments.local.files import read_if_there, tail, write_whole
 from deployments.local.processes import Hurry, wait_until
 from deployments.local.programs import Preloaded
 from deployments.prefect_file import FILE, described, values
-from deployments.setup.former import remove_former
+from deployments.setup.registered import remove_former
 from deployments.setup.server import client, every
 
 

@@ -13,6 +13,8 @@ from deployments.cli.outcome_table import effective_compensations
 from shop.orders.outcomes import OrderOutcome, Outcome
 
 _FOLDER = Path(__file__).parent
+_TOKENS = dict.fromkeys(("0000", "0002"), "pm_card_chargeCustomerFail")
+"""Stripe's PaymentMethods for tests, by the card's last four digits; all other cards can be charged."""
 
 
 class Expected(BaseModel):
@@ -87,3 +89,43 @@ def load_samples() -> list[Sample]:
         Sample.model_validate_json(path.read_text(encoding="utf-8"))
         for path in sorted(_FOLDER.glob("*.json"))
     ]
+
+
+def at_stripe(samples: Sequence[Sample]) -> list[Sample]:
+    """Adapts the samples to Stripe's test mode. Gives them other ids, so that those of the sandbox keep their
+    outcomes. Omits the sample of a refused refund, because Stripe's test mode refuses none."""
+    return [
+        sample.model_copy(
+            update={
+                "orders": [_paid_by_token(order) for order in sample.orders],
+                "retry": sample.retry and {**sample.retry, "token": "pm_card_visa"},
+            }
+        )
+        for sample in samples
+        if all(expected.outcome is not Outcome.NEEDS_ATTENTION for expected in sample.expect)
+    ]
+
+
+def _paid_by_token(order: dict[str, Any]) -> dict[str, Any]:
+    order = {**order, "id": f"{order['id']}-STRIPE"}
+    info = order.get("payment_info") or {}
+    if (card := info.get("card_last4")) is not None:
+        order["payment_info"] = {**info, "token": _TOKENS.get(str(card), "pm_card_visa")}
+    return order
+
+
+def all_outside(samples: Sequence[Sample]) -> list[Sample]:
+    """Adapts the samples to a shop with an inventory service and an external carrier: the service ships the
+    pieces before a label is requested. So for an order that the carrier refuses, `return_shipment` puts them
+    back first, and no reservation is left to release. (The embedded carrier refuses earlier.)"""
+    return [
+        sample.model_copy(update={"expect": [_put_back(expected) for expected in sample.expect]})
+        for sample in samples
+    ]
+
+
+def _put_back(expected: Expected) -> Expected:
+    if expected.failing_step != "fulfill_order":
+        return expected
+    others = [undone for undone in expected.undone if undone != "release_inventory"]
+    return expected.model_copy(update={"undone": ["return_shipment", *others]})

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from deployments.setup.item import Change, Item
+from deployments.setup.server import Change, Item
 from saga.database import connect_args, is_database_error, sqlstate
 from shop.runtime.migrate import newest_revision, revision, upgrade
 from shop.settings import at

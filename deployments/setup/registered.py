@@ -1,4 +1,5 @@
-"""Compares the deployments of prefect.yaml, with their schedules and limits, with a Prefect server."""
+"""Everything on a Prefect server: work pool, queues, automations, the deployments of prefect.yaml with their
+schedules and limits; and what earlier versions have left there."""
 
 from __future__ import annotations
 
@@ -14,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from deployments.automations import content_of, remove_triggers, triggers
+from deployments.automations import content_of, ensure_automations, remove_triggers, triggers
 from deployments.prefect_file import FILE, described, filled, values
-from deployments.setup.item import Change, Item
-from deployments.setup.server import client
+from deployments.setup.server import Change, Item, client, ensure_queues, ensure_work_pool
 from shop.runtime.home import HOME
 
 if TYPE_CHECKING:
@@ -29,6 +29,17 @@ if TYPE_CHECKING:
 
 _DEPLOY_SECONDS = 300
 _MISSING = "missing"
+
+
+_FORMER_DEPLOYMENTS = (
+    "recover-orders/recover-orders",
+    "retry-compensations/retry-compensations",
+    "handle-payment-events/handle-payment-events",
+    "watch-orders/watch-orders",
+)
+"""Their work is done by consumers and by `housekeeping`."""
+_FORMER_SCHEDULES = {"show-dashboard/show-dashboard": {"refresh"}}
+"""Deployment to the slugs of its former schedules, which `prefect deploy` keeps."""
 
 
 class DeployError(Exception):
@@ -45,6 +56,20 @@ class Wanted:
     """The values to compare with the server. People see the names in a table."""
     described: Mapping[str, Any]
     """Its part of prefect.yaml."""
+
+
+def ensure_all(*, apply: bool) -> list[Item]:
+    """Creates what is missing and corrects what differs; `apply` false: only reports. Idempotent.
+
+    Raises `DeployError`, and the Prefect client's errors if the server does not answer.
+    """
+    return [
+        *ensure_work_pool(apply=apply),
+        *ensure_queues(apply=apply),
+        *remove_former(apply=apply),
+        *ensure_deployments(apply=apply),
+        *ensure_automations(apply=apply),
+    ]
 
 
 def ensure_deployments(*, apply: bool = True, file: Path = FILE) -> list[Item]:
@@ -193,3 +218,29 @@ def _deploy(file: Path, names: list[str]) -> None:
             raise DeployError(f"prefect deploy did not end within {_DEPLOY_SECONDS} s") from None
     if done.returncode != 0:
         raise DeployError(f"prefect deploy failed:\n{(done.stdout + done.stderr)[-4000:]}")
+
+
+def remove_former(*, apply: bool) -> list[Item]:
+    """Removes deployments and schedules of earlier versions, whose runs would fail now; `apply` false: only
+    reports them. Idempotent. Raises the Prefect client's errors."""
+    from prefect.exceptions import ObjectNotFound
+
+    change, why = (Change.REMOVED if apply else Change.SURPLUS), "of an earlier version"
+    items = []
+    with client() as server:
+        for name in (*_FORMER_DEPLOYMENTS, *_FORMER_SCHEDULES):
+            try:
+                found = server.read_deployment_by_name(name)
+            except ObjectNotFound:
+                continue
+            if name in _FORMER_DEPLOYMENTS:
+                items.append(Item("deployment", name, change, why))
+                if apply:
+                    server.delete_deployment(found.id)
+                continue
+            for schedule in found.schedules:
+                if schedule.slug in _FORMER_SCHEDULES[name]:
+                    items.append(Item("schedule", f"{name}: {schedule.slug}", change, why))
+                    if apply:
+                        server.delete_deployment_schedule(found.id, schedule.id)
+    return items

@@ -1,16 +1,17 @@
-"""The Prefect server, its work pool and the queues."""
+"""The Prefect server, its work pool and the queues; and what setup says about each object on a server."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from deployments.capacity import QUEUES
-from deployments.setup.item import Change, Item
 from shop.settings import settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,36 @@ _PAUSE_SECONDS = 0.5
 """Interval between two attempts to reach the server."""
 _PAGE = 200
 T = TypeVar("T")
+
+
+class Change(StrEnum):
+    """What was done, or would have to be done."""
+
+    UNCHANGED = "unchanged"
+    CREATED = "created"
+    UPDATED = "updated"
+    REMOVED = "removed"
+    MISSING = "missing"
+    DIFFERS = "differs"
+    SURPLUS = "not wanted"
+    MISCONFIGURED = "misconfigured"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One object on a server, compared with the required state."""
+
+    kind: str
+    """Such as `work queue`."""
+    name: str
+    change: Change
+    note: str = ""
+    """What differed, or what a person has chosen on the server."""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something remains to be done."""
+        return self.change in {Change.MISSING, Change.DIFFERS, Change.SURPLUS, Change.MISCONFIGURED}
 
 
 class NoAnswer(Exception):

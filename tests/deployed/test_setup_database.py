@@ -17,8 +17,7 @@ from deployments.local.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from deployments.setup.database import DatabaseUnusable, ensure_database
-from deployments.setup.item import Change
-from deployments.setup.server import NoAnswer, wait_for_server
+from deployments.setup.server import Change, NoAnswer, wait_for_server
 from shop.runtime.migrate import newest_revision
 from tests.conftest import HOME, own_port
 

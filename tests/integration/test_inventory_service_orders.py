@@ -12,8 +12,7 @@ import psycopg
 import pytest
 
 from deployments.local.postgres import EmbeddedPostgres
-from deployments.samples import load_samples
-from deployments.samples.outside import all_outside
+from deployments.samples import all_outside, load_samples
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders

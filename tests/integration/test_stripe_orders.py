@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.samples import Sample, load_samples
-from deployments.samples.stripe import at_stripe
+from deployments.samples import Sample, at_stripe, load_samples
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga import claims
