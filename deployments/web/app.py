@@ -22,37 +22,67 @@ It needs only the database. What it answers with 2xx is stored; flows on the wor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Literal
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
 from deployments.database_health import why_unusable
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
-from deployments.web import (
-    documents,
-    metrics,
-    order_list,
-    order_parts,
-    orders,
-    payments,
-    shops,
-    stock,
-    stripe_webhook,
-)
+from deployments.web import documents, order_parts, orders, payments, stock, webhooks
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
-from deployments.web.starter import Starter
 from saga.database import close_engine
-from shop.monitoring.exposition.endpoint import Exposition, metrics_token
+from shop.monitoring.exposition.endpoint import PATH, Exposition, metrics_token
 from shop.payments.gateways import close_gateway
 from shop.settings import settings
 
 use_running_world()
+log = logging.getLogger(__name__)
 _DATABASE_SECONDS = 3
+
+
+class Starter:
+    """Calls `start` soon after `ring`, in its own thread, at most once in `pause_seconds`."""
+
+    def __init__(self, name: str, start: Callable[[], object], pause_seconds: float = 1) -> None:
+        self._start, self._pause = start, pause_seconds
+        self._rung, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __enter__(self) -> Starter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Does not wait for a start in progress."""
+        self._over.set()
+        self._rung.set()
+
+    def ring(self) -> None:
+        """Requests a start. Never raises, never waits."""
+        self._rung.set()
+
+    def _run(self) -> None:
+        while True:
+            self._rung.wait()
+            if self._over.is_set():
+                return
+            self._rung.clear()
+            try:
+                self._start()
+            except Exception as error:  # noqa: BLE001  (its work is stored: the schedule starts it)
+                log.warning(
+                    "%s could not be started (%s): the schedule starts it",
+                    self._thread.name,
+                    type(error).__name__,
+                )
+            self._over.wait(self._pause)
 
 
 class Live(BaseModel):
@@ -94,7 +124,7 @@ def create_app() -> FastAPI:
     )
     answer_problems(made)
     # In this sequence, because a path is also that of an order whose id looks like it.
-    parts = order_list, order_parts, payments, shops, orders, stock, stripe_webhook, metrics, documents
+    parts = order_parts, payments, webhooks, orders, stock, documents
     routers = [each.router for each in parts]
     for router in routers:
         made.include_router(router)
@@ -117,6 +147,19 @@ def create_app() -> FastAPI:
             stripe_webhooks=bool(s.stripe.webhook_secrets),
             shops=[name for name, secrets in shops.items() if secrets],
         )
+
+    @made.get(PATH, include_in_schema=False)
+    def read_metrics(request: Request) -> Response:
+        """Serves metrics to Prometheus. Requires `METRICS_TOKEN`, because the app may be on the internet. Runs
+        in a thread, because it may wait for the database."""
+        metrics: Exposition = request.app.state.metrics
+        if metrics.token is None or not metrics.allows(request.headers.get("Authorization")):
+            why = (
+                "METRICS_TOKEN is not set here" if metrics.token is None else "the token is missing or wrong"
+            )
+            raise ProblemError(HTTPStatus.UNAUTHORIZED, why, headers={"WWW-Authenticate": "Bearer"})
+        body, content_type = metrics.answer(request.headers.get("Accept"))
+        return Response(body, media_type=content_type, headers={"Cache-Control": "no-store"})
 
     made.state.routes = [*(route for router in routers for route in router.routes), *made.router.routes]
     return made

@@ -127,13 +127,13 @@ def answer_problems(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(_methods(request))
-        return respond(Problem(title=status.phrase, status=int(status)), headers)
+        return respond(_plain(status), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         wrong = [Wrong(detail=each["msg"], parameter=str(each["loc"][-1])) for each in error.errors()]
         status = HTTPStatus.UNPROCESSABLE_ENTITY
-        return respond(Problem(title=status.phrase, status=int(status), errors=wrong))
+        return respond(_plain(status, errors=wrong))
 
     @app.exception_handler(SQLAlchemyError)
     @app.exception_handler(psycopg.Error)
@@ -149,9 +149,7 @@ def answer_problems(app: FastAPI) -> None:
             "the database does not answer, so the result is unknown: "
             "send the same request again, which is safe"
         )
-        return respond(
-            Problem(title=status.phrase, status=int(status), detail=detail), {"Retry-After": _RETRY_SECONDS}
-        )
+        return respond(_plain(status, detail=detail), {"Retry-After": _RETRY_SECONDS})
 
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> Response:
@@ -172,15 +170,13 @@ def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Respo
     )
 
 
+def _plain(status: HTTPStatus, **more: Any) -> Problem:
+    return Problem(title=status.phrase, status=int(status), **more)
+
+
 def _broken() -> Response:
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return respond(
-        Problem(
-            title=status.phrase,
-            status=int(status),
-            detail="internal error; the log of the web app has the details",
-        )
-    )
+    detail = "internal error; the log of the web app has the details"
+    return respond(_plain(HTTPStatus.INTERNAL_SERVER_ERROR, detail=detail))
 
 
 def _methods(request: Request) -> list[str]:

@@ -1,8 +1,9 @@
-"""The webhooks of Shopify and WooCommerce: verify, map, store, and answer so that the shop goes on sending.
+"""The webhooks of Shopify, WooCommerce and Stripe: verify, map, store, and answer so that they go on sending.
 
 Shops disable a webhook that fails too often, and repeat what fails. So everything that no repetition can help
 is answered with 200 and says what became of it: also a rejected order, which is stored, and a change that
-cannot be applied, which is recorded with the order.
+cannot be applied, which is recorded with the order. Stripe's events are stored and answered within
+milliseconds; a flow makes the calls to Stripe.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
+from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.web.bodies import parse_json, read_body
 from deployments.web.orders import DATABASE_SECONDS
 from deployments.web.problems import ProblemError, answers, no_secret
+from saga.clock import database_time
 from saga.connections import answered_within
 from shop.orders.errors import UnusableOrder
 from shop.orders.formats.known import map_order
+from shop.payments.events import inbox
 from shop.review.errors import OrderHeld
 from shop.review.shop_updates import MESSAGE, Taken, delete, take
+from shop.runtime.extras import needs_extra
 from shop.settings import settings
 from shop.text.card_numbers import cut
 
@@ -45,11 +50,11 @@ _ANSWERS = answers(
 )
 
 
-def _body(where: str) -> dict[str, Any]:
+def _body(description: str) -> dict[str, Any]:
     return {
         "requestBody": {
             "required": True,
-            "description": f"An order, as the shop sends it: {where}",
+            "description": description,
             "content": {"application/json": {"schema": {"type": "object"}}},
         }
     }
@@ -61,7 +66,9 @@ _Short = Annotated[str, Header(max_length=255)]
 @router.post(
     "/orders/shopify",
     responses=_ANSWERS,
-    openapi_extra=_body("https://shopify.dev/docs/api/admin-rest/latest/resources/order"),
+    openapi_extra=_body(
+        "An order, as the shop sends it: https://shopify.dev/docs/api/admin-rest/latest/resources/order"
+    ),
 )
 async def shopify_webhook(
     request: Request,
@@ -85,7 +92,9 @@ async def shopify_webhook(
 @router.post(
     "/orders/woocommerce",
     responses=_ANSWERS,
-    openapi_extra=_body("https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties"),
+    openapi_extra=_body(
+        "An order, as the shop sends it: https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties"
+    ),
 )
 async def woocommerce_webhook(
     request: Request,
@@ -172,3 +181,67 @@ def _object(parsed: Any) -> Mapping[str, Any]:
             HTTPStatus.BAD_REQUEST, "the body is no JSON object", kind="not-json", title="Not JSON"
         )
     return parsed
+
+
+class StripeReceived(BaseModel):
+    """Shown by Stripe in its dashboard."""
+
+    model_config = ConfigDict(frozen=True)
+
+    received: str = Field(
+        description="`stored`, `known` (received before) or `ignored` (of a kind that is not used here)"
+    )
+
+
+@router.post(
+    "/webhooks/stripe",
+    responses=answers(
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ),
+    openapi_extra=_body("An event, as Stripe sends it: https://docs.stripe.com/api/events/object"),
+)
+async def stripe_webhook(
+    request: Request, signature: Annotated[str, Header(alias="Stripe-Signature")]
+) -> StripeReceived:
+    """Accepts an event that Stripe has signed. After 200 the event cannot be lost; after any other status
+    Stripe sends it again."""
+    s = settings()
+    if s.payments.gateway != "stripe" or not s.stripe.webhook_secrets:
+        how = (
+            "set PAYMENT_GATEWAY=stripe, "
+            "and STRIPE_WEBHOOK_SECRET to the endpoint's signing secret (whsec_...)"
+        )
+        raise no_secret(how)
+    with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
+        from shop.payments.stripe.event import (  # Stripe's SDK takes a while to load
+            BadSignature,
+            UnreadableEvent,
+            check_age,
+            read_signed,
+        )
+    body = await read_body(request)
+    try:
+        event = read_signed(body, signature, s.stripe.webhook_secrets)
+        with answered_within(DATABASE_SECONDS):
+            check_age(signature, await database_time())
+    except BadSignature as error:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST, str(error), kind="bad-signature", title="Bad signature"
+        ) from None
+    except UnreadableEvent as error:
+        raise ProblemError(
+            HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="unreadable-event", title="Unreadable event"
+        ) from None
+    if event is None:
+        return StripeReceived(received="ignored")
+    with answered_within(DATABASE_SECONDS):
+        stored = await inbox.store(event)
+    if stored.woke:
+        request.app.state.pending.ring()
+    if stored.due:
+        request.app.state.events.ring()
+    return StripeReceived(received="stored" if stored.new else "known")
