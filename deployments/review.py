@@ -5,17 +5,11 @@ order to its outcome.
 
 from __future__ import annotations
 
-import time
-
-from deployments.running import use_running_world
-from deployments.trigger import wake_pending_lane
-from deployments.who import user
-from saga import wakeup
+from deployments.running import use_running_world, user
+from deployments.trigger import wait_for_outcome, wake_pending_lane
 from saga.cancelling import Asked
 from shop.notifications.outbox import Undelivered, read_undelivered_sync, send_again_sync
-from shop.orders import report
 from shop.orders.outcomes import OrderOutcome
-from shop.orders.store import ORDERS
 from shop.payments.disputes import OpenDispute, read_open_sync
 from shop.reconciliation.outstanding import accept_sync
 from shop.review import resolution as review
@@ -23,8 +17,6 @@ from shop.review.attention import ReviewCase, read_queue_sync
 from shop.review.cancel import ask_to_cancel_sync
 from shop.review.preview import CancelPreview, preview_cancel_sync
 from shop.review.resolution import Resolution
-
-_POLL_SECONDS = 0.5
 
 use_running_world()
 
@@ -59,7 +51,7 @@ def cancel_order(
     if not confirmed:
         return preview_cancel(order_id)
     ask_to_cancel(order_id, reason=reason, requested_by=requested_by)
-    return outcome_of(order_id, timeout)
+    return wait_for_outcome(order_id, timeout)
 
 
 def ask_to_cancel(order_id: str, *, reason: str, requested_by: str, through: str = "in Python") -> Asked:
@@ -95,7 +87,7 @@ def resolve_order(
     )
     if review.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
         wake_pending_lane()
-    return outcome_of(decided.order_id, timeout)
+    return wait_for_outcome(decided.order_id, timeout)
 
 
 def accept_discrepancies(order_id: str, *, accepted_by: str, reason: str) -> int:
@@ -116,18 +108,3 @@ def send_again(*order_ids: str) -> int:
     if again := send_again_sync(*order_ids):
         wake_pending_lane()
     return again
-
-
-def outcome_of(order_id: str, timeout: float) -> OrderOutcome:
-    """Waits for the order's outcome, up to `timeout` seconds. Raises `TimeoutError`."""
-    with wakeup.listening_sync(ORDERS, wakeup.FINISHED) as ear:
-        deadline = time.monotonic() + timeout
-        while (known := report.read([order_id]).get(order_id)) is None or known.outcome is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(
-                    f"order {order_id} has no outcome after {timeout:g} s; its processing continues"
-                )
-            for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
-                pass
-    return known

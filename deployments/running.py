@@ -1,13 +1,14 @@
-"""Selects the Prefect server that a command uses."""
+"""Selects the Prefect server that a command uses, and names its user."""
 
 from __future__ import annotations
 
+import getpass
 import os
+import socket
 
 from dotenv import dotenv_values
 
-from deployments.local.environment import given, set_environment
-from deployments.prefect_secrets import CREDENTIALS, from_file, read_secret_files
+from deployments.local.environment import CREDENTIALS, from_file, given, read_secret_files, set_environment
 from shop.settings import ENV_FILES
 
 _URL = "PREFECT_API_URL"
@@ -55,3 +56,12 @@ def configured_prefect_api_url() -> str | None:
     from prefect.settings import Settings
 
     return Settings().api.url
+
+
+def user(through: str) -> str:
+    """Returns the user's name on this machine. `through`: the program in use."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have only a number
+        name = f"user {os.getuid()}"
+    return f"{name} on {socket.gethostname()}, {through}"

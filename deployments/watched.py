@@ -10,6 +10,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from sqlalchemy import text
+
+from saga.database import is_database_error, transaction
 from shop.monitoring.sampler import sampling
 from shop.retention.files import deleting_files_of_erased_customers
 from shop.runtime.extras import needs_extra
@@ -57,3 +60,15 @@ def _send_traces(stack: ExitStack, database_url: str | None) -> None:
         from shop.monitoring.traces import sending
 
     stack.enter_context(sending(database_url))
+
+
+async def why_unusable(seconds: float) -> str | None:
+    """Returns why nothing can be written to the database; None: it can. Waits for it no longer than this."""
+    try:
+        async with transaction(seconds=seconds) as tx:
+            is_read_only = (await tx.execute(text("SHOW transaction_read_only"))).scalar_one() == "on"
+    except Exception as error:
+        if not is_database_error(error):
+            raise
+        return "the database does not answer"
+    return "the database is read-only" if is_read_only else None

@@ -43,7 +43,8 @@ from prefect.workers.process import ProcessWorker
 
 from deployments.capacity import ORDER_RUNS, OWN_RUNS, QUEUES, places, worker_limit
 from deployments.local.environment import set_environment
-from deployments.local.signals import handle_signals
+from deployments.local.processes import is_alive
+from deployments.local.supervision import handle_signals
 from deployments.standby import OrdersJob, Standby, runs_of
 from deployments.watched import watched
 from deployments.worker_health import WorkerHealth, serving
@@ -197,15 +198,8 @@ async def _terminate_runs(seconds: float) -> None:
         with suppress(psutil.Error):
             child.send_signal(signal.SIGTERM)
     until = time.monotonic() + seconds
-    while any(_is_alive(child) for child in left) and time.monotonic() < until:  # noqa: ASYNC110  (Prefect reaps them)
+    while any(is_alive(child) for child in left) and time.monotonic() < until:  # noqa: ASYNC110  (Prefect reaps them)
         await asyncio.sleep(0.05)
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from deployments.database_health import why_unusable
+from deployments.watched import why_unusable
 from shop.runtime.http_server import ServedInThread, listen
 
 if TYPE_CHECKING:

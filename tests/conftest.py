@@ -27,11 +27,11 @@ from hypothesis import settings as examples
 
 from deployments.local.environment import environment
 from deployments.local.errors import AlreadyRunning, StackError
-from deployments.local.lock import RunLock
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import free_port, stop_leftover
 from deployments.local.programs import Sandbox
+from deployments.local.supervision import RunLock
 from deployments.setup.server import ensure_queues, ensure_work_pool
 from saga import log_context
 from tests.easypost_server import EasyPost

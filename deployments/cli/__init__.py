@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 
-from deployments.prefect_secrets import read_secret_files
+from deployments.local.environment import read_secret_files
 
 _UNUSABLE = 2
 _HELP = """Order processing as a saga on Prefect.
@@ -21,6 +21,8 @@ _SERVERS = Group("On your own servers", sort_key=3)
 _LOCATIONS = {
     **{name: f"local:{name}" for name in ("run", "demo", "samples", "check")},
     **{name: f"serve:{name}" for name in ("web", "sandbox", "inventory_service")},
+    **{name: f"change:{name}" for name in ("cancel", "retry", "address")},
+    **{name: f"record:{name}" for name in ("paid", "receive")},
     "worker": "prefect:worker",
     "migrate": "setup:migrate",
     "list": "list_orders:list_orders",  # modules with the names of these commands would hide Python's

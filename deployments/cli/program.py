@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
-from deployments.who import user
+from deployments.running import user
 from shop.confirmation import program_versions
 from shop.confirmation.program_versions import PLAIN, UnknownVersion
 from shop.orders.page.formatting import for_terminal

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from deployments import terminal
 from deployments.cli.trouble import explanation
-from deployments.who import user
+from deployments.running import user
 from shop.orders.page.story import ReviewEntry, read_story_sync
 from shop.review import resolution as decisions
 from shop.review.attention import ReviewCase, Selection, advice, select_sync

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from deployments.prefect_secrets import UnreadableSecret
+from deployments.local.environment import UnreadableSecret
 from saga.database import is_database_error, is_schema_mismatch
 from shop.runtime.extras import MissingExtra
 from shop.settings import what_is_wrong

@@ -1,4 +1,5 @@
-"""The addresses of the running system, in this process's environment and in files for other shells."""
+"""This process's environment: settings in `.env` and in files, secrets of Prefect's client and servers, which
+Docker and Kubernetes mount as files, and the addresses of the running system, also for other shells."""
 
 from __future__ import annotations
 
@@ -83,3 +84,40 @@ def _quoted(value: str) -> str:
     return (
         "'" + value.replace("'", "%27") + "'" if "://" in value else "'" + value.replace("'", "'\\''") + "'"
     )
+
+
+CREDENTIALS = ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
+"""`user:password` of a server, and the key of Prefect Cloud."""
+SECRETS = (
+    *CREDENTIALS,
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+    "PREFECT_SERVER_DOCKET_URL",
+    "PREFECT_REDIS_MESSAGING_URL",
+    "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL",
+)
+"""These, and the settings of Prefect's own servers that contain a password."""
+
+
+class UnreadableSecret(Exception):
+    """A credential's file cannot be read, or contradicts the setting itself: the message says which."""
+
+
+def from_file(name: str, values: Mapping[str, str | None]) -> str | None:
+    """Returns the credential in the file that `NAME_FILE` names; None if the values have no such name. Raises
+    `UnreadableSecret`."""
+    found = elsewhere(name, {each: values.get(each) for each in (name, f"{name}_FILE")})
+    if isinstance(found, Unreadable):
+        raise UnreadableSecret(found.why)
+    return found
+
+
+def read_secret_files() -> None:
+    """Replaces settings such as `PREFECT_API_AUTH_STRING_FILE` in this process's environment by the files'
+    contents. Child processes inherit it. Raises `UnreadableSecret`."""
+    values: dict[str, str | None] = {}
+    for name in SECRETS:
+        if (found := from_file(name, os.environ)) is not None:
+            values |= {name: found, f"{name}_FILE": None}
+    if values:
+        set_environment(values)

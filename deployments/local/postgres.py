@@ -30,6 +30,7 @@ from deployments.local.postgres_binaries import (
     require_access,
     require_programs,
 )
+from deployments.local.processes import is_alive
 from shop.runtime.files import make_private
 
 _PORT = 5432  # only a part of the socket's name
@@ -87,7 +88,7 @@ class EmbeddedPostgres:
             return
         with suppress(StackError):
             self._pg_ctl("stop", "-m", mode, "-w", "-t", str(int(max(seconds, 1))), seconds=seconds + 5)
-        if not poll(lambda: _gone(server), 0 if mode == "immediate" else 2):
+        if not poll(lambda: not is_alive(server), 0 if mode == "immediate" else 2):
             self._kill(server)
         if self._socket_dir != self.data_dir:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
@@ -197,7 +198,7 @@ class EmbeddedPostgres:
             return None
         with suppress(psutil.Error):
             process = psutil.Process(int(first))
-            if not _gone(process) and process.name().startswith("postgres") and self._is_this_server(process):
+            if is_alive(process) and process.name().startswith("postgres") and self._is_this_server(process):
                 return process
         return None
 
@@ -213,20 +214,11 @@ class EmbeddedPostgres:
     def _ping(self) -> int:
         return PGconn.ping(f"{self.url('postgres')}&connect_timeout={_CONNECT_SECONDS}".encode())
 
-    def _connect(self, seconds: float = 20) -> psycopg.Connection:
+    def _connect(self) -> psycopg.Connection:
         """Waits for a free connection. Raises StackError after the timeout."""
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                return psycopg.connect(
-                    self.url("postgres"), autocommit=True, connect_timeout=_CONNECT_SECONDS
-                )
-            except psycopg.OperationalError as error:
-                if time.monotonic() > end:
-                    raise StackError(
-                        f"the PostgreSQL in {self.data_dir} accepts no connection: {str(error).strip()}"
-                    ) from error
-                time.sleep(0.2)
+        return _connected(
+            self.url("postgres"), 20, f"the PostgreSQL in {self.data_dir} accepts no connection"
+        )
 
     def _leftover_answers(self, seconds: float) -> bool:
         """Whether a server that was left running can be used. Waits for one that is shutting down."""
@@ -245,7 +237,7 @@ class EmbeddedPostgres:
         """Cleans up after a crash: backends may still be ending, and another process may have the id."""
         if self._server() is None:
             for process in self._orphans():
-                if not poll(lambda process=process: _gone(process), 3):  # type: ignore[misc]
+                if not poll(lambda process=process: not is_alive(process), 3):  # type: ignore[misc]
                     self._kill(process)
             for lock in (
                 self.data_dir / "postmaster.pid",
@@ -264,7 +256,7 @@ class EmbeddedPostgres:
             for each in (*process.children(recursive=True), process):
                 with suppress(psutil.NoSuchProcess):
                     each.kill()
-        poll(lambda: _gone(process), 10)
+        poll(lambda: not is_alive(process), 10)
 
     def _launch(self, seconds: float) -> None:
         _, account = self._tools()
@@ -275,17 +267,8 @@ class EmbeddedPostgres:
         values = {**_SETTINGS, "unix_socket_directories": f'"{self._socket_dir}"'}
         options = shlex.join(word for name, value in values.items() for word in ("-c", f"{name}={value}"))
         try:
-            self._pg_ctl(
-                "start",
-                "-w",
-                "-t",
-                str(int(seconds)),
-                "-l",
-                str(self.log),
-                "-o",
-                options,
-                seconds=seconds + 10,
-            )
+            start = ("-w", "-t", str(int(seconds)), "-l", str(self.log), "-o", options)
+            self._pg_ctl("start", *start, seconds=seconds + 10)
         except StackError as error:
             raise StackError(
                 f"PostgreSQL did not start in {self.data_dir}: {error}. Its log ends:\n{tail(self.log)}"
@@ -327,13 +310,6 @@ class EmbeddedPostgres:
                 raise StackError(f"{command[0]} failed: {message}") from error
 
 
-def _gone(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def _own_folder(folder: Path, account: Account | None) -> None:
     """Creates a folder that only the server's user can enter. Refuses one of another user."""
     owner = account.uid if account else os.geteuid()
@@ -353,15 +329,15 @@ def _own_folder(folder: Path, account: Account | None) -> None:
 def wait_for_server(url: str, seconds: float = 10) -> None:
     """Waits until the server at the address accepts connections. Raises StackError, with its error, after
     the timeout."""
+    _connected(url, seconds, "the database at DATABASE_URL cannot be used").close()
+
+
+def _connected(url: str, seconds: float, what: str) -> psycopg.Connection:
     end = time.monotonic() + seconds
     while True:
         try:
-            psycopg.connect(url, connect_timeout=_CONNECT_SECONDS).close()
+            return psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_SECONDS)
         except psycopg.Error as error:
             if time.monotonic() > end:
-                raise StackError(
-                    f"the database at DATABASE_URL cannot be used: {str(error).strip()}"
-                ) from error
-            time.sleep(0.3)
-        else:
-            return
+                raise StackError(f"{what}: {str(error).strip()}") from error
+            time.sleep(0.2)

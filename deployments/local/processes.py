@@ -198,12 +198,13 @@ def _wait_for(
     while waiting and time.monotonic() < end and not hurry:
         if reap:
             reap()  # our own child stays a zombie until it is reaped
-        waiting = [process for process in waiting if _is_alive(process)]
+        waiting = [process for process in waiting if is_alive(process)]
         if waiting:
             time.sleep(0.02)
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Returns whether the process runs, and is no zombie that waits for its parent."""
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -18,13 +18,11 @@ from deployments.local.deploy import Deployments
 from deployments.local.environment import set_environment, write_env_file
 from deployments.local.errors import Interrupted
 from deployments.local.files import key_in
-from deployments.local.lock import RunLock
 from deployments.local.postgres import EmbeddedPostgres, wait_for_server
 from deployments.local.prefect_server import PrefectServer, require_answer, tidy_up
 from deployments.local.processes import Hurry, stop_leftover
 from deployments.local.programs import METRICS_PORT, LocalModel, Sandbox, Served, Web, Worker
-from deployments.local.revival import Pauses, Revival
-from deployments.local.signals import SignalGuard
+from deployments.local.supervision import Pauses, Revival, RunLock, SignalGuard
 from deployments.setup.server import ensure_queues, ensure_work_pool
 from shop.runtime.files import make_private, tighten
 

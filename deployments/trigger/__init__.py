@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from deployments.running import use_running_world
-from deployments.who import user
+from deployments.running import use_running_world, user
 from saga import wakeup
 from saga.clock import database_time_sync
 from shop.orders import intake, report
@@ -81,16 +80,19 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
         _try_own_run(content)
     elif receipt.outcome is None:
         wake_pending_lane()
-    deadline = time.monotonic() + timeout
-    # Connected after the submission, while the order is processed; the loop reads the outcome first.
+    return wait_for_outcome(content.order_id, timeout)
+
+
+def wait_for_outcome(order_id: str, seconds: float) -> OrderOutcome:
+    """Waits for the order's outcome, up to this many seconds. Raises `TimeoutError`."""
+    deadline = time.monotonic() + seconds
+    # Connected before the outcome is read, so that none is missed.
     with wakeup.listening_sync(ORDERS, wakeup.FINISHED) as ear:
-        while (
-            known := report.read([content.order_id]).get(content.order_id)
-        ) is None or known.outcome is None:
+        while (known := report.read([order_id]).get(order_id)) is None or known.outcome is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(
-                    f"order {content.order_id} has no outcome after {timeout:g} s; its processing continues"
+                    f"order {order_id} has no outcome after {seconds:g} s; its processing continues"
                 )
             for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
                 pass

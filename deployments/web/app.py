@@ -32,9 +32,9 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
-from deployments.database_health import why_unusable
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
+from deployments.watched import why_unusable
 from deployments.web import documents, order_parts, orders, payments, stock, webhooks
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from saga.database import close_engine
@@ -150,8 +150,8 @@ def create_app() -> FastAPI:
 
     @made.get(PATH, include_in_schema=False)
     def read_metrics(request: Request) -> Response:
-        """Serves metrics to Prometheus. Requires `METRICS_TOKEN`, because the app may be on the internet. Runs
-        in a thread, because it may wait for the database."""
+        """Serves Prometheus. Requires `METRICS_TOKEN`, because the app may be on the internet. Runs in a
+        thread, because it may wait for the database."""
         metrics: Exposition = request.app.state.metrics
         if metrics.token is None or not metrics.allows(request.headers.get("Authorization")):
             why = (

@@ -26,13 +26,12 @@ from deployments.local.deploy import Deployments
 from deployments.local.environment import given
 from deployments.local.errors import AlreadyRunning, Interrupted, StackError
 from deployments.local.files import poll
-from deployments.local.lock import RunLock
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.postgres_binaries import Binaries, account_for, find_binaries, require_programs
 from deployments.local.prefect_server import PrefectServer, require_answer, tidy_up
 from deployments.local.processes import Child, free_port, stop_leftover, wait_until
-from deployments.local.revival import Revival
 from deployments.local.stack import PREFECT, Options, Stack
+from deployments.local.supervision import Revival, RunLock
 from tests.conftest import own_port
 from tests.private import open_to_others, read_as_nobody
 
@@ -359,7 +358,7 @@ class TestLock:
         second.release()
 
     def test_a_killed_supervisor_does_not_keep_it(self, folder: Path) -> None:
-        code = "import os; from deployments.local.lock import RunLock; from pathlib import Path;"
+        code = "import os; from deployments.local.supervision import RunLock; from pathlib import Path;"
         code += f"RunLock(Path({str(folder / 'lock')!r})).take(); os.kill(os.getpid(), 9)"
         subprocess.run([sys.executable, "-c", code], cwd=HOME, check=False)
         RunLock(folder / "lock").take()
@@ -540,10 +539,10 @@ class TestStack:
             from pathlib import Path
             from deployments import terminal
             from deployments.local.run import _run_until_stopped
-            from deployments.local import revival
+            from deployments.local import supervision
             from deployments.local.stack import Options, Stack
             signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
-            revival._FIRST_PAUSE = revival._LONGEST_PAUSE = 900
+            supervision._FIRST_PAUSE = supervision._LONGEST_PAUSE = 900
             with Stack(Options(var_dir=Path({str(folder / "var")!r}), prefect=False)) as stack:
                 stack.sandbox._child.command = [sys.executable, "-c", "raise SystemExit('no luck')"]
                 os.kill(stack.sandbox.pid, signal.SIGKILL)

@@ -40,7 +40,7 @@ TRANSFER = {"method": "bank_transfer"}
 @pytest.fixture(autouse=True)
 def nobody_to_wake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     woken: list[str] = []
-    for name in ("deployments.cli.paid", "flows.record_payment"):
+    for name in ("deployments.cli.record", "flows.record_payment"):
         monkeypatch.setattr(f"{name}.wake_pending_lane", lambda name=name: woken.append(name))
     return woken
 

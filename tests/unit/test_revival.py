@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from deployments.local.revival import Pauses
+from deployments.local.supervision import Pauses
 
 
 @dataclass

@@ -13,8 +13,7 @@ from prefect.settings import Settings, get_current_settings
 from deployments import running
 from deployments.cli import order_saga
 from deployments.local import run
-from deployments.local.environment import write_env_file
-from deployments.prefect_secrets import UnreadableSecret, read_secret_files
+from deployments.local.environment import UnreadableSecret, read_secret_files, write_env_file
 from deployments.running import configured_prefect_api_url, use_running_world
 
 OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example.com/api"

@@ -1,4 +1,4 @@
-"""`order-saga receive`: records goods that have arrived, and adds them to the stock."""
+"""`order-saga paid` and `receive`: record money that came by transfer or on delivery, and goods."""
 
 from __future__ import annotations
 
@@ -8,14 +8,92 @@ from rich.text import Text
 from deployments import terminal
 from deployments.cli.entries import Entry, InputError, entries_of, listed, read_each, refuse
 from deployments.cli.trouble import explanation
-from deployments.who import user
+from deployments.running import user
+from deployments.trigger import wake_pending_lane
 from saga.errors import StepError
 from shop.inventory.deliveries import MOST_LINES, DeliveryNote, DeliveryReceipt, merged, read_delivery
 from shop.inventory.errors import InvalidDelivery, InventoryUnavailable
-from shop.inventory.receiving import receive as record
+from shop.inventory.receiving import receive as record_deliveries
 from shop.orders.report import count_out_of_stock
+from shop.payments.errors import NotReceivable, PaymentsNotRecorded
+from shop.payments.recording import MOST, IncomingPayment, Received, read_incoming, record_all_sync
 from shop.runtime.sync import run_sync
 from shop.settings import settings
+from shop.values.money import show
+
+
+def paid(
+    order: str | None = None,
+    amount: str | None = None,
+    /,
+    *,
+    reference: str | None = None,
+    by: str | None = None,
+    file: str | None = None,
+    json: bool = False,
+) -> int:
+    """Record money that came for orders by transfer or on delivery.
+
+    An order that waits for its money goes on once all of it is recorded. A file has one payment per entry:
+    order_id, amount, reference, recorded_by (or --by for all). All payments of a file are recorded, or none;
+    recording a file again changes nothing.
+
+    Exit codes: 0, recorded, now or before; 1, nothing was recorded: there is no such order, it is paid
+    otherwise, or the reference was recorded with another amount; 2, the input or the settings are invalid, or
+    the database does not answer.
+
+    Args:
+        order: The order's id, such as ORDER-1001.
+        amount: What came, in the order's currency, such as 1059.97.
+        reference: Number of the transfer, or of the carrier's settlement. The same again changes nothing.
+        by: Who records it. Stored with the payment.
+        file: A file of payments: JSON, one JSON object per line, or CSV with a header; - reads standard
+            input.
+        json: Print what was recorded as JSON, one payment per line.
+    """
+    console = terminal.console(stderr=json, width=120)
+    settings()
+    one = {"order_id": order, "amount": amount, "reference": reference}
+    given = {name: value for name, value in one.items() if value is not None}
+    try:
+        entries = entries_of(file, "payment", given, one, "order, amount and --reference")
+        payments = _payments(entries, by)
+        recorded = record_all_sync(payments)
+    except (InputError, OSError, UnicodeDecodeError) as error:
+        return refuse(console, str(error), 2)
+    except PaymentsNotRecorded as error:
+        places = [(entries[at].place, each) for at, each in error.errors.items()]
+        why = listed([f"{place}{reason}" for place, each in places for reason in each.reasons()])
+        return refuse(console, f"{why}\nNothing was recorded.", 1)
+    if any(each.new for each in recorded):
+        wake_pending_lane()
+    _show_payments(console, recorded, json=json)
+    return 0
+
+
+def _payments(entries: list[Entry], by: str | None) -> list[IncomingPayment]:
+    """Reads all payments. Raises `InputError` with the problems of all of them."""
+    payments, problems = read_each(entries, read_incoming, NotReceivable, {"recorded_by": by})
+    if len(entries) > MOST:
+        problems.append(f"{len(entries):,} payments: at most {MOST:,} at once")
+    if problems:
+        raise listed(problems)
+    return payments
+
+
+def _show_payments(console: Console, recorded: list[Received], *, json: bool) -> None:
+    if json:
+        for each in recorded:
+            terminal.write_json(each.model_dump_json())
+        return
+    table = terminal.table("Payments", "order", "reference", ">amount", ">received in all", "")
+    for each in recorded:
+        amounts = (show(amount, each.currency) for amount in (each.amount, each.total_received))
+        remark = "" if each.new else "recorded before: nothing was changed"
+        if each.came_in_vain:
+            remark = f"the order is {each.outcome}: give the money back"
+        table.add_row(Text(each.order_id), Text(each.reference), *amounts, remark)
+    console.print(table)
 
 
 def receive(
@@ -60,24 +138,24 @@ def receive(
     try:
         needed = ("product_id", "pieces")
         entries = entries_of(file, "delivery", given, needed, "a product and its pieces")
-        deliveries = _read(entries, {"received_by": by, "note": note})
+        deliveries = _deliveries(entries, {"received_by": by, "note": note})
     except (InputError, OSError, UnicodeDecodeError) as error:
         return refuse(console, str(error), 2)
     if (url := settings().inventory.service_url) is not None:
         console.print(Text(f"The inventory service at {url} has the stock, and receives the goods.", "dim"))
     try:
-        receipts = run_sync(lambda: record(deliveries, started_by=started_by))
+        receipts = run_sync(lambda: record_deliveries(deliveries, started_by=started_by))
     except InventoryUnavailable as error:
         references = ", ".join(each.reference for each in deliveries[:5])
         again = f"It is unclear whether the goods were received. Run it again with --reference {references}."
         return refuse(console, f"{error}. {again if file is None else 'Run it again.'}", 1)
     except StepError as error:
         return refuse(console, str(error), 1)
-    _show(console, receipts, json=json)
+    _show_deliveries(console, receipts, json=json)
     return 0
 
 
-def _read(entries: list[Entry], shared: dict[str, str | None]) -> list[DeliveryNote]:
+def _deliveries(entries: list[Entry], shared: dict[str, str | None]) -> list[DeliveryNote]:
     """Reads all deliveries. Raises `InputError` with the problems of all of them."""
     read, problems = read_each(entries, read_delivery, InvalidDelivery, shared)
     deliveries = merged(read)
@@ -88,7 +166,7 @@ def _read(entries: list[Entry], shared: dict[str, str | None]) -> list[DeliveryN
     return deliveries
 
 
-def _show(console: Console, receipts: list[DeliveryReceipt], *, json: bool) -> None:
+def _show_deliveries(console: Console, receipts: list[DeliveryReceipt], *, json: bool) -> None:
     if json:
         for receipt in receipts:
             terminal.write_json(receipt.model_dump_json())
