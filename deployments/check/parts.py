@@ -19,8 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from deployments.check.open_server import open_beyond_loopback
-from deployments.check.pooler import Pooler, recognise_pooler
+from deployments.check.servers import Pooler, open_beyond_loopback, recognise_pooler
 from saga.database import new_engine
 from saga.errors import StepError
 from saga.wakeup import plain_url

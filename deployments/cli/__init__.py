@@ -25,8 +25,11 @@ _LOCATIONS = {
     **{name: f"record:{name}" for name in ("paid", "receive")},
     "worker": "prefect:worker",
     "migrate": "setup:migrate",
-    "list": "list_orders:list_orders",  # modules with the names of these commands would hide Python's
-    "secrets": "new_secrets:new_secrets",
+    "restored": "setup:restored",
+    "list": "look:list_orders",
+    "show": "look:show_order",
+    "label": "look:label",
+    "secrets": "setup:new_secrets",
 }
 """Module and function of the commands that are no modules of their own."""
 _COMMANDS = (

@@ -14,12 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deployments.local.deploy import Deployments
 from deployments.local.environment import set_environment, write_env_file
 from deployments.local.errors import Interrupted
 from deployments.local.files import key_in
 from deployments.local.postgres import EmbeddedPostgres, wait_for_server
-from deployments.local.prefect_server import PrefectServer, require_answer, tidy_up
+from deployments.local.prefect_server import Deployments, PrefectServer, require_answer, tidy_up
 from deployments.local.processes import Hurry, stop_leftover
 from deployments.local.programs import METRICS_PORT, LocalModel, Sandbox, Served, Web, Worker
 from deployments.local.supervision import Pauses, Revival, RunLock, SignalGuard

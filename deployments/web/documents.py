@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import HTMLResponse
 
-from deployments.web.keys import require_key_or_password
 from deployments.web.problems import ProblemError, answers
+from deployments.web.requests import require_key_or_password
 from shop.notifications.kinds import Kind
 from shop.notifications.stored import MailGone, NoMail, find_sent_mail
 from shop.orders.names import MAX_ORDER_ID

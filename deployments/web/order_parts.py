@@ -19,8 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from starlette.routing import Match
 from starlette.types import Scope
 
-from deployments.web.bodies import read_json
-from deployments.web.keys import require_key
 from deployments.web.orders import (
     BODY_PROBLEMS,
     DATABASE_SECONDS,
@@ -32,6 +30,7 @@ from deployments.web.orders import (
     unexpected,
 )
 from deployments.web.problems import ProblemError, Wrong, pointer
+from deployments.web.requests import read_json, require_key
 from saga.cancelling import Asked
 from saga.connections import answered_within
 from saga.database import retry_while_database_down

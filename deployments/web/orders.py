@@ -12,9 +12,8 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from deployments.web.bodies import read_json
-from deployments.web.keys import require_key
 from deployments.web.problems import ProblemError, Wrong, answers, pointer
+from deployments.web.requests import read_json, require_key
 from saga.database import retry_while_database_down
 from shop.orders.errors import OrderConflict, Problem, UnusableOrder
 from shop.orders.intake import submit_one

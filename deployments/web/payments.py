@@ -8,8 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from deployments.web.bodies import read_json
-from deployments.web.keys import require_key
 from deployments.web.order_parts import PartRoute, invalid, post_part
 from deployments.web.orders import (
     BODY_PROBLEMS,
@@ -21,6 +19,7 @@ from deployments.web.orders import (
     status_url,
 )
 from deployments.web.problems import ProblemError, Wrong, pointer
+from deployments.web.requests import read_json, require_key
 from saga.connections import answered_within
 from saga.database import retry_while_database_down
 from shop.payments.customer import OrderPayment, read_payment

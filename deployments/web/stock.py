@@ -7,10 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from deployments.web.bodies import read_json
-from deployments.web.keys import require_key
 from deployments.web.orders import BODY_PROBLEMS, DATABASE_SECONDS, ID_SCHEMA
 from deployments.web.problems import ProblemError, Wrong, answers, pointer
+from deployments.web.requests import read_json, require_key
 from saga.connections import answered_within
 from saga.errors import StepError
 from shop.inventory.deliveries import DeliveredItem, DeliveryNote, DeliveryReceipt, read_delivery

@@ -20,9 +20,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.web.bodies import parse_json, read_body
 from deployments.web.orders import DATABASE_SECONDS
 from deployments.web.problems import ProblemError, answers, no_secret
+from deployments.web.requests import parse_json, read_body
 from saga.clock import database_time
 from saga.connections import answered_within
 from shop.orders.errors import UnusableOrder

@@ -22,13 +22,12 @@ import pytest
 
 from deployments.local import postgres as postgres_module
 from deployments.local import postgres_binaries
-from deployments.local.deploy import Deployments
 from deployments.local.environment import given
 from deployments.local.errors import AlreadyRunning, Interrupted, StackError
 from deployments.local.files import poll
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.postgres_binaries import Binaries, account_for, find_binaries, require_programs
-from deployments.local.prefect_server import PrefectServer, require_answer, tidy_up
+from deployments.local.prefect_server import Deployments, PrefectServer, require_answer, tidy_up
 from deployments.local.processes import Child, free_port, stop_leftover, wait_until
 from deployments.local.stack import PREFECT, Options, Stack
 from deployments.local.supervision import Revival, RunLock

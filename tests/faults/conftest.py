@@ -9,11 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.local.deploy import Deployments
 from deployments.local.environment import environment
 from deployments.local.files import tail
 from deployments.local.postgres import EmbeddedPostgres
-from deployments.local.prefect_server import PrefectServer
+from deployments.local.prefect_server import Deployments, PrefectServer
 from deployments.local.programs import Sandbox, Worker
 from deployments.setup.server import ensure_queues, ensure_work_pool
 from saga.database import close_engine, sync_engine

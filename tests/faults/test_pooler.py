@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from deployments.check.parts import Finding, Known, State, check_part, database
-from deployments.check.pooler import Pooler, recognise_pooler
+from deployments.check.servers import Pooler, recognise_pooler
 from deployments.local.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from shop.orders import intake

@@ -71,7 +71,7 @@ ENTRIES = {
     """,
     "a body of the web app": """
         from starlette.requests import Request
-        from deployments.web.bodies import read_json
+        from deployments.web.requests import read_json
         from deployments.web.problems import ProblemError
 
         def request(body):

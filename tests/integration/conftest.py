@@ -9,8 +9,7 @@ import httpx
 import pytest
 
 from deployments.automations import ensure_automations
-from deployments.local.deploy import Deployments
-from deployments.local.prefect_server import PrefectServer
+from deployments.local.prefect_server import Deployments, PrefectServer
 from deployments.local.programs import Worker
 from saga.database import close_engine, sync_engine
 from shop.inventory.catalogue import load_sample_catalogue

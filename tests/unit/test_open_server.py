@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.check.open_server import open_beyond_loopback
+from deployments.check.servers import open_beyond_loopback
 from tests.integration.saying import http, server_that_says
 
 LOOK_UP = socket.getaddrinfo

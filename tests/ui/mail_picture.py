@@ -1,4 +1,4 @@
-"""Renders the confirmation mail with Chromium: `python -m deployments.mail_picture docs/mail.png`."""
+"""Renders the confirmation mail with Chromium: `python -m tests.ui.mail_picture docs/mail.png`."""
 
 from __future__ import annotations
 
