@@ -1,4 +1,4 @@
-"""`order-saga setup`, `migrate`, `restored` and `secrets`: prepare what the saga needs on one's own servers."""
+"""`order-saga setup`, `migrate`, `restored` and `secrets`: prepare what the saga needs on own servers."""
 
 from __future__ import annotations
 
