@@ -322,14 +322,16 @@ async def crm(known: Known) -> Answer:
 
 async def shipping(known: Known) -> Answer:
     from shop.shipping.carriers import EMBEDDED, carrier, close_carriers
+    from shop.shipping.embedded import check_labels
 
     s = known.settings
+    if s.shipping.carrier == EMBEDDED:
+        check_labels()
+        return State.EMBEDDED, "labels with numbers that no carrier knows"
     try:
-        await carrier().probe()
+        await carrier(s.shipping.carrier).probe()
     finally:
         await close_carriers()
-    if s.shipping.carrier == EMBEDDED:
-        return State.EMBEDDED, "labels with numbers that no carrier knows"
     real = s.easypost.api_key is not None and s.easypost.api_key.get_secret_value().startswith("EZAK")
     return State.REAL, f"EasyPost, {'labels that cost money' if real else 'a test key'}"
 
@@ -340,7 +342,7 @@ async def traces(known: Known) -> Answer:
     if endpoint is None:
         return State.OFF, "none are made: OTEL_EXPORTER_OTLP_ENDPOINT is not set"
     with needs_extra("otel", "OTEL_EXPORTER_OTLP_ENDPOINT"):
-        import shop.monitoring.traces.sender  # noqa: F401
+        import shop.monitoring.traces  # noqa: F401
     return State.REAL, f"sent to {endpoint}"
 
 
