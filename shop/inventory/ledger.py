@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import text
 
@@ -89,13 +87,3 @@ class Holding:
     items: dict[str, Pieces]
     created_at: datetime
     expires_at: datetime
-
-
-def read_stock(rows: Sequence[Any]) -> list[ProductStock]:
-    """Converts the rows of `STOCK`."""
-    return [ProductStock(**row._mapping) for row in rows]
-
-
-def read_holdings(rows: Sequence[Any]) -> list[Holding]:
-    """Converts the rows of `HELD`."""
-    return [Holding(**row._mapping) for row in rows]

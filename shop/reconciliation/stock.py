@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from sqlalchemy import text
 
 from saga.database import transaction
-from shop.inventory.ledger import MOVED
+from shop.inventory.ledger import MOVED, ProductStock
 from shop.inventory.service.books import read_service_books
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 
@@ -40,21 +40,8 @@ async def check_stock() -> AsyncIterator[Discrepancy]:
     """Yields every product, reservation and shipment that does not fit. Repairs need a count of the shelf."""
     async with transaction(seconds=math.inf) as tx:  # includes the caller's time between rows
         async for row in await tx.stream(_PRODUCTS):
-            if row.on_hand + row.shipped != row.received:
-                ours, theirs = (
-                    f"{row.on_hand} on hand",
-                    f"{row.received} received - {row.shipped} shipped = {row.received - row.shipped}",
-                )
-                yield Discrepancy(Kind.STOCK_ON_HAND, ours, theirs, product_id=row.id)
-            if row.reserved != row.held:
-                yield Discrepancy(
-                    Kind.STOCK_RESERVED,
-                    f"{row.reserved} reserved",
-                    f"{row.held} held by orders",
-                    product_id=row.id,
-                )
-            if row.received != row.delivered:
-                yield _not_delivered(row.id, row.received, row.delivered)
+            for discrepancy in _of_product(ProductStock(**row._mapping)):
+                yield discrepancy
         async for row in await tx.stream(_HELD):
             kind = Kind.RESERVATION_OF_ENDED_ORDER if row.outcome else Kind.RESERVATION_WITHOUT_ORDER
             yield Discrepancy(
@@ -86,21 +73,8 @@ async def _at_services() -> AsyncIterator[Discrepancy]:
             )
             continue
         for product in book.stock:
-            if product.on_hand + product.shipped != product.received:
-                left = product.received - product.shipped
-                theirs = f"{product.received} received - {product.shipped} shipped = {left}"
-                yield Discrepancy(
-                    Kind.STOCK_ON_HAND,
-                    f"{product.on_hand} on hand",
-                    theirs,
-                    product_id=product.id,
-                    remark=book.url,
-                )
-            if product.reserved != product.held:
-                ours, theirs = f"{product.reserved} reserved", f"{product.held} held by orders"
-                yield Discrepancy(Kind.STOCK_RESERVED, ours, theirs, product_id=product.id, remark=book.url)
-            if not product.was_delivered:
-                yield _not_delivered(product.id, product.received, product.delivered, remark=book.url)
+            for discrepancy in _of_product(product, book.url):
+                yield discrepancy
         for product_id, (ours_shipped, theirs_shipped) in (
             book.wrong_shipped().items() if book.at_rest else ()
         ):
@@ -114,11 +88,32 @@ async def _at_services() -> AsyncIterator[Discrepancy]:
             )
 
 
-def _not_delivered(
-    product_id: str, received: int, delivered: int | None, *, remark: str | None = None
-) -> Discrepancy:
-    ours, theirs = f"{received} received", f"{delivered} in recorded deliveries"
-    return Discrepancy(Kind.STOCK_RECEIVED, ours, theirs, product_id=product_id, remark=remark)
+def _of_product(stock: ProductStock, service: str | None = None) -> Iterator[Discrepancy]:
+    """Yields how the stock of one product differs from its movements. `service`: the address of the inventory
+    service that has it."""
+    left = stock.received - stock.shipped
+    for kind, agrees, ours, theirs in (
+        (
+            Kind.STOCK_ON_HAND,
+            stock.on_hand == left,
+            f"{stock.on_hand} on hand",
+            f"{stock.received} received - {stock.shipped} shipped = {left}",
+        ),
+        (
+            Kind.STOCK_RESERVED,
+            stock.reserved == stock.held,
+            f"{stock.reserved} reserved",
+            f"{stock.held} held by orders",
+        ),
+        (
+            Kind.STOCK_RECEIVED,
+            stock.was_delivered,
+            f"{stock.received} received",
+            f"{stock.delivered} in recorded deliveries",
+        ),
+    ):
+        if not agrees:
+            yield Discrepancy(kind, ours, theirs, product_id=stock.id, remark=service)
 
 
 def _pieces(items: dict[str, int]) -> str:

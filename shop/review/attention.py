@@ -4,7 +4,7 @@ what to do."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
@@ -36,10 +36,11 @@ _PUT = text(
     """
     INSERT INTO attention AS a (
         order_id, step, currency, amount_at_risk, last_error, error_code, next_retry_at)
-    SELECT r.order_id, r.step, r.currency, r.at_risk, r.error, r.code,
+    SELECT r.order_id, r.step, r.currency, r.amount_at_risk, r.error, r.code,
         CASE WHEN NOT (:hold OR r.hold) THEN now() + make_interval(secs => :first) END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS r(order_id text, step text, currency text, at_risk numeric, error text, code text, hold boolean)
+        AS r(order_id text, step text, currency text, amount_at_risk numeric, error text, code text,
+            hold boolean)
     ON CONFLICT (order_id) DO UPDATE
     SET step = excluded.step, amount_at_risk = excluded.amount_at_risk,
         last_error = excluded.last_error, error_code = excluded.error_code,
@@ -159,28 +160,9 @@ async def put(tx: Tx, cases: Sequence[NewCase], *, hold: bool = False) -> None:
     time. `hold`: nothing is retried until a person requests it."""
     if not cases:
         return
-    rows = [
-        {
-            "order_id": m.order_id,
-            "step": m.step,
-            "currency": m.currency,
-            "at_risk": m.amount_at_risk,
-            "error": m.error,
-            "code": m.code,
-            "hold": m.hold,
-        }
-        for m in cases
-    ]
-    s = settings()
-    await tx.execute(
-        _PUT,
-        {
-            "rows": as_json(rows),
-            "first": s.review.retry_seconds,
-            "longest": s.review.retry_max_seconds,
-            "hold": hold,
-        },
-    )
+    s = settings().review
+    pauses = {"first": s.retry_seconds, "longest": s.retry_max_seconds}
+    await tx.execute(_PUT, {"rows": as_json(list(map(asdict, cases))), **pauses, "hold": hold})
 
 
 async def clear(tx: Tx, order_ids: Sequence[str]) -> None:

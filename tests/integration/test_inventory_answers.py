@@ -23,10 +23,11 @@ from shop.inventory.errors import (
     ReservationLost,
     Shortage,
 )
-from shop.inventory.service.breaker import GuardedInventory
 from shop.inventory.service.client import ServiceInventory
+from shop.inventory.service.connections import circuit
 from shop.inventory.service.contract import Inventory, State
 from shop.inventory.service.wire import PROBLEM_JSON, Problem
+from shop.inventory.settings import InventorySettings
 from tests.integration.saying import Answer, Request, Sayer, http, rubbish, server_that_says
 
 TOKEN = "planted-token"
@@ -294,8 +295,9 @@ class TestTheBreaker:
     async def run(self, answer: bytes, times: int = 5) -> tuple[list[str], int, list[str | None]]:
         told: list[str | None] = []
         async with service_that_says(answer) as said:
-            guarded = GuardedInventory(
-                said.inventory, failures=3, pause_seconds=60, concurrency=2, on_change=told.append
+            s = InventorySettings(INVENTORY_BREAKER_FAILURES=3, INVENTORY_BREAKER_SECONDS=60)
+            guarded = ServiceInventory(
+                said.url, TOKEN, timeout_seconds=PATIENCE, concurrency=2, circuit=circuit(s, told.append)
             )
             ends = []
             for _ in range(times):
@@ -303,6 +305,7 @@ class TestTheBreaker:
                     ends.append(str((await guarded.commit("O-1")).state))
                 except StepError as error:
                     ends.append(f"{error.code}, wait" if getattr(error, "retry_after", None) else error.code)
+            await guarded.aclose()
             return ends, len(said.asked), told
 
     async def test_a_service_that_fails_is_left_alone(self) -> None:

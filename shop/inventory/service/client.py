@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from saga.circuit_breaker import Circuit
 from saga.errors import StepError
 from shop.inventory.deliveries import DeliveryNote, DeliveryReceipt
 from shop.inventory.errors import (
@@ -60,10 +61,19 @@ class ServiceInventory:
 
     No exchange takes longer than `timeout_seconds`. The client retries only requests that change nothing
     (look-ups), or that were never sent (no connection). The caller has to look up any other unclear result.
+    While its circuit is open, it raises `InventoryUnavailable` at once, with `retry_after`.
     """
 
-    def __init__(self, url: str, token: str | None, *, timeout_seconds: float, concurrency: int) -> None:
-        self.url, self._timeout = url, timeout_seconds
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        *,
+        timeout_seconds: float,
+        concurrency: int,
+        circuit: Circuit | None = None,
+    ) -> None:
+        self.url, self._timeout, self._circuit = url, timeout_seconds, circuit
         headers = {"Accept": f"application/json, {PROBLEM_JSON}", "Accept-Encoding": "identity"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
@@ -192,6 +202,11 @@ class ServiceInventory:
         return found
 
     async def _with_retries(self, send: Callable[[], Awaitable[T]], *, only_if_unsent: bool = False) -> T:
+        if self._circuit is None:
+            return await self._retried(send, only_if_unsent)
+        return await self._circuit.ask(lambda: self._retried(send, only_if_unsent))
+
+    async def _retried(self, send: Callable[[], Awaitable[T]], only_if_unsent: bool) -> T:
         for pause in _PAUSES:
             try:
                 return await send()

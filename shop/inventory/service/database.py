@@ -18,7 +18,7 @@ from saga.database import Tx, new_async_engine
 from shop.inventory import reservations
 from shop.inventory.deliveries import DeliveryNote, DeliveryReceipt, store
 from shop.inventory.errors import InventoryRefused, ReservationLost
-from shop.inventory.ledger import HELD, SHIPPED_FOR, STOCK, Holding, ProductStock, read_holdings, read_stock
+from shop.inventory.ledger import HELD, SHIPPED_FOR, STOCK, Holding, ProductStock
 from shop.inventory.port import reservation_id
 from shop.inventory.service.contract import Reservation, State
 from shop.settings import Settings
@@ -135,7 +135,7 @@ class DatabaseInventory:
     async def stock(self) -> list[ProductStock]:
         """Returns every product and the sums of its movements, in one snapshot."""
         async with self._reading() as tx:
-            return read_stock((await tx.execute(STOCK)).all())
+            return [ProductStock(**row._mapping) for row in await tx.execute(STOCK)]
 
     async def shipped(self, installation: str | None) -> dict[str, int]:
         """Returns the pieces per product that the service shipped for the orders of this installation (None:
@@ -147,7 +147,7 @@ class DatabaseInventory:
     async def holdings(self) -> list[Holding]:
         """Returns all reservations that are held through the service."""
         async with self._reading() as tx:
-            return read_holdings((await tx.execute(HELD)).all())
+            return [Holding(**row._mapping) for row in await tx.execute(HELD)]
 
     async def aclose(self) -> None:
         await self._engine.dispose()

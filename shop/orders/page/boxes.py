@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from saga.definition import Saga
-from shop.orders.page.diagram import step_words, undo_words
+from shop.orders.page.diagram import state_words
 from shop.orders.page.formatting import duration, for_terminal
 from shop.orders.page.story import OrderStory, StepState, StepView, UndoState, step_views, undos_in_order
 from shop.orders.tries import EarlierTry
@@ -41,7 +41,7 @@ def order_boxes(story: OrderStory, saga: Saga) -> str:
         lines.append(f"try {len(story.tries) + 1}")
     for number, step in enumerate(steps):
         left = box(
-            [f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in step_words(step))],
+            [f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in state_words(step))],
             gate=number > 0,
         )
         lines += _beside(left, _undo_box(step, places))
@@ -87,7 +87,7 @@ def order_facts(story: OrderStory) -> str:
 def _undo_box(step: StepView, places: dict[str, int]) -> list[str]:
     if step.undo is None:
         return []
-    words = [f"{_UNDOS[step.undo.state]} {step.undo.name}", *(f"  {word}" for word in undo_words(step.undo))]
+    words = [f"{_UNDOS[step.undo.state]} {step.undo.name}", *(f"  {word}" for word in state_words(step.undo))]
     if len(places) > 1:
         words[0] = f"{words[0]} ({places[step.undo.name]})"
     return box(words)

@@ -71,8 +71,8 @@ def order_diagram(story: OrderStory, saga: Saga) -> str:
         for name, each in zip(tries, story.tries, strict=True)
     ]
     lines.append(f'    o(["{_order(story)}"]):::order')
-    lines += [f'    {names[step.name]}["{_step(step)}"]:::{_step_class(step)}' for step in steps]
-    lines += [f'    u{place}["{_undo(undo)}"]:::{_UNDOS[undo.state]}' for place, undo in enumerate(undos)]
+    lines += [f'    {names[step.name]}["{_box(step)}"]:::{_step_class(step)}' for step in steps]
+    lines += [f'    u{place}["{_box(undo)}"]:::{_UNDOS[undo.state]}' for place, undo in enumerate(undos)]
     lines.append(f'    e(["{_end(story)}"]):::{_ENDS.get(story.end, "underway")}')
     lines += [f"    {start} --> {end}" for start, end in pairwise([*tries, "o"])]
     edges = list(_edges(story, steps, [f"u{place}" for place in range(len(undos))], names))
@@ -121,33 +121,19 @@ def _end(story: OrderStory) -> str:
     )
 
 
-def _step(step: StepView) -> str:
-    return "<br/>".join([for_mermaid(step.name), *map(for_mermaid, step_words(step))])
-
-
-def _undo(undo: UndoView) -> str:
-    return "<br/>".join([for_mermaid(undo.name), *map(for_mermaid, undo_words(undo))])
-
-
 def _step_class(step: StepView) -> str:
     return "retried" if step.state is StepState.DONE and step.retried else _STEPS[step.state]
 
 
-def step_words(step: StepView) -> list[str]:
-    """Returns the state of a step in short lines: `done, 12 ms`, `3 attempts`."""
-    words = [", ".join(part for part in (step.state, duration(step.seconds)) if part)]
-    if step.error and step.state is not StepState.DONE:
-        words.append(step.error.replace("_", " "))
-    if step.retried:
-        words.append(f"{step.attempts} attempts")
-    return words
+def _box(shown: StepView | UndoView) -> str:
+    return "<br/>".join(map(for_mermaid, [shown.name, *state_words(shown)]))
 
 
-def undo_words(undo: UndoView) -> list[str]:
-    """Returns the state of a compensation in short lines."""
-    words = [", ".join(part for part in (undo.state, duration(undo.seconds)) if part)]
-    if undo.error and undo.state is not UndoState.DONE:
-        words.append(undo.error.replace("_", " "))
-    if undo.attempts > 1:
-        words.append(f"{undo.attempts} attempts")
+def state_words(shown: StepView | UndoView) -> list[str]:
+    """Returns the state of a step or a compensation in short lines: `done, 12 ms`, `3 attempts`."""
+    words = [", ".join(part for part in (shown.state, duration(shown.seconds)) if part)]
+    if shown.error and shown.state not in (StepState.DONE, UndoState.DONE):
+        words.append(shown.error.replace("_", " "))
+    if shown.attempts > 1:
+        words.append(f"{shown.attempts} attempts")
     return words

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from saga.definition import Saga
 from shop.notifications.maildir import find_mail
-from shop.orders.page.diagram import order_diagram, undo_words
+from shop.orders.page.diagram import order_diagram, state_words
 from shop.orders.page.formatting import duration, for_markdown, markdown_table
 from shop.orders.page.story import MailRow, OrderStory, StepView, step_views
 from shop.orders.tries import EarlierTry
@@ -89,7 +89,7 @@ def _row(step: StepView) -> tuple[str, ...]:
         if step.error and step.state != "done"
         else str(step.state)
     )
-    undo = f"{step.undo.name}: {', '.join(undo_words(step.undo))}" if step.undo else ""
+    undo = f"{step.undo.name}: {', '.join(state_words(step.undo))}" if step.undo else ""
     return step.name, step.kind, status, str(step.attempts or ""), duration(step.seconds), undo
 
 
