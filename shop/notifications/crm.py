@@ -12,8 +12,6 @@ import hashlib
 import hmac
 import logging
 import ssl
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +24,7 @@ import httpx
 import orjson
 
 from saga.clock import Clock
-from shop.notifications.delivery_log import POSTING, SENT, UNTRIED, DeliveryResult, OnResult
+from shop.notifications.delivery_log import POSTING, SENT, Batch, DeliveryResult, OnResult
 from shop.notifications.kinds import Kind, identity
 
 log = logging.getLogger(__name__)
@@ -97,46 +95,29 @@ class Receiver:
 
     def __init__(self, url: str, key: bytes, *, seconds: float, clock: Clock) -> None:
         self._url, self._key, self._seconds, self._clock = url, key, seconds, clock
-        self._failure: DeliveryResult | None = None
-        self._stopped = False
 
     async def send(self, hooks: Sequence[tuple[int, Webhook]], on_result: OnResult, *, until: float) -> None:
         """Sends the messages and reports each result. Starts none after `until` (`time.monotonic()`), nor
         after the CRM has asked for a pause."""
-        waiting = deque(hooks)
         verify = await asyncio.to_thread(_certificates) if self._url.startswith("https:") else False
+        batch = Batch(hooks, on_result, until=until)
         async with httpx.AsyncClient(
             timeout=self._seconds,
             follow_redirects=False,
             verify=verify,
             limits=httpx.Limits(max_connections=_CONNECTIONS),
         ) as client:
-            workers = [
-                asyncio.create_task(self._worker(client, waiting, on_result, until))
-                for _ in range(min(_CONNECTIONS, len(hooks)))
-            ]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-        for number, _ in waiting:
-            await on_result(number, self._failure or UNTRIED)
 
-    async def _worker(
-        self,
-        client: httpx.AsyncClient,
-        waiting: deque[tuple[int, Webhook]],
-        on_result: OnResult,
-        until: float,
-    ) -> None:
-        while waiting and self._failure is None and not self._stopped and time.monotonic() < until:
-            number, hook = waiting.popleft()
-            result = await self._post(client, hook)
-            self._stopped |= not await on_result(number, result)
+            async def send(hook: Webhook) -> DeliveryResult:
+                result, concerns_all = await self._post(client, hook)
+                if concerns_all:
+                    batch.failure = result
+                return result
 
-    async def _post(self, client: httpx.AsyncClient, hook: Webhook) -> DeliveryResult:
+            await batch.work(lambda: batch.send_all(send), _CONNECTIONS)
+
+    async def _post(self, client: httpx.AsyncClient, hook: Webhook) -> tuple[DeliveryResult, bool]:
+        """Returns the result, and whether no other message can be sent now either."""
         headers = signed(hook, self._key, int(self._clock.now().timestamp()))
         try:
             async with asyncio.timeout(self._seconds):
@@ -144,23 +125,16 @@ class Receiver:
                     answer = await post(client, self._url, hook.body, headers)
         except Exception as error:  # noqa: BLE001  (an invalid answer can raise many exceptions in the client)
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                self._failure = DeliveryResult(
-                    "later", f"the CRM (CRM_WEBHOOK_URL) cannot be reached ({type(error).__name__})"
-                )
-                return self._failure
-            return DeliveryResult("later", f"no answer from the CRM ({type(error).__name__})")
+                unreachable = f"the CRM (CRM_WEBHOOK_URL) cannot be reached ({type(error).__name__})"
+                return DeliveryResult("later", unreachable), True
+            return DeliveryResult("later", f"no answer from the CRM ({type(error).__name__})"), False
         if answer.is_success:
-            return SENT
+            return SENT, False
         if answer.status_code == HTTPStatus.GONE:
-            return DeliveryResult(
-                "refused", "the CRM's endpoint does not exist any more (410): correct CRM_WEBHOOK_URL"
-            )
-        result = DeliveryResult(
-            "later", f"the CRM answered {answer.status_code}", _pause(answer, self._clock.now())
-        )
-        if result.pause:
-            self._failure = result
-        return result
+            gone = "the CRM's endpoint does not exist any more (410): correct CRM_WEBHOOK_URL"
+            return DeliveryResult("refused", gone), False
+        pause = _pause(answer, self._clock.now())
+        return DeliveryResult("later", f"the CRM answered {answer.status_code}", pause), pause > 0
 
 
 async def post(

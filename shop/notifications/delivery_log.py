@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from sqlalchemy import text
 
@@ -14,6 +16,7 @@ from saga.database import as_json, is_database_error, retry_while_database_down,
 from saga.failpoints import failpoint
 
 log = logging.getLogger(__name__)
+M = TypeVar("M")
 
 LOG_SECONDS = 20
 """Limits the retries after database errors, in seconds."""
@@ -35,6 +38,35 @@ _NOT_SENT = text(
 )
 _MOST_UNCLEAR = 5
 """Limits the attempts of a mail whose delivery was never confirmed; then it counts as undeliverable."""
+
+
+class Batch(Generic[M]):
+    """Messages with their numbers, which several workers send. They start none after `until`
+    (`time.monotonic()`), after a failure that concerns all of them, or if results cannot be recorded."""
+
+    def __init__(self, messages: Iterable[tuple[int, M]], on_result: OnResult, *, until: float) -> None:
+        self._waiting, self._on_result, self._until = deque(messages), on_result, until
+        self._stopped = False
+        self.failure: DeliveryResult | None = None
+        """What keeps all messages from being sent."""
+
+    async def work(self, worker: Callable[[], Awaitable[None]], workers: int) -> None:
+        """Runs the workers, each of which calls `send_all`. Then reports the messages that are left."""
+        tasks = [asyncio.ensure_future(worker()) for _ in range(min(workers, len(self._waiting)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for number, _ in self._waiting:
+            await self._on_result(number, self.failure or UNTRIED)
+
+    async def send_all(self, send: Callable[[M], Awaitable[DeliveryResult]]) -> None:
+        """Sends one message after the other, and reports each result."""
+        while self._waiting and self.failure is None and not self._stopped and time.monotonic() < self._until:
+            number, message = self._waiting.popleft()
+            self._stopped |= not await self._on_result(number, await send(message))
 
 
 class DeliveryLog:

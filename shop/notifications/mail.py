@@ -41,8 +41,6 @@ _REFUND_NEWS = {
     OutOfStock.code: "refund.out_of_stock",
 }
 _PAYMENT_NEWS = {PaymentDeclined.code: "declined", PaymentLapsed.code: "lapsed"}
-_NOTICE = "notice"
-"""The template of mails without their own one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +118,13 @@ def refund_mail(
     language = _language(order, context)
     amount = language.money(refunded, currency)
     news = language.say(_REFUND_NEWS.get(why or "", "refund.sorry"), order_id=order.number)
-    values = {
-        "before": [_hello(order, language), news],
-        "important": language.say("refund.money", amount=amount),
-    }
-    return _mail(
+    return _notice(
         order,
         Kind.REFUND,
-        _NOTICE,
-        {**values, "after": [language.say("refund.when")]},
+        news,
         context,
+        important=language.say("refund.money", amount=amount),
+        after=[language.say("refund.when")],
         preview={"amount": amount},
     )
 
@@ -137,44 +132,24 @@ def refund_mail(
 def payment_failed_mail(order: Order, context: MailContext, *, why: str | None = None) -> Mail:
     """Builds the mail about a failed payment: nothing was charged, and what to do. It does not give the
     bank's reason."""
-    language, key, important = (
-        _language(order, context),
-        _PAYMENT_NEWS.get(why or "", "failed"),
-        "not_charged",
-    )
+    key, important = _PAYMENT_NEWS.get(why or "", "failed"), "not_charged"
     if why == PaymentLapsed.code and order.payment_info and order.payment_info.method not in CHARGED:
         key, important = "not_received", "do_not_pay"
-    news = language.say(f"payment_failed.{key}", order_id=order.number)
-    to_do = language.say(
-        "payment_failed.to_do" if why == PaymentDeclined.code else "payment_failed.to_do_again"
-    )
-    values = {
-        "before": [_hello(order, language), news],
-        "important": language.say(f"payment_failed.{important}"),
-        "after": [to_do],
-    }
-    return _mail(order, Kind.PAYMENT_FAILED, _NOTICE, values, context)
+    to_do = "to_do" if why == PaymentDeclined.code else "to_do_again"
+    return _plain_notice(order, Kind.PAYMENT_FAILED, (key, important, to_do), context)
 
 
 def incomplete_mail(order: Order, context: MailContext, *, why: str) -> Mail:
     """Builds the mail about an incomplete order: what is missing (`why` is the code of its failure), that
     nothing was charged, and what to do."""
-    language, part = _language(order, context), "address" if why == NoDeliveryAddress.code else "payment"
-    news = language.say(f"incomplete.no_{part}", order_id=order.number)
-    to_do = language.say(f"incomplete.to_do_{part}")
-    values = {
-        "before": [_hello(order, language), news],
-        "important": language.say("incomplete.not_charged"),
-        "after": [to_do],
-    }
-    return _mail(order, Kind.INCOMPLETE, _NOTICE, values, context)
+    part = "address" if why == NoDeliveryAddress.code else "payment"
+    return _plain_notice(order, Kind.INCOMPLETE, (f"no_{part}", "not_charged", f"to_do_{part}"), context)
 
 
 def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], context: MailContext) -> Mail:
     """Builds the mail about items out of stock, with the ordered
     and the available quantities at that time."""
-    language, names = _language(order, context), {item.product_id: item_name(item) for item in order.items}
-    news = language.say("out_of_stock.sorry", order_id=order.number)
+    names = {item.product_id: item_name(item) for item in order.items}
     short = [
         (
             names.get(s["product_id"], one_line(s["product_id"])),
@@ -183,29 +158,48 @@ def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], cont
         )
         for s in shortages
     ]
-    values = {
-        "before": [_hello(order, language), news],
-        "short": short,
-        "important": language.say("out_of_stock.not_charged"),
-        "after": [language.say("out_of_stock.to_do")],
-    }
-    return _mail(order, Kind.OUT_OF_STOCK, "out_of_stock", values, context)
+    keys = ("sorry", "not_charged", "to_do")
+    return _plain_notice(order, Kind.OUT_OF_STOCK, keys, context, template="out_of_stock", short=short)
 
 
 def awaiting_payment_mail(order: Order, amount: Decimal, currency: str, context: MailContext) -> Mail:
     """Builds the mail that asks for a transfer: how much, with which reference, and where to."""
     language = _language(order, context)
     days = language.say("awaiting_payment.days", days=context.settings.payments.transfer_days)
-    values = {
-        "before": [
-            _hello(order, language),
-            language.say("awaiting_payment.thanks", order_id=order.number),
-        ],
-        "important": _transfer(order, amount, currency, context),
-        "after": [*_account(context, language), days],
-    }
-    preview = {"amount": language.money(amount, currency)}
-    return _mail(order, Kind.AWAITING_PAYMENT, _NOTICE, values, context, preview=preview)
+    news = language.say("awaiting_payment.thanks", order_id=order.number)
+    return _notice(
+        order,
+        Kind.AWAITING_PAYMENT,
+        news,
+        context,
+        important=_transfer(order, amount, currency, context),
+        after=[*_account(context, language), days],
+        preview={"amount": language.money(amount, currency)},
+    )
+
+
+def _plain_notice(
+    order: Order, kind: Kind, keys: tuple[str, str, str], context: MailContext, **values: Any
+) -> Mail:
+    """Builds a notice of three texts of its kind: the news, what is important, what to do."""
+    say = _language(order, context).say
+    news, important, to_do = (say(f"{kind}.{key}", order_id=order.number) for key in keys)
+    return _notice(order, kind, news, context, important=important, after=[to_do], **values)
+
+
+def _notice(
+    order: Order,
+    kind: Kind,
+    news: str,
+    context: MailContext,
+    *,
+    template: str = "notice",
+    preview: Mapping[str, str] | None = None,
+    **values: Any,
+) -> Mail:
+    """Builds a mail of the news, of what is `important`, and of paragraphs `after` that."""
+    before = [_hello(order, _language(order, context)), news]
+    return _mail(order, kind, template, {"before": before, **values}, context, preview=preview)
 
 
 def _transfer(order: Order, amount: Decimal, currency: str, context: MailContext) -> str:

@@ -12,8 +12,6 @@ import asyncio
 import logging
 import re
 import ssl
-import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -31,7 +29,7 @@ from shop.notifications.delivery_log import (
     DATA_SECONDS,
     HANDING_OVER,
     SENT,
-    UNTRIED,
+    Batch,
     DeliveryResult,
     OnResult,
 )
@@ -63,36 +61,25 @@ class Handover:
 
     def __init__(self, server: SmtpServer, *, seconds: float, connections: int, name: str) -> None:
         self._server, self._seconds, self._connections, self._name = server, seconds, connections, name
-        self._failure: DeliveryResult | None = None
-        self._stopped = False
 
     async def send(self, mails: Sequence[tuple[int, Mail]], on_result: OnResult, *, until: float) -> None:
         """Sends the mails and reports each result. Starts none after `until` (`time.monotonic()`), nor after
         a `MailServerError`."""
-        waiting = deque(mails)
-        workers = [
-            asyncio.create_task(self._worker(waiting, on_result, until))
-            for _ in range(min(self._connections, len(mails)))
-        ]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        for number, _ in waiting:
-            await on_result(number, self._failure or UNTRIED)
+        batch = Batch(mails, on_result, until=until)
+        await batch.work(lambda: self._worker(batch), self._connections)
 
-    async def _worker(self, waiting: deque[tuple[int, Mail]], on_result: OnResult, until: float) -> None:
+    async def _worker(self, batch: Batch[Mail]) -> None:
         connection = _Connection(self._server, self._seconds, self._name)
+
+        async def send(mail: Mail) -> DeliveryResult:
+            try:
+                return await connection.send(mail)
+            except MailServerError as error:
+                batch.failure = batch.failure or _stopped_by(error)
+                return batch.failure
+
         try:
-            while waiting and self._failure is None and not self._stopped and time.monotonic() < until:
-                number, mail = waiting.popleft()
-                try:
-                    result = await connection.send(mail)
-                except MailServerError as error:
-                    result = self._failure = self._failure or _stopped_by(error)
-                self._stopped |= not await on_result(number, result)
+            await batch.send_all(send)
         finally:
             await connection.close()
 
