@@ -72,8 +72,9 @@ _PARTS_OF_OTHER_FIELDS = frozenset(
 """Parts of an address whose field holds another part as well: refused even if that field is there."""
 _HARMLESS = frozenset("id notes order_number ordered_at locale metadata properties sku variant fees".split())
 """Fields of whose names nothing is refused for its similarity."""
-_DEEPEST = 3
-_NOTHING = re.compile(r"\s*(0{1,12}(\.0{1,6})?)?\s*")
+_DEEPEST = 12
+"""Limits the nesting that is searched for a value, in levels."""
+_NOTHING = re.compile(r"\s*([+-]?0{1,18}(\.0{1,18})?)?\s*")
 _MIN_SIMILARITY = 0.84
 """The minimal similarity of a name (difflib's ratio): `curency` and `adress` reach it, `total_tax` for
 `tax_amount` does not."""

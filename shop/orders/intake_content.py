@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from shop.orders import fingerprints
-from shop.orders.errors import Problem, UnusableOrder
+from shop.orders.errors import Problem, UnusableOrder, kind
 from shop.orders.field_names import is_empty, misnamed
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.order import Order
@@ -127,7 +127,7 @@ def take_in(raw: object) -> Content:
     if isinstance(raw, BaseModel):
         raw = raw.model_dump(mode="json")
     if not isinstance(raw, Mapping):
-        raise UnusableOrder([Problem("order", _kind(raw), "an object with an id")])
+        raise UnusableOrder([Problem("order", kind(raw), "an object with an id")])
     order_id = usable_id(raw.get("id"))
     return _well_formed(raw, order_id) or _cleaned(raw, order_id)
 
@@ -139,7 +139,7 @@ def usable_id(given: object) -> str:
         given = str(given)
     if not isinstance(given, str) or not given.strip():
         raise UnusableOrder(
-            [Problem("id", "nothing" if given is None or isinstance(given, str) else _kind(given), expected)]
+            [Problem("id", "nothing" if given is None or isinstance(given, str) else kind(given), expected)]
         )
     order_id = given.strip()
     if len(order_id) > MAX_ORDER_ID:
@@ -465,15 +465,3 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
 def _at(place: str, key: object) -> str:
     at = f"{place}.{_clean_key(key)}" if place else _clean_key(key)
     return at if len(at) <= _MAX_PLACE else f"{at[: _MAX_PLACE - 3]}..."
-
-
-def _kind(value: object) -> str:
-    names = {
-        "dict": "an object",
-        "list": "a list",
-        "str": "text",
-        "bool": "true or false",
-        "NoneType": "nothing",
-    }
-    kind = type(value).__name__
-    return names.get(kind, "a number" if isinstance(value, int | float | Decimal) else kind)

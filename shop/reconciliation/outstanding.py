@@ -16,8 +16,7 @@ from sqlalchemy import Connection, text
 from saga.database import as_json, sync_engine, transaction
 from saga.failpoints import failpoint
 from shop.reconciliation.discrepancy import Discrepancy
-from shop.review import typed_text
-from shop.review.entries import add_entry
+from shop.review.actions import add_entry, required_text, system_text
 from shop.review.errors import NothingToAccept
 from shop.settings import settings
 
@@ -88,15 +87,13 @@ class _Acceptance:
 
 
 def _checked(order_id: str, accepted_by: str, reason: str, started_by: str | None) -> _Acceptance:
-    by = typed_text.required(
+    by = required_text(
         "accepted_by",
         accepted_by,
         "give the name of the person who decides this; it is stored with the order",
     )
-    why = typed_text.required(
-        "reason", reason, "say why the difference is acceptable; it is stored with the order"
-    )
-    return _Acceptance(_storable(order_id.strip()), by, why, typed_text.known(started_by))
+    why = required_text("reason", reason, "say why the difference is acceptable; it is stored with the order")
+    return _Acceptance(_storable(order_id.strip()), by, why, system_text(started_by))
 
 
 def _accept(connection: Connection, asked: _Acceptance) -> int:

@@ -27,7 +27,7 @@ from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
 from shop.orders.tries import TRY
 from shop.retention.files import delete_files, delete_leftovers, find_mails
-from shop.review.entries import erase as erase_reviews
+from shop.review.actions import erase as erase_reviews
 from shop.settings import settings
 
 _BATCH_SIZE = 500

@@ -25,9 +25,8 @@ from shop.orders.parts import ShippingInfo
 from shop.orders.store import ORDERS
 from shop.orders.tries import TRY
 from shop.orders.validation import validate
-from shop.review import typed_text
-from shop.review.entries import add_entry
-from shop.review.errors import AddressInvalid, AddressSettled, OrderHeld, OrderUnknown, ResolutionIncomplete
+from shop.review.actions import add_entry, lock_order, optional_texts, system_text
+from shop.review.errors import AddressInvalid, AddressSettled, OrderHeld
 from shop.settings import settings
 
 ACTION = "change_address"
@@ -35,8 +34,6 @@ ACTION = "change_address"
 CONFIRMATION_STEP, SHIPPING_STEP = "generate_confirmation", "fulfill_order"
 _FIELD = "shipping_info"
 _PAUSE_SECONDS = 0.2
-# Two statements: one alone would read what was there before it waited for the lock.
-_LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     """
     SELECT o.content, o.outcome, o.status, o.lease_id IS NOT NULL AS held,
@@ -82,8 +79,11 @@ async def change_address(
     the order, waits up to `wait_seconds`. Raises `OrderUnknown`; `AddressInvalid` with every problem;
     `AddressSettled`: it is being shipped or has ended; `OrderHeld` (retryable): a worker holds the order.
     """
-    who, problems = _who(changed_by, reason)
-    who["started_by"] = typed_text.known(started_by)
+    who, wrong = optional_texts(changed_by=changed_by, reason=reason)
+    problems = [Problem(name, "text that cannot be stored", why) for name, why in wrong.items()]
+    if not problems and who["changed_by"] is None:
+        problems = [Problem("changed_by", "nothing", "who changes the address")]
+    who["started_by"] = system_text(started_by)
     until = time.monotonic() + wait_seconds
     while True:
         try:
@@ -98,7 +98,7 @@ async def _change(
     order_id: str, given: object, who: Mapping[str, str | None], problems: list[Problem], *, partly: bool
 ) -> AddressReceipt:
     async with transaction(_CHANGING) as tx:
-        row = await tx.run_sync(_look, order_id)
+        row = await tx.run_sync(lambda c: lock_order(c, order_id, _LOOK, shipping=SHIPPING_STEP))
         former = dict(row["content"].get(_FIELD) or {})
         if partly and isinstance(given, Mapping):
             given = {**former, **given}
@@ -110,25 +110,6 @@ async def _change(
             return AddressReceipt(order_id=order_id, status="unchanged")
         await tx.run_sync(_store, order_id, address, former, who)
     return AddressReceipt(order_id=order_id, status="changed")
-
-
-def _who(changed_by: str | None, reason: str | None) -> tuple[dict[str, str | None], list[Problem]]:
-    who: dict[str, str | None] = {}
-    problems = []
-    for name, value in {"changed_by": changed_by, "reason": reason}.items():
-        try:
-            who[name] = typed_text.optional(name, value)
-        except ResolutionIncomplete as error:
-            problems.append(Problem(name, "text that cannot be stored", str(error)))
-    if not problems and who["changed_by"] is None:
-        problems.append(Problem("changed_by", "nothing", "who changes the address"))
-    return who, problems
-
-
-def _look(connection: Connection, order_id: str) -> Any:
-    if connection.execute(_LOCK, {"id": order_id}).one_or_none() is None:
-        raise OrderUnknown(order_id)
-    return connection.execute(_LOOK, {"id": order_id, "shipping": SHIPPING_STEP}).mappings().one()
 
 
 def _require_open(order_id: str, row: Any) -> None:

@@ -14,8 +14,7 @@ from saga.cancelling import Asked
 from saga.database import sync_engine, transaction
 from saga.failpoints import failpoint
 from shop.orders.store import ORDERS
-from shop.review import typed_text
-from shop.review.entries import add_entry
+from shop.review.actions import add_entry, required_text, system_text
 from shop.review.errors import OrderUnknown
 from shop.settings import settings
 
@@ -69,8 +68,8 @@ async def withdraw(
 
 def _words(reason: str, requested_by: str) -> tuple[str, str]:
     return (
-        typed_text.required("reason", reason, "say why the order is cancelled; it is kept with the order"),
-        typed_text.required("requested_by", requested_by, "say who asks for it; it is kept with the order"),
+        required_text("reason", reason, "say why the order is cancelled; it is kept with the order"),
+        required_text("requested_by", requested_by, "say who asks for it; it is kept with the order"),
     )
 
 
@@ -89,5 +88,5 @@ def ask_in(
 def _add_entry(
     connection: Connection, order_id: str, reason: str, requested_by: str, started_by: str | None
 ) -> None:
-    started_by = typed_text.known(started_by)
+    started_by = system_text(started_by)
     add_entry(connection, order_id, "cancel", by=requested_by, started_by=started_by, reason=reason)

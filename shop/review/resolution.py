@@ -24,15 +24,13 @@ from shop.payments.charge import payments_of
 from shop.payments.errors import UNDECIDED, PaymentError
 from shop.payments.gateway import PaymentGateway
 from shop.payments.gateways import gateway
-from shop.review import typed_text
+from shop.review.actions import add_entry, lock_order, optional_text, required_text, system_text
 from shop.review.attention import REOPEN
-from shop.review.entries import add_entry
 from shop.review.errors import (
     AlreadyResolved,
     GatewayNotAsked,
     NotUnderReview,
     OrderBusy,
-    OrderUnknown,
     RefundedAlready,
     ResolutionIncomplete,
 )
@@ -40,8 +38,6 @@ from shop.runtime.sync import run_sync
 from shop.runtime.times import shown_minute
 from shop.values.money import show
 
-# Two statements: one alone would read what was there before it waited for the lock.
-_LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     """
     SELECT o.id, o.outcome, o.lease_id IS NULL AND o.not_before > now() AS postponed,
@@ -119,7 +115,7 @@ def decision(
 
     def cleaned(name: str, given: str | None, *, needed: bool, why: str) -> str | None:
         try:
-            return typed_text.required(name, given, why) if needed else typed_text.optional(name, given)
+            return required_text(name, given, why) if needed else optional_text(name, given)
         except ResolutionIncomplete as error:
             problems.extend(error.problems)
             return None
@@ -136,7 +132,7 @@ def decision(
     given_reason = cleaned("reason", reason, needed=chosen is Resolution.WRITTEN_OFF, why=loss)
     if problems or by is None:
         raise ResolutionIncomplete(*problems)
-    return Decision(order_id.strip(), chosen, by, given_reference, given_reason, typed_text.known(started_by))
+    return Decision(order_id.strip(), chosen, by, given_reference, given_reason, system_text(started_by))
 
 
 async def resolve(decided: Decision, *, dry_run: bool = False) -> bool:
@@ -204,9 +200,7 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
 
 
 def _resolve(connection: Connection, decided: Decision) -> bool:
-    if connection.execute(_LOCK, {"id": decided.order_id}).one_or_none() is None:
-        raise OrderUnknown(decided.order_id)
-    row = connection.execute(_LOOK, {"id": decided.order_id}).mappings().one()
+    row = lock_order(connection, decided.order_id, _LOOK)
     if _is_settled(row, decided):
         return False
     if row["outcome"] is None:

@@ -29,8 +29,9 @@ from shop.orders.parts import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY, CHA
 from shop.orders.store import ORDERS
 from shop.orders.tries import IS_CANCELLED, MOST_TRIES, TRY, add_try, next_try, number_of
 from shop.payments.errors import PAID_AND_REJECTED, PaidOtherwise
-from shop.review import attention, typed_text
-from shop.review.errors import NotRetryable, OrderUnknown, ResolutionIncomplete, RetryInvalid
+from shop.review import attention
+from shop.review.actions import lock_order, optional_texts, system_text
+from shop.review.errors import NotRetryable, RetryInvalid
 from shop.runtime.sync import run_sync
 
 METHODS = (*CHARGED, BANK_TRANSFER, CASH_ON_DELIVERY)
@@ -39,8 +40,6 @@ a new order can have."""
 _PAYMENT = "payment_info"
 _LONGEST_TOKEN = 255
 _NO_LONGER_TRUE = (Kind.PAYMENT_FAILED, Kind.INCOMPLETE, Kind.OUT_OF_STOCK, Kind.AWAITING_PAYMENT)
-# Two statements: one alone would read what was there before it waited for the lock.
-_LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     f"""
     SELECT o.id, o.outcome, {IS_CANCELLED} AS cancelled, o.failure, o.failing_step, o.reasons, o.undone,
@@ -100,13 +99,9 @@ async def retry(
     `requested_by` is what a person typed, `started_by` what the system knows. Raises `OrderUnknown`,
     `NotRetryable`, and `RetryInvalid` with every problem.
     """
-    means, problems = means or NewMeans(), dict[str, str]()
-    who = {"started_by": typed_text.known(started_by)}
-    for name, given in {"requested_by": requested_by, "reason": reason}.items():
-        try:
-            who[name] = typed_text.optional(name, given)
-        except ResolutionIncomplete as error:
-            problems[name] = str(error)
+    means = means or NewMeans()
+    who, problems = optional_texts(requested_by=requested_by, reason=reason)
+    who["started_by"] = system_text(started_by)
     problems |= _problems(means)
     if problems:
         raise RetryInvalid(problems)
@@ -126,9 +121,7 @@ def retry_sync(order_id: str, means: NewMeans | None = None, **who: str | None) 
 def _retry(
     connection: Connection, order_id: str, means: NewMeans, who: Mapping[str, str | None]
 ) -> RetryReceipt:
-    if connection.execute(_LOCK, {"id": order_id}).one_or_none() is None:
-        raise OrderUnknown(order_id)
-    row = connection.execute(_LOOK, {"id": order_id}).mappings().one()
+    row = lock_order(connection, order_id, _LOOK)
     number = number_of(row["content"])
     if row["outcome"] is None and number > 1 and _is_under_way(row, means):
         return RetryReceipt(order_id=order_id, status="under_way", try_number=number)

@@ -32,10 +32,10 @@ from shop.orders.parts import ALREADY_PAID
 from shop.payments.elsewhere import received
 from shop.payments.errors import NotReceivable
 from shop.payments.recording import read_incoming, record
+from shop.review.actions import Entry, add_entry, read_entries
 from shop.review.address import ACTION as CHANGE_ADDRESS
 from shop.review.address import change_address
 from shop.review.cancel import ask_in
-from shop.review.entries import Entry, add_entry, read_entries
 from shop.review.errors import AddressInvalid, AddressSettled, OrderUnknown
 from shop.text.card_numbers import cut
 

@@ -14,7 +14,8 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
-from shop.orders.errors import Problem
+from shop.orders.errors import Problem, kind
+from shop.orders.field_names import is_empty
 
 _DEEPEST = 12
 """Limits the nesting that is searched for unread fields, in levels."""
@@ -89,7 +90,7 @@ class Reading:
             return value.strip() if value else None
         if isinstance(value, Decimal) or is_whole(value):
             return str(value)
-        self.refuse(names[0], _kind(value), "text")
+        self.refuse(names[0], kind(value), "text")
         return None
 
     def flag(self, name: str) -> bool:
@@ -103,7 +104,7 @@ class Reading:
             return Decimal(0)
         amount = _parsed(value)
         if amount is None:
-            self.refuse(name, _kind(value), "an amount such as 9.99")
+            self.refuse(name, kind(value), "an amount such as 9.99")
         return amount or Decimal(0)
 
     def whole(self, name: str) -> int | None:
@@ -121,7 +122,7 @@ class Reading:
         value = self._value.get(name)
         if not isinstance(value, Mapping):
             if not is_empty(value):
-                self.refuse(name, _kind(value), "an object")
+                self.refuse(name, kind(value), "an object")
             self.skip(name)
             value = {}
         return Reading(value, log=self._log, place=_join(self._place, name), exact=_join(self._exact, name))
@@ -132,7 +133,7 @@ class Reading:
         if value is None:
             return []
         if not isinstance(value, list | tuple):
-            self.refuse(name, _kind(value), "a list of texts")
+            self.refuse(name, kind(value), "a list of texts")
             return []
         return [each for each in value if isinstance(each, str)]
 
@@ -140,7 +141,7 @@ class Reading:
         """Returns the object in this field, with names of any kind."""
         value = self.get(name)
         if value is not None and not isinstance(value, Mapping):
-            self.refuse(name, _kind(value), "an object")
+            self.refuse(name, kind(value), "an object")
             return {}
         return value or {}
 
@@ -151,7 +152,7 @@ class Reading:
             self.skip(name)
             return []
         if not isinstance(value, list | tuple) or not all(isinstance(entry, Mapping) for entry in value):
-            self.refuse(name, _kind(value), "a list of objects")
+            self.refuse(name, kind(value), "a list of objects")
             self.skip(name)
             return []
         place, exact = _join(self._place, name), _join(self._exact, name)
@@ -184,17 +185,6 @@ class Reading:
 def is_whole(value: object) -> bool:
     """Returns whether the value is a whole number of a length that can be written."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_WHOLE
-
-
-def is_empty(value: Any, depth: int = 0) -> bool:
-    """Returns whether the value says nothing: null, "", 0, false, or a list or object of such."""
-    if isinstance(value, str):
-        return not value.strip() or (_NUMBER.fullmatch(value) is not None and not Decimal(value))
-    if isinstance(value, Mapping):
-        return depth < _DEEPEST and all(is_empty(each, depth + 1) for each in value.values())
-    if isinstance(value, list | tuple):
-        return depth < _DEEPEST and all(is_empty(each, depth + 1) for each in value)
-    return value is None or value is False or (isinstance(value, int | float | Decimal) and value == 0)
 
 
 def _parsed(value: Any) -> Decimal | None:
@@ -272,10 +262,3 @@ def _patterns(given: tuple[str, ...]) -> _Patterns:
 
 def _join(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
-
-
-def _kind(value: object) -> str:
-    names = {"dict": "an object", "list": "a list", "str": "text", "bool": "true or false"}
-    return names.get(
-        type(value).__name__, "a number" if isinstance(value, int | float | Decimal) else "a value"
-    )

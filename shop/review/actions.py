@@ -1,5 +1,8 @@
-"""The record of what people decided about orders, and of what their shop said later: who, when and why; and
-its erasure."""
+"""What the actions of people on orders share: the order's lock, the text that they type, and the record of
+decisions (also of what the shop said later), with its erasure.
+
+Text is kept for ever and shown: one line of limited length, never card data.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,16 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, TextClause, text
 
 from saga.database import as_json
+from shop.review.errors import OrderUnknown, ResolutionIncomplete
+from shop.text.card_numbers import has_card_number
+from shop.text.sanitize import one_line
 
+_LONGEST = 300
+"""Limits a text, in characters."""
+_LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _ADD = text(
     'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency, '
     "old_address) VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency, "
@@ -22,6 +31,50 @@ _EARLIER = text(
     "SELECT action, started_by, reason, old_address FROM desk_entry WHERE order_id = :id "
     "ORDER BY id DESC LIMIT 100"
 )
+
+
+def lock_order(connection: Connection, order_id: str, look: TextClause, **values: object) -> RowMapping:
+    """Locks the order and returns what `look` reads of it. Two statements: one alone would read what was
+    there before it waited for the lock. Raises `OrderUnknown`."""
+    if connection.execute(_LOCK, {"id": order_id}).one_or_none() is None:
+        raise OrderUnknown(order_id)
+    return connection.execute(look, {"id": order_id, **values}).mappings().one()
+
+
+def required_text(name: str, given: str | None, why: str) -> str:
+    """Returns the cleaned text. Raises `ResolutionIncomplete` if it is empty."""
+    if (words := optional_text(name, given)) is None:
+        raise ResolutionIncomplete(f"{name} is missing: {why}")
+    return words
+
+
+def optional_text(name: str, given: str | None) -> str | None:
+    """Returns the cleaned text; None if it is empty. Raises `ResolutionIncomplete` if it is too long or
+    looks like a card number, which the message does not repeat."""
+    words = one_line(given, 100_000).strip()
+    if len(words) > _LONGEST:
+        raise ResolutionIncomplete(f"{name} is too long: shorten it to at most {_LONGEST} characters")
+    if has_card_number(words):
+        raise ResolutionIncomplete(
+            f"{name} contains what looks like a card number, which is never stored: remove it"
+        )
+    return words or None
+
+
+def optional_texts(**given: str | None) -> tuple[dict[str, str | None], dict[str, str]]:
+    """Returns the cleaned texts by name, and the problems of those that cannot be stored."""
+    texts, problems = dict[str, str | None](), dict[str, str]()
+    for name, value in given.items():
+        try:
+            texts[name] = optional_text(name, value)
+        except ResolutionIncomplete as error:
+            problems[name] = str(error)
+    return texts, problems
+
+
+def system_text(text: str | None) -> str | None:
+    """Returns a text from the system as it may be stored: one line, cut at the maximum length."""
+    return one_line(text or "", _LONGEST).strip() or None
 
 
 @dataclass(frozen=True, slots=True)
