@@ -12,7 +12,7 @@ from pydantic import Field
 
 from flows.runs import OptionalWords, Reference, Words, started_by
 from shop.inventory.deliveries import DeliveryReceipt, read_delivery
-from shop.inventory.receiving import receive
+from shop.inventory.stock import receive
 from shop.orders.names import run_name
 
 ProductId = Annotated[str, Field(min_length=1, max_length=200)]

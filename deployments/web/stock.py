@@ -14,7 +14,7 @@ from saga.connections import answered_within
 from saga.errors import StepError
 from shop.inventory.deliveries import DeliveredItem, DeliveryNote, DeliveryReceipt, read_delivery
 from shop.inventory.errors import DeliveryConflict, InvalidDelivery, InventoryUnavailable, UnknownProducts
-from shop.inventory.receiving import receive
+from shop.inventory.stock import receive
 
 router = APIRouter(tags=["stock"], dependencies=[Depends(require_key)])
 

@@ -15,14 +15,18 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, text
 
-from saga.database import Tx
+from saga.database import Tx, transaction
 from saga.errors import StepError
 from saga.execution import ExternalAction
+from saga.failpoints import failpoint
 from shop.inventory import embedded
+from shop.inventory.deliveries import DeliveryNote, DeliveryReceipt, store
 from shop.inventory.errors import ReservationLost
 from shop.inventory.port import STEP, OrderStock, ReleaseResult, ReservationResult
+from shop.inventory.service import connections
 from shop.inventory.service import order_stock as service
 from shop.orders.order import OrderInstance
+from shop.settings import settings
 
 R = TypeVar("R")
 _EMBEDDED: OrderStock = embedded
@@ -144,3 +148,24 @@ def _external(
         return {} if own is None else await own(order)
 
     return act
+
+
+_RECEIVING = failpoint("the commit of receiving goods")
+
+
+async def receive(deliveries: Sequence[DeliveryNote], *, started_by: str) -> list[DeliveryReceipt]:
+    """Records all the deliveries and adds their pieces to the stock, or does nothing. A delivery that was
+    received before, with the same pieces, adds nothing.
+
+    `started_by`: what the system knows of who records it. Raises `DeliveryConflict`, `UnknownProducts`, and,
+    with `INVENTORY_SERVICE_URL`, what the inventory service raises; after `InventoryUnavailable` the result
+    is unclear, and the same call with the same references is safe.
+    """
+    if (url := settings().inventory.service_url) is not None:
+        at = connections.service(url)
+        try:
+            return await at.receive(deliveries, started_by=started_by)
+        finally:
+            await at.aclose()
+    async with transaction(_RECEIVING) as tx:
+        return await store(tx, deliveries, started_by=started_by)

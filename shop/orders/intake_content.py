@@ -224,7 +224,6 @@ def _dumped(content: Mapping[str, Any]) -> str:
 
 
 # -- kept fields
-# ----------------------------------------------------------------------------------------------------------
 
 
 def _clean_part(
@@ -398,7 +397,6 @@ def _written(value: float | Decimal | str) -> str:
 
 
 # -- card data in fields that an order does not have
-# -----------------------------------------------------------------------
 
 
 def _card_data(

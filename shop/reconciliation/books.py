@@ -127,11 +127,7 @@ async def gateway_totals(gateway: PaymentGateway, progress: Callable[[int], None
             charged[payment.currency] += payment.charged
             refunded[payment.currency] += payment.amount_refunded
         progress(read := read + len(page))
-    return {
-        currency: GatewayTotals(charged[currency], refunded[currency])
-        for currency in charged
-        if charged[currency]
-    }
+    return {c: GatewayTotals(charged[c], refunded[c]) for c in charged if charged[c]}
 
 
 def read_books(database_url: str, source: Totals | None) -> Books:
@@ -145,11 +141,8 @@ def read_books(database_url: str, source: Totals | None) -> Books:
     try:
         with engine.connect() as connection:
             services = service_books(connection)
-            rows = [
-                *_money(connection, source),
-                *_in_vain(connection),
-                *_stock(connection, alone=not services),
-            ]
+            rows = _money(connection, source) + _in_vain(connection)
+            rows += _stock(connection, alone=not services)
             rows += [row for book in services for row in _at_service(book)]
     finally:
         engine.dispose()
@@ -175,10 +168,8 @@ def _money(connection: Connection, source: Totals | None) -> list[BookRow]:
             rows.append(_amounts("refunded", row["refunded"], refunded, currency, "gateway's ledger"))
         review = list(_settled_by_people(connection, row))
         rows += review
-        kept, explained = (
-            charged - refunded,
-            row["completed"] + row["at_risk"] + row["by_hand"] + row["written_off"],
-        )
+        kept = charged - refunded
+        explained = row["completed"] + row["at_risk"] + row["by_hand"] + row["written_off"]
         name = "completed orders + at risk" + "".join(f" + {line.name}" for line in review)
         who = "charged - refunded"
         if row["elsewhere"]:
@@ -217,13 +208,8 @@ def _settled_by_people(connection: Connection, row: RowMapping) -> Iterator[Book
         each = decided.get(action)
         amount, decisions = (each["amount"], each["decisions"]) if each else (Decimal(0), 0)
         if row[column] or amount:
-            yield _amounts(
-                name,
-                row[column],
-                amount,
-                currency,
-                f"{decisions} decision{'s' if decisions != 1 else ''}, by name",
-            )
+            who = f"{decisions} decision{'s' if decisions != 1 else ''}, by name"
+            yield _amounts(name, row[column], amount, currency, who)
 
 
 def _amounts(name: str, ours: Decimal, source: Decimal, currency: str, who: str) -> BookRow:
@@ -235,29 +221,33 @@ def _stock(connection: Connection, *, alone: bool) -> list[BookRow]:
     stock ever moved."""
     if not alone and not connection.execute(_EVER_RESERVED).scalar():
         return []
-    stock = connection.execute(_STOCK).mappings().one()
+    stock = connection.execute(_STOCK).one()
     open_orders = connection.execute(_OPEN).scalar_one()
     leaked = connection.execute(_HELD_BY_ENDED).scalar_one()
     return [
-        BookRow(
-            "stock received",
-            f"{stock['received']} pieces",
-            f"{stock['delivered']} pieces in recorded deliveries",
-            stock["wrong_received"] == 0,
+        _pieces(
+            "received",
+            stock.received,
+            f"{stock.delivered} pieces in recorded deliveries",
+            not stock.wrong_received,
         ),
-        BookRow(
-            "stock on hand + shipped",
-            f"{stock['on_hand']} + {stock['shipped']} pieces",
-            f"{stock['received']} pieces received",
-            stock["wrong_on_hand"] == 0,
+        _pieces(
+            "on hand + shipped",
+            f"{stock.on_hand} + {stock.shipped}",
+            f"{stock.received} pieces received",
+            not stock.wrong_on_hand,
         ),
-        BookRow(
-            "stock reserved",
-            f"{stock['reserved']} pieces",
-            f"{stock['held']} pieces held by {open_orders} open orders",
-            stock["wrong_reserved"] == 0 and leaked == 0,
+        _pieces(
+            "reserved",
+            stock.reserved,
+            f"{stock.held} pieces held by {open_orders} open orders",
+            not stock.wrong_reserved and not leaked,
         ),
     ]
+
+
+def _pieces(name: str, ours: object, source: str, ok: bool) -> BookRow:
+    return BookRow(f"stock {name}", f"{ours} pieces", source, ok)
 
 
 def _at_service(book: ServiceBook) -> list[BookRow]:
@@ -276,23 +266,19 @@ def _at_service(book: ServiceBook) -> list[BookRow]:
     on_hand, received = sum(p.on_hand for p in book.stock), sum(p.received for p in book.stock)
     held, others = sum(p.held for p in book.stock), book.shipped_for_others()
     delivered = [p.delivered for p in book.stock if p.delivered is not None]
-    recorded = BookRow(
-        "stock received",
-        f"{received} pieces",
-        f"{sum(delivered)} pieces in recorded deliveries ({who})",
-        all(p.was_delivered for p in book.stock),
-    )
+    in_deliveries = f"{sum(delivered)} pieces in recorded deliveries ({who})"
+    recorded = _pieces("received", received, in_deliveries, all(p.was_delivered for p in book.stock))
     return [
         *([recorded] if delivered else []),
-        BookRow(
-            "stock on hand + shipped",
-            f"{on_hand} + {book.shipped_by_us.total()}{f' + {others}' if others else ''} pieces",
+        _pieces(
+            "on hand + shipped",
+            f"{on_hand} + {book.shipped_by_us.total()}{f' + {others}' if others else ''}",
             f"{received} pieces received ({who})",
             not book.wrong_shipped() and all(p.on_hand + p.shipped == p.received for p in book.stock),
         ),
-        BookRow(
-            "stock reserved",
-            f"{sum(p.reserved for p in book.stock)} pieces",
+        _pieces(
+            "reserved",
+            sum(p.reserved for p in book.stock),
             f"{held} pieces held by {len(book.holdings)} orders ({who})",
             all(p.reserved == p.held for p in book.stock) and not book.held_by_ended,
         ),

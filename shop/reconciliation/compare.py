@@ -145,11 +145,8 @@ def _needs_attention(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Dis
     if foreign := [payment for payment in charges if payment.currency != ours.currency and payment.kept > 0]:
         yield describe(Kind.CURRENCY_DIFFERS, _sum(payment.kept for payment in foreign), foreign[0].currency)
         return
-    kept, refunded = (
-        _sum(payment.kept for payment in charges),
-        _sum(payment.amount_refunded for payment in charges),
-    )
-    left = kept - ours.settled
+    refunded = _sum(payment.amount_refunded for payment in charges)
+    left = _sum(payment.kept for payment in charges) - ours.settled
     if left > ours.at_risk:
         yield describe(Kind.AMOUNT_DIFFERS, left - ours.at_risk)
     elif left < ours.at_risk:

@@ -8,8 +8,9 @@ is a new one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -36,10 +37,8 @@ _KNOWN = text(
     "SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))"
 )
 _ACCEPT = text("UPDATE discrepancy SET accepted_at = now() WHERE order_id = :id AND accepted_at IS NULL")
-_STORING, _ACCEPTING = (
-    failpoint("the commit of open discrepancies"),
-    failpoint("the commit of accepting discrepancies"),
-)
+_STORING = failpoint("the commit of open discrepancies")
+_ACCEPTING = failpoint("the commit of accepting discrepancies")
 
 
 async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> list[Discrepancy]:
@@ -66,43 +65,34 @@ async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> li
 async def accept(order_id: str, *, accepted_by: str, reason: str, started_by: str | None = None) -> int:
     """Accepts the open discrepancies of an order: they may stay. Stores who decided it and why. Returns
     how many there were. Raises `NothingToAccept` and `ResolutionIncomplete`."""
-    asked = _checked(order_id, accepted_by, reason, started_by)
+    decided = _checked(accepted_by, reason, started_by)
     async with transaction(_ACCEPTING) as tx:
-        return await tx.run_sync(_accept, asked)
+        return await tx.run_sync(_accept, order_id, decided)
 
 
 def accept_sync(order_id: str, *, accepted_by: str, reason: str, started_by: str | None = None) -> int:
     """Runs `accept` for callers without an event loop."""
-    asked = _checked(order_id, accepted_by, reason, started_by)
+    decided = _checked(accepted_by, reason, started_by)
     with sync_engine(settings().database_url).begin() as connection:
-        return _accept(connection, asked)
+        return _accept(connection, order_id, decided)
 
 
-@dataclass(frozen=True, slots=True)
-class _Acceptance:
-    order_id: str
-    by: str
-    reason: str
-    started_by: str | None
+def _checked(accepted_by: str, reason: str, started_by: str | None) -> dict[str, str | None]:
+    who = "give the name of the person who decides this; it is stored with the order"
+    why = "say why the difference is acceptable; it is stored with the order"
+    return {
+        "by": required_text("accepted_by", accepted_by, who),
+        "reason": required_text("reason", reason, why),
+        "started_by": system_text(started_by),
+    }
 
 
-def _checked(order_id: str, accepted_by: str, reason: str, started_by: str | None) -> _Acceptance:
-    by = required_text(
-        "accepted_by",
-        accepted_by,
-        "give the name of the person who decides this; it is stored with the order",
-    )
-    why = required_text("reason", reason, "say why the difference is acceptable; it is stored with the order")
-    return _Acceptance(_storable(order_id.strip()), by, why, system_text(started_by))
-
-
-def _accept(connection: Connection, asked: _Acceptance) -> int:
-    accepted = connection.execute(_ACCEPT, {"id": asked.order_id}).rowcount
+def _accept(connection: Connection, order_id: str, decided: Mapping[str, Any]) -> int:
+    order_id = _storable(order_id.strip())
+    accepted = connection.execute(_ACCEPT, {"id": order_id}).rowcount
     if not accepted:
-        raise NothingToAccept(asked.order_id)
-    add_entry(
-        connection, asked.order_id, ACTION, by=asked.by, started_by=asked.started_by, reason=asked.reason
-    )
+        raise NothingToAccept(order_id)
+    add_entry(connection, order_id, ACTION, **decided)
     return accepted
 
 

@@ -182,31 +182,15 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
             outcome=Outcome.NEEDS_ATTENTION if refused else row["outcome"],
             undone=[*others, undone.model_dump(mode="json")],
         )
+        currency = str(details.get("currency", "USD"))
         if refused:
-            failure = {
-                "code": row["outcome"],
-                "message": "; ".join(row["reasons"]),
-                "retryable": False,
-                "reasons": row["reasons"],
-            }
+            reasons = row["reasons"]
+            failure = {"code": row["outcome"], "message": "; ".join(reasons), "reasons": reasons}
             # A retry of the refund reopens the order, which must then not go forward.
-            await add_failure(tx, order.id, failure)
-            await attention.put(
-                tx, [attention.case_of(order, at_risk, str(details.get("currency", "USD")))], hold=hold
-            )
+            await add_failure(tx, order.id, {**failure, "retryable": False})
+            await attention.put(tx, [attention.case_of(order, at_risk, currency)], hold=hold)
         given_back = refunded - earlier_money(order.content)
         if given_back > 0 and not hold:
-            money = {"amount": str(given_back), "currency": str(details.get("currency", "USD"))}
-            await add_notices(
-                tx,
-                [
-                    Notice(
-                        order.id,
-                        customer_of(order.content),
-                        Kind.REFUND,
-                        money,
-                        money,
-                        try_number(order),
-                    )
-                ],
-            )
+            money, customer = {"amount": str(given_back), "currency": currency}, customer_of(order.content)
+            notice = Notice(order.id, customer, Kind.REFUND, money, money, try_number(order))
+            await add_notices(tx, [notice])

@@ -114,11 +114,11 @@ async def _change(
 
 def _require_open(order_id: str, row: Any) -> None:
     if row["outcome"] is not None:
-        raise AddressSettled(order_id, f"it has ended ({row['outcome']})")
+        raise AddressSettled(order_id, why=f"it has ended ({row['outcome']})")
     if row["undone"]:
-        raise AddressSettled(order_id, "it is being cancelled or compensated")
+        raise AddressSettled(order_id, why="it is being cancelled or compensated")
     if row["shipping"] or row["status"] != "received":
-        raise AddressSettled(order_id, "its shipping has begun: a label for its address may exist")
+        raise AddressSettled(order_id, why="its shipping has begun: a label for its address may exist")
     if row["held"]:
         raise OrderHeld(order_id)
 

@@ -53,12 +53,24 @@ _CLEAR = text(
     "UPDATE attention SET resolved_at = now(), resolution = 'undone' "
     "WHERE order_id = ANY(CAST(:ids AS text[])) AND resolved_at IS NULL"
 )
-_OPEN = text(
-    """
+_CASES = """
     SELECT a.order_id, a.since, a.step, a.currency, a.amount_at_risk,
         a.last_error, a.error_code, a.retries, a.next_retry_at, o.outcome IS NULL AS being_retried
     FROM attention a JOIN customer_order o ON o.id = a.order_id
-    WHERE a.resolved_at IS NULL ORDER BY a.since, a.order_id LIMIT :most
+"""
+_OPEN = text(f"{_CASES} WHERE a.resolved_at IS NULL ORDER BY a.since, a.order_id LIMIT :most")
+_SELECT = text(
+    f"""
+    {_CASES}
+    WHERE (CAST(:ids AS text[]) IS NULL AND a.resolved_at IS NULL OR a.order_id = ANY(CAST(:ids AS text[])))
+      AND (CAST(:step AS text) IS NULL OR a.step = :step)
+      AND (CAST(:code AS text) IS NULL OR a.error_code = :code)
+      AND (CAST(:currency AS text) IS NULL OR a.currency = :currency)
+      AND (CAST(:held AS boolean) IS NULL OR (a.next_retry_at IS NULL) = :held)
+      AND (CAST(:older_than AS interval) IS NULL OR a.since < now() - CAST(:older_than AS interval))
+      AND (CAST(:at_least AS numeric) IS NULL OR a.amount_at_risk >= :at_least)
+      AND (CAST(:at_most AS numeric) IS NULL OR a.amount_at_risk <= :at_most)
+    ORDER BY a.since, a.order_id
     """
 )
 _TOTALS = text(
@@ -212,84 +224,52 @@ def _read(connection: Connection, most: int) -> ReviewQueue:
     )
 
 
-_CARRIER_UNAVAILABLE = frozenset({CarrierUnavailable.code, CarrierTimeout.code})
-_CONTRADICTIONS = frozenset({CarrierMismatch.code, InventoryMismatch.code})
-_NOT_ANSWERED = frozenset({PaymentGatewayError.code, PaymentGatewayTimeout.code, StepTimeout.code})
+_LATER = "It is retried automatically; resolve-order with 'retry_now' retries at once."
+_NO_CLEAR_ANSWER = f"The gateway gave no clear answer. {_LATER}"
+_NO_CARRIER = f"The carrier gave no clear answer. {_LATER}"
+_CONTRADICTION = (
+    "The external system's record differs from the request. "
+    "Look the order up in the carrier's or the inventory service's system and correct it there; "
+    "then resolve-order with 'retry_now', or 'written_off'."
+)
+_ADVICE = {
+    PaidAndRejected.code: "The order is paid and was not valid; nothing was shipped or refunded. "
+    "Correct what its reasons name, then order-saga retry: its payment stays. "
+    "If it cannot be corrected, resolve-order with 'retry_now' refunds what the gateway has; "
+    "give back what others have, then 'refunded_by_hand' with the reference.",
+    PaidElsewhere.code: "Others than the gateway have {amount} for this order: paid already, by gift card, "
+    "by transfer or on delivery. Give it back where it was paid, then resolve-order with 'refunded_by_hand' "
+    "and the reference; or 'written_off', if it was never paid. Trying again cannot help.",
+    RefundRefused.code: "The gateway refuses to refund {amount}. "
+    "Run resolve-order: 'hold', then refund it in another way, then 'refunded_by_hand' with the reference; "
+    "or 'retry_now' once the gateway accepts the refund "
+    "(or you made it in the gateway's dashboard); or 'written_off'.",
+    VoidRefused.code: "The carrier does not take the label back. Claim the refund in its dashboard, "
+    "then resolve-order with 'retry_now'; or 'written_off' to accept its cost.",
+    CarrierMismatch.code: _CONTRADICTION,
+    InventoryMismatch.code: _CONTRADICTION,
+    CarrierUnavailable.code: _NO_CARRIER,
+    CarrierTimeout.code: _NO_CARRIER,
+    PaymentGatewayError.code: _NO_CLEAR_ANSWER,
+    PaymentGatewayTimeout.code: _NO_CLEAR_ANSWER,
+    StepTimeout.code: _NO_CLEAR_ANSWER,
+}
+"""What to do, by the error's code. Words in quotes are those of the `resolve-order` form."""
 
 
 def advice(case: ReviewCase) -> str:
-    """Returns what to do. Words in quotes are those of the `resolve-order` form."""
+    """Returns what a person can do about the order, in a sentence or two."""
     if case.being_retried:
         return (
             "Nothing now: it is being retried. "
             "To refund in another way nevertheless: resolve-order with 'hold' first."
         )
-    if case.error_code == PaidAndRejected.code:
-        return (
-            "The order is paid and was not valid; nothing was shipped or refunded. "
-            "Correct what its reasons name, then order-saga retry: its payment stays. "
-            "If it cannot be corrected, resolve-order with 'retry_now' refunds what the gateway has; "
-            "give back what others have, then 'refunded_by_hand' with the reference."
-        )
-    if case.error_code == PaidElsewhere.code:
-        amount = show(case.amount_at_risk, case.currency)
-        return (
-            f"Others than the gateway have {amount} for this order: paid already, by gift card, by transfer "
-            "or on delivery. Give it back where it was paid, then resolve-order with 'refunded_by_hand' "
-            "and the reference; or 'written_off', if it was never paid. Trying again cannot help."
-        )
-    if case.error_code == RefundRefused.code:
-        amount = show(case.amount_at_risk, case.currency)
-        return (
-            f"The gateway refuses to refund {amount}. "
-            "Run resolve-order: 'hold', then refund it in another way, "
-            "then 'refunded_by_hand' with the reference; "
-            "or 'retry_now' once the gateway accepts the refund "
-            "(or you made it in the gateway's dashboard); or 'written_off'."
-        )
-    if case.error_code == VoidRefused.code:
-        return (
-            "The carrier does not take the label back. Claim the refund in the carrier's dashboard, "
-            "then resolve-order with 'retry_now'; or 'written_off' to accept its cost."
-        )
-    if case.error_code in _CONTRADICTIONS:
-        return (
-            "The external system's record differs from the request. "
-            "Look the order up in the carrier's or the inventory service's system and correct it there; "
-            "then resolve-order with 'retry_now', or 'written_off'."
-        )
-    if case.error_code in _CARRIER_UNAVAILABLE:
-        return (
-            "The carrier gave no clear answer. It is retried automatically; "
-            "resolve-order with 'retry_now' retries at once."
-        )
-    if case.error_code in _NOT_ANSWERED:
-        return (
-            "The gateway gave no clear answer. It is retried automatically; "
-            "resolve-order with 'retry_now' retries at once."
-        )
-    return (
+    otherwise = (
         "See the compensation's task run for the error. "
         "Once its cause is fixed: resolve-order with 'retry_now'; or 'written_off'."
     )
-
-
-_SELECT = text(
-    """
-    SELECT a.order_id, a.since, a.step, a.currency, a.amount_at_risk,
-        a.last_error, a.error_code, a.retries, a.next_retry_at, o.outcome IS NULL AS being_retried
-    FROM attention a JOIN customer_order o ON o.id = a.order_id
-    WHERE (CAST(:ids AS text[]) IS NULL AND a.resolved_at IS NULL OR a.order_id = ANY(CAST(:ids AS text[])))
-      AND (CAST(:step AS text) IS NULL OR a.step = :step)
-      AND (CAST(:code AS text) IS NULL OR a.error_code = :code)
-      AND (CAST(:currency AS text) IS NULL OR a.currency = :currency)
-      AND (CAST(:held AS boolean) IS NULL OR (a.next_retry_at IS NULL) = :held)
-      AND (CAST(:older_than AS interval) IS NULL OR a.since < now() - CAST(:older_than AS interval))
-      AND (CAST(:at_least AS numeric) IS NULL OR a.amount_at_risk >= :at_least)
-      AND (CAST(:at_most AS numeric) IS NULL OR a.amount_at_risk <= :at_most)
-    ORDER BY a.since, a.order_id
-    """
-)
+    amount = show(case.amount_at_risk, case.currency)
+    return _ADVICE.get(case.error_code, otherwise).format(amount=amount)
 
 
 def _age(given: object) -> object:

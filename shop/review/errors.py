@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from saga.errors import StepError
 from shop.orders.errors import Problem
@@ -14,13 +15,20 @@ class ReviewError(StepError):
     code = "desk_error"
 
 
-class OrderUnknown(ReviewError):
+class _AboutOrder(ReviewError):
+    """An error about one order; `message` has its id and further words."""
+
+    message: ClassVar[str]
+
+    def __init__(self, order_id: str, **words: str) -> None:
+        super().__init__(self.message.format(order=repr(order_id), **words))
+
+
+class OrderUnknown(_AboutOrder):
     """No such order exists."""
 
     code = "order_unknown"
-
-    def __init__(self, order_id: str) -> None:
-        super().__init__(f"there is no order {order_id!r}: give exactly the id with which it was submitted")
+    message = "there is no order {order}: give exactly the id with which it was submitted"
 
 
 class NotUnderReview(ReviewError):
@@ -61,25 +69,20 @@ class GatewayNotAsked(ReviewError):
     retryable = True
 
 
-class NothingToAccept(ReviewError):
+class NothingToAccept(_AboutOrder):
     """The order has no open discrepancy."""
 
     code = "nothing_to_accept"
-
-    def __init__(self, order_id: str) -> None:
-        super().__init__(
-            f"order {order_id!r} has no open discrepancy: "
-            "give exactly the id that the artifact reconciliation shows"
-        )
+    message = (
+        "order {order} has no open discrepancy: give exactly the id that the artifact reconciliation shows"
+    )
 
 
-class NotRetryable(ReviewError):
-    """The order cannot be tried again, or not now."""
+class NotRetryable(_AboutOrder):
+    """The order cannot be tried again, or not now: `why`, and what to do `instead`."""
 
     code = "not_retryable"
-
-    def __init__(self, order_id: str, why: str, instead: str) -> None:
-        super().__init__(f"order {order_id!r} cannot be tried again: {why}. {instead}")
+    message = "order {order} cannot be tried again: {why}. {instead}"
 
 
 class RetryInvalid(ReviewError):
@@ -96,41 +99,33 @@ class RetryInvalid(ReviewError):
         return [f"{name}: {problem}" for name, problem in self.problems.items()]
 
 
-class OrderBusy(ReviewError):
+class OrderBusy(_AboutOrder):
     """A worker is retrying the order's compensations."""
 
     code = "order_busy"
     retryable = True
-
-    def __init__(self, order_id: str) -> None:
-        super().__init__(
-            f"a worker is retrying the compensations of order {order_id}: "
-            "wait for the result, then look at the review queue again"
-        )
+    message = (
+        "a worker is retrying the compensations of order {order}: "
+        "wait for the result, then look at the review queue again"
+    )
 
 
-class OrderHeld(ReviewError):
+class OrderHeld(_AboutOrder):
     """A worker holds the order at this moment."""
 
     code = "order_held"
     retryable = True
-
-    def __init__(self, order_id: str) -> None:
-        super().__init__(
-            f"a worker is processing order {order_id!r} at this moment, so nothing was changed: try again"
-        )
+    message = "a worker is processing order {order} at this moment, so nothing was changed: try again"
 
 
-class AddressSettled(ReviewError):
-    """The order's address can no longer be changed."""
+class AddressSettled(_AboutOrder):
+    """The order's address can no longer be changed, and `why`."""
 
     code = "address_settled"
-
-    def __init__(self, order_id: str, why: str) -> None:
-        super().__init__(
-            f"the address of order {order_id!r} was not changed: {why}. "
-            "What is shipped can be returned: order-saga cancel"
-        )
+    message = (
+        "the address of order {order} was not changed: {why}. "
+        "What is shipped can be returned: order-saga cancel"
+    )
 
 
 class AddressInvalid(ReviewError):

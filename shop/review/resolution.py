@@ -210,8 +210,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             raise OrderBusy(decided.order_id)
         # Its retry waits, for example for a gateway that is down. No worker has it, nor can before this
         # commits.
-    at_risk: Decimal = row["amount_at_risk"]
-    by_hand = written_off = Decimal(0)
+    amount = Decimal(0)
     match decided.resolution:
         case Resolution.HOLD:
             if row["next_retry_at"] is None and row["outcome"] is not None:
@@ -221,20 +220,12 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
         case Resolution.RETRY_NOW:  # restarts the count of refunds without a clear answer
             manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, "unclear_refunds")
             manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, UNDECIDED)
-        case Resolution.REFUNDED_BY_HAND:
-            by_hand = at_risk
-            _settle_refund(connection, decided, row)
-        case Resolution.WRITTEN_OFF:
-            written_off = at_risk
-            _write_off(connection, decided, row)
-    if by_hand or decided.resolution is Resolution.WRITTEN_OFF:
-        settled = {
-            "id": decided.order_id,
-            "resolution": decided.resolution,
-            "by_hand": by_hand,
-            "written_off": written_off,
-        }
-        connection.execute(_RESOLVED, settled)
+        case settled:
+            _settle(connection, decided, row)
+            amount = row["amount_at_risk"]
+            by_hand = amount if settled is Resolution.REFUNDED_BY_HAND else Decimal(0)
+            amounts = {"by_hand": by_hand, "written_off": amount - by_hand}
+            connection.execute(_RESOLVED, {"id": decided.order_id, "resolution": settled, **amounts})
     add_entry(
         connection,
         decided.order_id,
@@ -243,7 +234,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
         started_by=decided.started_by,
         reason=decided.reason,
         reference=decided.reference,
-        amount=by_hand + written_off,
+        amount=amount,
         currency=row["currency"],
     )
     if decided.resolution is not Resolution.HOLD:
@@ -266,9 +257,10 @@ def _is_settled(row: RowMapping, decided: Decision) -> bool:
         return True
     when = shown_minute(row["resolved_at"])
     if before == "undone":
+        paid = decided.resolution is Resolution.REFUNDED_BY_HAND
         warning = "; if you have refunded the money too, the customer has it twice: ask for it back"
         raise AlreadyResolved(
-            f"order {order_id} was compensated by a retry at {when}{warning if _pays(decided) else ''}"
+            f"order {order_id} was compensated by a retry at {when}{warning if paid else ''}"
         )
     raise AlreadyResolved(
         f"order {order_id} was settled as {before} at {when}, which is final; "
@@ -276,41 +268,26 @@ def _is_settled(row: RowMapping, decided: Decision) -> bool:
     )
 
 
-def _pays(decided: Decision) -> bool:
-    return decided.resolution is Resolution.REFUNDED_BY_HAND
-
-
-def _settle_refund(connection: Connection, decided: Decision, row: RowMapping) -> None:
-    due = set(manual.due_compensations(connection, ORDERS, decided.order_id))
-    if PAYMENT not in due or row["amount_at_risk"] <= 0:
+def _settle(connection: Connection, decided: Decision, row: RowMapping) -> None:
+    """Settles what is due: the refund, and if it is written off, all other compensations, too."""
+    order_id, by_hand = decided.order_id, decided.resolution is Resolution.REFUNDED_BY_HAND
+    due = manual.due_compensations(connection, ORDERS, order_id)
+    if by_hand and (PAYMENT not in due or row["amount_at_risk"] <= 0):
         raise ResolutionIncomplete(
-            f"no money is at risk for order {decided.order_id}, so there is nothing to refund by hand: "
+            f"no money is at risk for order {order_id}, so there is nothing to refund by hand: "
             f"the failed compensations are {', '.join(sorted(due))}. Use retry_now, or written_off"
         )
-    manual.settle(
-        connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "refunded_by_hand")
-    )
-
-
-def _write_off(connection: Connection, decided: Decision, row: RowMapping) -> None:
-    due = manual.due_compensations(connection, ORDERS, decided.order_id)
     if PAYMENT in due:
-        manual.settle(
-            connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "written_off")
-        )
-    if others := [step for step in due if step != PAYMENT]:
-        manual.settle(
-            connection,
-            ORDERS,
-            decided.order_id,
-            others,
-            {"compensation_status": "written_off", "by": decided.by, "reason": decided.reason},
-        )
+        manual.settle(connection, ORDERS, order_id, [PAYMENT], _settled_money(decided, row))
+    if not by_hand and (others := [step for step in due if step != PAYMENT]):
+        result = {"compensation_status": "written_off", "by": decided.by, "reason": decided.reason}
+        manual.settle(connection, ORDERS, order_id, others, result)
 
 
-def _settled_money(decided: Decision, row: RowMapping, how: str) -> dict[str, Any]:
+def _settled_money(decided: Decision, row: RowMapping) -> dict[str, Any]:
     """Returns the refund's new journal entry, about this try. What was at risk had been charged, or others
     had taken it."""
+    how = decided.resolution.value
     earlier, others = earlier_money(row["content"]), row["amount_elsewhere"]
     amount, refunded = row["amount_at_risk"], row["amount_refunded"] - earlier
     return {

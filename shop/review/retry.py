@@ -126,7 +126,7 @@ def _retry(
     if row["outcome"] is None and number > 1 and _is_under_way(row, means):
         return RetryReceipt(order_id=order_id, status="under_way", try_number=number)
     if (refusal := _why_not(connection, row)) is not None:
-        raise NotRetryable(order_id, *refusal)
+        raise NotRetryable(order_id, why=refusal[0], instead=refusal[1])
     if means.given and _is_paid_already(row):
         raise RetryInvalid({"method": "the order is paid already: retry it without a means of payment"})
     changes = _new_payment(row["content"], means) if means.given else {}

@@ -23,8 +23,8 @@ from shop.inventory.errors import (
     InventoryUnavailable,
     UnknownProducts,
 )
-from shop.inventory.receiving import receive
 from shop.inventory.service.connections import service
+from shop.inventory.stock import receive
 from shop.orders.outcomes import Outcome
 from shop.reconciliation.books import read_books
 from shop.reconciliation.discrepancy import Kind

@@ -18,7 +18,7 @@ from flows.reopened import finish_reopened
 from flows.retry_order import retry_order
 from saga.database import sync_engine
 from shop.inventory.deliveries import read_delivery
-from shop.inventory.receiving import receive
+from shop.inventory.stock import receive
 from shop.monitoring.exposition.reading import count_new, read_totals
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id

@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, text
 
 from deployments.local.environment import environment
 from shop.inventory.deliveries import read_delivery
-from shop.inventory.receiving import receive
+from shop.inventory.stock import receive
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
 from shop.orders.order import EXAMPLE

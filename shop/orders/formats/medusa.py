@@ -123,7 +123,6 @@ def _is_first(read: Reading) -> bool:
 
 
 # -- states
-# ------------------------------------------------------------------------------------------------------
 
 
 def _check_state(read: Reading, of: _Money) -> None:
@@ -168,7 +167,6 @@ def _is_shipped(read: Reading) -> bool:
 
 
 # -- lines, shipping, gift cards
-# ------------------------------------------------------------------------------------------------------
 
 
 def _add_parts(order: dict[str, Any], read: Reading, of: _Money, options: Options) -> None:
@@ -263,7 +261,6 @@ def _priced(part: Reading, of: _Money, gross: Decimal, with_tax: bool, name: str
 
 
 # -- payment
-# ------------------------------------------------------------------------------------------------------
 
 
 def _add_payment(order: dict[str, Any], read: Reading, options: Options) -> str | None:
@@ -305,7 +302,6 @@ def _short(provider: str) -> str:
 
 
 # -- customer and addresses
-# ------------------------------------------------------------------------------------------------------
 
 
 def _add_people(order: dict[str, Any], read: Reading) -> None:

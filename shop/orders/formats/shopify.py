@@ -113,7 +113,6 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
 
 
 # -- states
-# ------------------------------------------------------------------------------------------------------
 
 
 def _check_state(read: Reading, options: Options) -> None:
@@ -157,7 +156,6 @@ def _is_shipped(read: Reading) -> bool:
 
 
 # -- lines, shipping, taxes, discounts
-# ------------------------------------------------------------------------------------------------------
 
 
 def _add_parts(order: dict[str, Any], read: Reading, money: _Money, options: Options) -> None:
@@ -304,7 +302,6 @@ def _sum(given: Any) -> Decimal:
 
 
 # -- payment
-# ------------------------------------------------------------------------------------------------------
 
 
 def _add_payment(order: dict[str, Any], read: Reading, money: _Money, options: Options) -> str | None:
@@ -393,7 +390,6 @@ def _add_paid(
 
 
 # -- customer and addresses
-# ------------------------------------------------------------------------------------------------------
 
 
 def _add_people(order: dict[str, Any], read: Reading) -> None:

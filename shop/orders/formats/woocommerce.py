@@ -88,7 +88,6 @@ def _address_of_shop(read: Reading) -> str:
 
 
 # -- states
-# ------------------------------------------------------------------------------------------------------
 
 
 def _check_state(read: Reading, status: str | None) -> None:
@@ -109,7 +108,6 @@ def _check_state(read: Reading, status: str | None) -> None:
 
 
 # -- lines, shipping, fees
-# ------------------------------------------------------------------------------------------------------
 
 
 def _add_parts(order: dict[str, Any], read: Reading, options: Options) -> None:
@@ -178,7 +176,6 @@ def _meta(part: Reading) -> dict[str, str]:
 
 
 # -- payment
-# ------------------------------------------------------------------------------------------------------
 
 
 def _add_payment(order: dict[str, Any], read: Reading, status: str | None, options: Options) -> str | None:
@@ -217,7 +214,6 @@ def _stripe_payment(read: Reading) -> str | None:
 
 
 # -- customer and addresses
-# ------------------------------------------------------------------------------------------------------
 
 
 def _add_people(order: dict[str, Any], read: Reading, host: str) -> None:
