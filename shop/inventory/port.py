@@ -56,7 +56,7 @@ class ReleaseResult(BaseModel):
 
 
 class OrderStock(Protocol):
-    """The stock of orders that all use the same adapter.
+    """The stock of orders that all use the same adapter; `shop.inventory.stock` says what each function does.
 
     Each operation has two parts: a `before_*` action, which runs for one order before the step's transaction
     (None: the adapter needs none), and a function for all orders in the transaction. Every part is
@@ -65,42 +65,30 @@ class OrderStock(Protocol):
 
     @property
     def before_reserve(self) -> ExternalAction | None: ...
-
-    async def reserve(
-        self, tx: Tx, orders: Sequence[OrderInstance], /
-    ) -> Mapping[str, ReservationResult | StepError]:
-        """Reserves all items of an order, or none."""
-
     @property
     def before_release(self) -> ExternalAction | None: ...
-
-    async def release(self, tx: Tx, orders: Sequence[OrderInstance], /) -> Mapping[str, ReleaseResult]:
-        """Releases what the orders hold; `compensation_status` shows whether they held anything."""
-
     @property
     def before_ship(self) -> ExternalAction | None: ...
-
-    async def ship(
-        self, tx: Tx, orders: Sequence[OrderInstance], /
-    ) -> Mapping[str, Mapping[str, int] | ReservationLost]:
-        """Takes what the orders hold out of stock. Returns the pieces per product of each order."""
-
     @property
     def before_put_back(self) -> ExternalAction | None: ...
 
+    async def reserve(
+        self, tx: Tx, orders: Sequence[OrderInstance], /
+    ) -> Mapping[str, ReservationResult | StepError]: ...
+    async def release(self, tx: Tx, orders: Sequence[OrderInstance], /) -> Mapping[str, ReleaseResult]: ...
+    async def ship(
+        self, tx: Tx, orders: Sequence[OrderInstance], /
+    ) -> Mapping[str, Mapping[str, int] | ReservationLost]: ...
     async def put_back(
         self, tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]], /
     ) -> Mapping[str, Mapping[str, int]]:
-        """Puts shipped pieces back into stock. `returned`: the pieces of the orders whose parcels are
-        returned now. Returns the pieces that are in stock again, by order; orders without any may be
-        omitted."""
+        """Orders without any pieces may be omitted from the result."""
 
     async def before_extend(self, orders: Sequence[OrderInstance], seconds: float, /) -> None:
-        """Extends reservations before the transaction. Raises no errors of the inventory: a reservation that
-        is not extended expires, and its order reserves again later."""
+        """Raises no errors of the inventory: a reservation that is not extended expires, and its order
+        reserves again later."""
 
-    async def extend(self, tx: Tx, orders: Sequence[OrderInstance], seconds: float, /) -> None:
-        """Extends reservations: they last at least this long, and `RESERVATION_MINUTES` more."""
+    async def extend(self, tx: Tx, orders: Sequence[OrderInstance], seconds: float, /) -> None: ...
 
 
 def reservation_id(order_id: str) -> str:

@@ -138,9 +138,7 @@ def usable_id(given: object) -> str:
     if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 10**30:
         given = str(given)
     if not isinstance(given, str) or not given.strip():
-        raise UnusableOrder(
-            [Problem("id", "nothing" if given is None or isinstance(given, str) else kind(given), expected)]
-        )
+        raise UnusableOrder([Problem("id", "nothing" if isinstance(given, str) else kind(given), expected)])
     order_id = given.strip()
     if len(order_id) > MAX_ORDER_ID:
         raise UnusableOrder([Problem("id", f"{len(order_id)} characters", expected)])
@@ -239,13 +237,8 @@ def _clean_part(
         for name in model.model_fields
         if name in raw
     }
-    unknown = dict(
-        itertools.islice(
-            ((key, raw[key]) for key in raw if key not in model.model_fields and key != HAS_REMOVED),
-            _MAX_ENTRIES,
-        )
-    )
-    if unknown:
+    others = ((key, raw[key]) for key in raw if key not in model.model_fields and key != HAS_REMOVED)
+    if unknown := dict(itertools.islice(others, _MAX_ENTRIES)):
         refused |= dict(itertools.islice(_card_data(unknown, place, model in _PAYMENTS, 1), _MAX_ENTRIES))
         meant = misnamed(model, {**{name: raw[name] for name in known}, **unknown})
         refused |= {
@@ -260,23 +253,13 @@ def _clean_part(
 def _other_currencies(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
     """Yields fields of the order's parts with another currency than the order's: it is unclear which the
     customer agreed to."""
-    items = raw.get("items")
-    parts = [(name, raw.get(name)) for name in _PARTS]
-    parts += (
-        [(f"items[{i}]", item) for i, item in enumerate(items[:_MAX_ENTRIES])]
-        if isinstance(items, list | tuple)
-        else []
-    )
+    parts, mine = [(name, raw.get(name)) for name in _PARTS], str(raw.get("currency", "")).strip().upper()
+    if isinstance(items := raw.get("items"), list | tuple):
+        parts += [(f"items[{i}]", item) for i, item in enumerate(items[:_MAX_ENTRIES])]
     for place, part in parts:
-        if not isinstance(part, Mapping):
-            continue
         for key in ("currency", "currency_code"):
-            named = part.get(key)
-            if (
-                isinstance(named, str)
-                and named.strip()
-                and named.strip().upper() != str(raw.get("currency", "")).strip().upper()
-            ):
+            named = part.get(key) if isinstance(part, Mapping) else None
+            if isinstance(named, str) and named.strip().upper() not in ("", mine):
                 yield f"{place}.{key}", OTHER_CURRENCY
 
 
@@ -319,23 +302,15 @@ def _clean_loose(value: Any, depth: int, *, cutting: bool = False) -> Any:
         return TOO_DEEP
     if isinstance(value, Mapping):
         cut = value.get(_MORE) == TOO_MANY  # content that was taken in already
-        given = [
-            (key, each)
-            for key, each in itertools.islice(value.items(), _MAX_ENTRIES + 2)
-            if not (cut and key == _MORE)
-        ]
-        entries = (
-            (key, _clean_key(_whole_letters(key) if cutting else key), each)
-            for key, each in given[:_MAX_ENTRIES]
-        )
-        more = {_MORE: TOO_MANY} if cut or len(given) > _MAX_ENTRIES else {}
-        # A key that was a card number counts as a card field's name.
-        return {
-            k: _mark_of(key, each, True)
-            or _mark_of(k, each, True)
-            or _clean_loose(each, depth + 1, cutting=cutting)
-            for key, k, each in entries
-        } | more
+        first = itertools.islice(value.items(), _MAX_ENTRIES + 2)
+        given = [(key, each) for key, each in first if not (cut and key == _MORE)]
+        cleaned: dict[str, Any] = {}
+        for key, each in given[:_MAX_ENTRIES]:
+            name = _clean_key(_whole_letters(key) if cutting else key)
+            # A key that was a card number counts as a card field's name.
+            mark = _mark_of(key, each, True) or _mark_of(name, each, True)
+            cleaned[name] = mark or _clean_loose(each, depth + 1, cutting=cutting)
+        return cleaned | ({_MORE: TOO_MANY} if cut or len(given) > _MAX_ENTRIES else {})
     if isinstance(value, list | tuple):
         return [_clean_loose(each, depth + 1, cutting=cutting) for each in value[:_MAX_ENTRIES]] + (
             [TOO_MANY] if len(value) > _MAX_ENTRIES else []
@@ -369,31 +344,26 @@ def _clean_scalar(value: Any, name: str) -> Any:
         return TOO_LONG
     if isinstance(value, str) and _CONTROL.search(text):
         return CONTROL
+    plain = str(value) if isinstance(value, Decimal) else value
     if name in _IDS:
-        return str(value) if isinstance(value, Decimal) else value
+        return plain
     if name in NUMBERS:
         # Amounts have at most twelve digits before the point. Those after it cannot be a card number's.
         number = _INTEGER_PART.fullmatch(text)
-        found = card_numbers.has_card_number(number[1] if number else text)
-        return CARD_REMOVED if found else str(value) if isinstance(value, Decimal) else value
+        return CARD_REMOVED if card_numbers.has_card_number(number[1] if number else text) else plain
     if name in _ABOUT_CARDS:
-        return CARD_REMOVED if _is_card(name, text) else str(value) if isinstance(value, Decimal) else value
+        return CARD_REMOVED if _is_card(name, text) else plain
     masked = card_numbers.masked(text)
-    return masked if masked != text else str(value) if isinstance(value, Decimal) else value
+    return plain if masked == text else masked
 
 
 def _written(value: float | Decimal | str) -> str:
     """Writes a number as digits: spreadsheets produce 4.1e15."""
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else repr(value)
-    if (
-        isinstance(value, Decimal)
-        and value.is_finite()
-        and value == value.to_integral_value()
-        and abs(value.adjusted()) < 40
-    ):
-        return f"{value:.0f}"
-    return str(value)
+    if not isinstance(value, Decimal) or not value.is_finite() or abs(value.adjusted()) >= 40:
+        return str(value)
+    return f"{value:.0f}" if value == value.to_integral_value() else str(value)
 
 
 # -- card data in fields that an order does not have
@@ -420,20 +390,14 @@ def _mark_of(key: object, value: Any, in_payment: bool) -> str | None:
     """Returns the mark that replaces the field's value; None if the field has no card data."""
     name = _plain(key)
     if _CODE_FIELD.fullmatch(name) and not _CODE_RESULT.fullmatch(name):
-        return (
-            CODE_REMOVED
-            if any(character.isdecimal() for text in _texts(value) for character in text)
-            else None
-        )
+        has_digit = any(character.isdecimal() for text in _texts(value) for character in text)
+        return CODE_REMOVED if has_digit else None
     if _CARD_FIELD.fullmatch(name):
-        return (
-            CARD_REMOVED
-            if any(sum(map(str.isdecimal, text)) >= card_numbers.SHORTEST for text in _texts(value))
-            else None
-        )
-    if in_payment and name in _CARD_FIELD_IN_PAYMENT:
-        return CARD_REMOVED if any(map(card_numbers.is_card_number, _texts(value))) else None
-    return None
+        found = any(sum(map(str.isdecimal, text)) >= card_numbers.SHORTEST for text in _texts(value))
+    else:
+        may_be = in_payment and name in _CARD_FIELD_IN_PAYMENT
+        found = may_be and any(map(card_numbers.is_card_number, _texts(value)))
+    return CARD_REMOVED if found else None
 
 
 def _is_card(name: str, text: str) -> bool:

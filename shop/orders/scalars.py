@@ -74,13 +74,8 @@ Amount = Annotated[
 
 def _text(value: Any) -> Any:
     """Accepts numbers as ids and zip codes, as some shops send them."""
-    if type(value) is str:
-        return value
-    return (
-        str(value)
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30
-        else value
-    )
+    is_id = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30
+    return str(value) if is_id else value
 
 
 Text = Annotated[str, BeforeValidator(_text)]
@@ -126,16 +121,9 @@ def none_if_left_out(value: Any) -> Any:
     return None if is_left_out(value) else value
 
 
-def _zero_if_left_out(value: Any) -> Any:
-    return Decimal("0.00") if _is_blank(value) else value
-
-
-def _empty_if_left_out(value: Any) -> Any:
-    return () if _is_blank(value) else value
-
-
-def _no_if_left_out(value: Any) -> Any:
-    return False if _is_blank(value) else value
+def _if_left_out(default: Any) -> BeforeValidator:
+    """Validates a field that has this value if it is left out."""
+    return BeforeValidator(lambda value: default if _is_blank(value) else value)
 
 
 def _moment(value: Any) -> Any:
@@ -191,9 +179,9 @@ def _properties(value: Any) -> Any:
 
 OptionalText = Annotated[str | None, BeforeValidator(_optional_text)]
 OptionalAmount = Annotated[Amount | None, BeforeValidator(none_if_left_out)]
-AmountOrZero = Annotated[Amount, BeforeValidator(_zero_if_left_out)]
+AmountOrZero = Annotated[Amount, _if_left_out(Decimal("0.00"))]
 OptionalPieces = Annotated[Pieces | None, BeforeValidator(none_if_left_out)]
-Flag = Annotated[bool, BeforeValidator(_no_if_left_out)]
+Flag = Annotated[bool, _if_left_out(False)]
 Moment = Annotated[
     datetime | None,
     BeforeValidator(_moment),
@@ -202,6 +190,6 @@ Moment = Annotated[
 """An optional time, in UTC."""
 Metadata = Annotated[dict[str, Any] | None, BeforeValidator(_metadata)]
 Properties = Annotated[dict[str, str] | None, BeforeValidator(_properties)]
-Listed = BeforeValidator(_empty_if_left_out)
+Listed = _if_left_out(())
 """For lists that may be left out. Tuples, because an empty one is no object of each order's own."""
 Currency = Annotated[Text, AfterValidator(str.upper)]
