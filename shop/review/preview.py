@@ -168,14 +168,8 @@ async def _with_money(seen: _Seen, gateway: PaymentGateway, seconds: float | Non
             if seen.named is not None and seen.named not in {payment.id for payment in payments}:
                 payments += await _named(seen.named, gateway)
     except (PaymentError, TimeoutError):
-        return preview.model_copy(
-            update={
-                "refund": begun.amount,
-                "refund_is_certain": False,
-                "fee_lost": begun.fee,
-                "by_hand": seen.by_hand,
-            }
-        )
+        uncertain = {"refund": begun.amount, "refund_is_certain": False, "fee_lost": begun.fee}
+        return preview.model_copy(update={**uncertain, "by_hand": seen.by_hand})
     is_named = seen.named in {payment.id for payment in payments}
     # What an earlier try charged and refunded is no part of it.
     mine = [
@@ -213,20 +207,18 @@ def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
     if order is None:
         raise OrderUnknown(order_id)
     steps = {row["step"]: row for row in connection.execute(_STEPS, {"id": order_id}).mappings()}
+    stands: dict[str, Any] = {"order_id": order_id, "in_hand": order["in_hand"]}
     if (why_not := _why_not(order)) is not None:
-        return _Seen(
-            CancelPreview(order_id=order_id, effect=Effect.NOTHING, stage=why_not, in_hand=order["in_hand"])
-        )
+        return _Seen(CancelPreview(**stands, effect=Effect.NOTHING, stage=why_not))
     shipped = order["shipped"] is not None
     unbegun = {PAYMENT} if PAYMENT not in steps and elsewhere.is_paid_before(order["content"]) else set()
     begun = [step for step in reversed(saga.steps) if step.undo and step.name in steps.keys() | unbegun]
     undo = [step for step in begun if step.kind is not Kind.PIVOT or shipped or steps[step.name]["undo_due"]]
     came = connection.execute(SUM, {"id": order_id, "currency": order["currency"]}).scalar_one()
     preview = CancelPreview(
-        order_id=order_id,
+        **stands,
         effect=Effect.RETURN if shipped else Effect.CANCEL,
         stage=_stage(order, steps, saga),
-        in_hand=order["in_hand"],
         undo=[
             PlannedUndo(step=step.name, compensation=getattr(step.undo, "__name__", step.name))
             for step in undo
@@ -275,13 +267,7 @@ def _charge(order: Any, payment: Any) -> _Charge | None:
     if payment is None or not payment["undo_due"]:
         return None
     journalled, of_try = payment["notes"].get("payment_id"), number_of(order["content"])
-    if payment["status"] == "done":
-        result = payment["result"]
-        return _Charge(
-            journalled,
-            Decimal(result["amount_charged"]),
-            Decimal(result.get("gateway_fee", 0)),
-            ended=True,
-            of_try=of_try,
-        )
-    return _Charge(journalled, Decimal(order["total"] or 0), Decimal(0), ended=False, of_try=of_try)
+    if payment["status"] != "done":
+        return _Charge(journalled, Decimal(order["total"] or 0), Decimal(0), ended=False, of_try=of_try)
+    charged, fee = (Decimal(payment["result"].get(name, 0)) for name in ("amount_charged", "gateway_fee"))
+    return _Charge(journalled, charged, fee, ended=True, of_try=of_try)

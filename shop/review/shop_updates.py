@@ -65,6 +65,19 @@ _AS_OF = " (as of "
 """Begins the time of the message at the end of a recorded reason."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Which shop says something, with which kind of message, and when it was so there."""
+
+    shop: str
+    message: str
+    at: datetime | None = None
+
+    @property
+    def as_of(self) -> str:
+        return f"{_AS_OF}{self.at.isoformat()})" if self.at else ""
+
+
 class Taken(BaseModel):
     """The result of one message."""
 
@@ -97,15 +110,15 @@ async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
     content = intake.read(mapped.to_store())
     if isinstance(content, UnusableOrder):
         return Taken(status="ignored", reasons=content.reasons())
-    as_of, at = _as_of(content), _updated_at(json.loads(content.text))
+    at = _updated_at(json.loads(content.text))
+    source = _Source(shop, message, at)
     async with transaction(intake.STORING) as tx:
         seen = await tx.run_sync(lock_seen, content.order_id)
         stored = await tx.run_sync(lock_stored, content.order_id)
         if stored is None:
             if seen.has_closed(at) and not message.endswith(_RESTORED):
-                return Taken(
-                    order_id=content.order_id, status="cancelled", reasons=[seen.closed or "it was closed"]
-                )
+                why = [seen.closed or "it was closed"]
+                return Taken(order_id=content.order_id, status="cancelled", reasons=why)
             if mapped.waiting is not None:
                 if mapped.cancelled is not None:
                     await tx.run_sync(close, content.order_id, at, mapped.cancelled)
@@ -120,30 +133,29 @@ async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
             raise OrderUnknown(content.order_id)
         await tx.run_sync(remember, content.order_id, at)
         entries = await tx.run_sync(read_entries, content.order_id)
-        is_older = seen.is_newer(at) or _is_older(content, stored, entries)
-        if not is_older and (done := await tx.run_sync(_close, mapped, stored, (shop, message, as_of))):
+        is_older = seen.is_newer(at) or _is_older(at, stored, entries)
+        if not is_older and (done := await tx.run_sync(_close, mapped, stored, source)):
             return done
         found = [] if is_older else _changes(mapped, content, stored, entries)
     outcome = Outcome(stored.outcome) if stored.outcome else None
-    known = Taken(
-        order_id=content.order_id, status="known", outcome=outcome, reasons=list(stored.reasons or ())
-    )
+    reasons = list(stored.reasons or ())
+    known = Taken(order_id=content.order_id, status="known", outcome=outcome, reasons=reasons)
     if not found:
         return known
     left = await _with_payment(mapped, found, stored, shop)
-    left = await _with_new_address(mapped, left, shop, message, as_of)
+    left = await _with_new_address(mapped, left, source)
     if not left:
         return known.model_copy(update={"status": "updated"})
     async with transaction() as tx:
         await tx.run_sync(lock_stored, content.order_id)
-        await tx.run_sync(_record, content.order_id, left, (shop, message, as_of))
+        await tx.run_sync(_record, content.order_id, left, source)
     return known.model_copy(update={"status": "changed", "differs": [str(each) for each in left]})
 
 
 async def delete(order_id: str, *, shop: str, message: str) -> Taken:
     """Takes the message that the shop has deleted an order. That tidies up, and is no return: an order that
     is shipped stays so. Of one that is not known yet, older messages are not taken any more."""
-    source = (shop, message, "")
+    source = _Source(shop, message)
     async with transaction(intake.STORING) as tx:
         await tx.run_sync(lock_seen, order_id)
         stored = await tx.run_sync(lock_stored, order_id)
@@ -157,9 +169,7 @@ async def delete(order_id: str, *, shop: str, message: str) -> Taken:
     return Taken(order_id=order_id, status="changed", differs=[str(each) for each in found])
 
 
-def _close(
-    connection: Connection, mapped: Mapped, stored: Stored, source: tuple[str, str, str]
-) -> Taken | None:
+def _close(connection: Connection, mapped: Mapped, stored: Stored, source: _Source) -> Taken | None:
     """Cancels the order if the message asks for it; None: it does not, or what it says is to be recorded."""
     reason = mapped.not_to_ship or mapped.cancelled
     if reason is None or (mapped.not_to_ship is not None and stored.is_shipped):
@@ -169,19 +179,16 @@ def _close(
     return _cancel(connection, mapped.order_id, reason, source)
 
 
-def _cancel(connection: Connection, order_id: str, reason: str, source: tuple[str, str, str]) -> Taken:
-    shop, message, as_of = source
-    reason = f"{cut(reason, 100)}{MAY_BE_REFUNDED}{as_of}"
-    if ask_in(connection, order_id, reason, shop, message) is Asked.ENDED:
+def _cancel(connection: Connection, order_id: str, reason: str, source: _Source) -> Taken:
+    reason = f"{cut(reason, 100)}{MAY_BE_REFUNDED}{source.as_of}"
+    if ask_in(connection, order_id, reason, source.shop, source.message) is Asked.ENDED:
         return Taken(
             order_id=order_id, status="known", reasons=["it has ended, and there is nothing to cancel"]
         )
     return Taken(order_id=order_id, status="cancelled", reasons=[reason])
 
 
-async def _with_new_address(
-    mapped: Mapped, found: list[Difference], shop: str, message: str, as_of: str
-) -> list[Difference]:
+async def _with_new_address(mapped: Mapped, found: list[Difference], source: _Source) -> list[Difference]:
     """Changes the order's address if that differs and still can be changed. Returns the differences that are
     left."""
     new = [each for each in found if each.place == ADDRESS and each.here != BY_HAND]
@@ -191,9 +198,9 @@ async def _with_new_address(
         await change_address(
             mapped.order_id,
             mapped.order.get(ADDRESS),
-            changed_by=shop,
-            reason=f"{ADDRESS}: changed in the shop{as_of}",
-            started_by=message,
+            changed_by=source.shop,
+            reason=f"{ADDRESS}: changed in the shop{source.as_of}",
+            started_by=source.message,
             wait_seconds=_WAIT_SECONDS,
         )
     except (AddressSettled, AddressInvalid) as error:
@@ -264,12 +271,8 @@ def _without_decided_address(
     content: Content, found: list[Difference], entries: list[Entry]
 ) -> list[Difference]:
     """Keeps an address that somebody has changed here, and of which the shop knows nothing."""
-    since = [
-        entry.old_address
-        for entry in itertools.takewhile(
-            lambda entry: not _is_of_shop(entry), (each for each in entries if each.action == CHANGE_ADDRESS)
-        )
-    ]
+    changes = (each for each in entries if each.action == CHANGE_ADDRESS)
+    since = [each.old_address for each in itertools.takewhile(lambda each: not _is_of_shop(each), changes)]
     if not since:
         return found
     if same_address(since[-1], json.loads(content.text).get(ADDRESS)):
@@ -281,11 +284,8 @@ def _is_of_shop(entry: Entry) -> bool:
     return (entry.started_by or "").startswith(MESSAGE)
 
 
-def _record(
-    connection: Connection, order_id: str, found: list[Difference], source: tuple[str, str, str]
-) -> None:
+def _record(connection: Connection, order_id: str, found: list[Difference], source: _Source) -> None:
     """Records the differences with the order, once."""
-    shop, message, as_of = source
     said = cut("; ".join(map(str, found)), _MOST_CHARACTERS)
     places = cut(", ".join(each.place for each in found), 200)
     before = [each.reason or "" for each in read_entries(connection, order_id) if each.action == ACTION]
@@ -294,30 +294,21 @@ def _record(
             connection,
             order_id,
             ACTION,
-            by=shop,
-            started_by=message,
-            reason=said + as_of,
+            by=source.shop,
+            started_by=source.message,
+            reason=said + source.as_of,
             reference=places,
         )
         log.warning("order %s was changed in its shop, and differs here: %s", order_id, places)
 
 
-def _is_older(content: Content, stored: Stored, entries: list[Entry]) -> bool:
+def _is_older(now: datetime | None, stored: Stored, entries: list[Entry]) -> bool:
     """Returns whether the order and its record show a newer message, also one of before the newest one was
     remembered."""
-    now = _updated_at(json.loads(content.text))
-    known = [
-        _time((entry.reason or "").rpartition(_AS_OF)[2].rstrip(")"))
-        for entry in entries
-        if _is_of_shop(entry)
-    ]
+    reasons = [entry.reason or "" for entry in entries if _is_of_shop(entry)]
+    known = [_time(reason.rpartition(_AS_OF)[2].rstrip(")")) for reason in reasons]
     known.append(_updated_at(stored.content))
     return now is not None and any(each is not None and now < each for each in known)
-
-
-def _as_of(content: Content) -> str:
-    updated = _updated_at(json.loads(content.text))
-    return f"{_AS_OF}{updated.isoformat()})" if updated else ""
 
 
 def _updated_at(content: Any) -> datetime | None:

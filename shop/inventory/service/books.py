@@ -7,7 +7,6 @@ shop's stock only.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from shop.inventory.service.client import ServiceInventory
 from shop.inventory.service.connections import service
 from shop.inventory.service.contract import split_own_order_id
 from shop.runtime.installation import read_installation_id
+from shop.runtime.sync import run_sync
 from shop.settings import settings
 
 _SERVICES = text(
@@ -102,9 +102,7 @@ def service_books(connection: Connection) -> list[ServiceBook]:
     """Reads every service with stock of our orders, and the one of the settings, and compares. For
     synchronous callers; blocks."""
     services = _services(connection)
-    if not services:
-        return []
-    books = _ask_in_thread(services)
+    books = run_sync(lambda: _ask_all(services)) if services else []
     return [_compare(connection, book, services[book.url]) for book in books]
 
 
@@ -113,7 +111,7 @@ async def read_service_books() -> list[ServiceBook]:
     async with transaction() as tx:
         services = await tx.run_sync(_services)
     # The services first: orders that have ended by the time our records are read do not change any more.
-    books = [await _ask(url, installations) for url, installations in services.items()]
+    books = await _ask_all(services)
     async with transaction() as tx:
         return [await tx.run_sync(_compare, book, services[book.url]) for book in books]
 
@@ -128,14 +126,8 @@ def _services(connection: Connection) -> dict[str, set[str]]:
     }
 
 
-def _ask_in_thread(services: Mapping[str, set[str]]) -> list[ServiceBook]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    async def ask() -> list[ServiceBook]:
-        return [await _ask(url, installations) for url, installations in services.items()]
-
-    with ThreadPoolExecutor(1) as thread:  # the caller's thread may have a running loop
-        return thread.submit(lambda: asyncio.run(ask())).result()
+async def _ask_all(services: Mapping[str, set[str]]) -> list[ServiceBook]:
+    return [await _ask(url, installations) for url, installations in services.items()]
 
 
 async def _ask(url: str, installations: set[str]) -> ServiceBook:

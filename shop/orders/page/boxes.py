@@ -114,13 +114,7 @@ def _beside(left: Sequence[str], right: Sequence[str]) -> list[str]:
 def _ending(story: OrderStory) -> list[str]:
     end = f"{story.end}{' (cancelled)' if story.cancelled else ''}"
     lines = [f"{end}, {'after' if story.outcome else 'for'} {duration(story.seconds)}"]
-    money = {
-        "charged": story.amount_charged,
-        "refunded": story.amount_refunded,
-        "at risk": story.amount_at_risk,
-        "elsewhere": story.amount_elsewhere,
-    }
-    lines += [f"{name:<9} {show(amount, story.currency)}" for name, amount in money.items() if amount]
+    lines += [f"{name:<9} {show(each, story.currency)}" for name, each in story.amounts.items() if each]
     if story.tracking_number:
         lines.append(f"{'tracking':<9} {for_terminal(story.tracking_number)}")
     if story.takeovers:

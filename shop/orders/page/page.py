@@ -30,13 +30,13 @@ def page_key(order_id: str) -> str:
     if len(order_id) <= 80 and _PLAIN.fullmatch(order_id):
         return KEY + order_id.lower()
     slug = _OTHER.sub("-", order_id.lower()).strip("-")[:60].rstrip("-")
-    return KEY + "-".join(
-        filter(None, [slug, hashlib.sha256(order_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]])
-    )
+    digest = hashlib.sha256(order_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{KEY}{slug}-{digest}" if slug else KEY + digest
 
 
 def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
     """Returns the page in Markdown, for the Prefect UI. Blocks: looks for the label and the mails on disk."""
+    amounts = [show(amount, story.currency) for amount in story.amounts.values()]
     parts = [
         f"# {for_markdown(story.order_id)}: {_end(story)}",
         *_reasons(story),
@@ -44,7 +44,7 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
         "## Steps",
         _steps(story, saga),
         "## Money",
-        markdown_table(("charged", "refunded", "at risk", "paid elsewhere"), [_money(story)]),
+        markdown_table(("charged", "refunded", "at risk", "paid elsewhere"), [amounts]),
         *_details(story),
         *_earlier_tries(story),
         *_manual_actions(story),
@@ -57,11 +57,8 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
 
 def summary(story: OrderStory) -> str:
     """Returns the page in one line, for lists."""
-    money = f", {show(story.amount_charged, story.currency)} charged" if story.amount_charged else ""
-    back = f", {show(story.amount_refunded, story.currency)} refunded" if story.amount_refunded else ""
-    risk = f", {show(story.amount_at_risk, story.currency)} at risk" if story.amount_at_risk else ""
-    others = f", {show(story.amount_elsewhere, story.currency)} elsewhere" if story.amount_elsewhere else ""
-    return f"Order {for_markdown(story.order_id)}: {_end(story)}{money}{back}{risk}{others}"
+    amounts = [f", {show(each, story.currency)} {name}" for name, each in story.amounts.items() if each]
+    return f"Order {for_markdown(story.order_id)}: {_end(story)}{''.join(amounts)}"
 
 
 def _end(story: OrderStory) -> str:
@@ -72,10 +69,8 @@ def _reasons(story: OrderStory) -> Iterator[str]:
     if story.failing_step is not None:
         code = f" ({for_markdown(story.failure_code)})" if story.failure_code else ""
         yield f"Ended at **{for_markdown(story.failing_step)}**{code}:"
-        yield (
-            "\n".join(f"- {for_markdown(reason)}" for reason in story.reasons[:20])
-            or "- no reason was recorded"
-        )
+        reasons = "\n".join(f"- {for_markdown(reason)}" for reason in story.reasons[:20])
+        yield reasons or "- no reason was recorded"
 
 
 def _steps(story: OrderStory, saga: Saga) -> str:
@@ -91,18 +86,6 @@ def _row(step: StepView) -> tuple[str, ...]:
     )
     undo = f"{step.undo.name}: {', '.join(state_words(step.undo))}" if step.undo else ""
     return step.name, step.kind, status, str(step.attempts or ""), duration(step.seconds), undo
-
-
-def _money(story: OrderStory) -> tuple[str, ...]:
-    return tuple(
-        show(amount, story.currency)
-        for amount in (
-            story.amount_charged,
-            story.amount_refunded,
-            story.amount_at_risk,
-            story.amount_elsewhere,
-        )
-    )
 
 
 def _details(story: OrderStory) -> Iterator[str]:

@@ -154,6 +154,16 @@ class OrderStory:
     current one."""
 
     @property
+    def amounts(self) -> dict[str, Decimal]:
+        """Its amounts by name."""
+        return {
+            "charged": self.amount_charged,
+            "refunded": self.amount_refunded,
+            "at risk": self.amount_at_risk,
+            "elsewhere": self.amount_elsewhere,
+        }
+
+    @property
     def end(self) -> str:
         """The outcome, or the status of an order that has none yet."""
         if self.outcome or self.status != "received":
@@ -261,18 +271,8 @@ def read_customer_lines_sync(order_id: str) -> list[str]:
 
 
 def _read(connection: Connection, order_id: str) -> OrderStory | None:
-    row = (
-        connection.execute(
-            _STORY,
-            {
-                "id": order_id,
-                "kinds": [str(kind) for kind in MailKind],
-                "payment": PAYMENT,
-            },
-        )
-        .mappings()
-        .one_or_none()
-    )
+    asked = {"id": order_id, "kinds": [str(kind) for kind in MailKind], "payment": PAYMENT}
+    row = connection.execute(_STORY, asked).mappings().one_or_none()
     if row is None:
         return None
     fields: dict[str, Any] = dict(row)
@@ -283,16 +283,10 @@ def _read(connection: Connection, order_id: str) -> OrderStory | None:
         fields["currency"] = currency_of(content)
     fields["steps"] = tuple(StepRow(**each) for each in row["steps"])
     fields["mails"] = tuple(MailRow(**each) for each in row["mails"])
-    fields["review"] = tuple(
-        ReviewEntry(
-            **{
-                **each,
-                "at": shown_minute(datetime.fromisoformat(each["at"])),
-                "amount": Decimal(each["amount"]),
-            }
-        )
-        for each in row["review"]
-    )
+    for each in row["review"]:
+        each["at"] = shown_minute(datetime.fromisoformat(each["at"]))
+        each["amount"] = Decimal(each["amount"])
+    fields["review"] = tuple(ReviewEntry(**each) for each in row["review"])
     fields["tries"] = tuple(
         each.model_copy(update={"reasons": []}) if each.outcome is Outcome.REJECTED else each
         for each in read_tries(row["tries"])
@@ -308,15 +302,8 @@ def _view(step: Step, row: StepRow | None, story: OrderStory, *, passed: bool) -
         skipped = story.outcome is not None or story.failing_step is not None
         state = StepState.FAILED if failed_unwritten else StepState.SKIPPED if skipped else StepState.WAITING
         return StepView(step.name, step.kind, state)
-    return StepView(
-        step.name,
-        step.kind,
-        _state(row, story),
-        row.attempts,
-        row.seconds,
-        row.error,
-        _undo(step, row, story),
-    )
+    state, undo = _state(row, story), _undo(step, row, story)
+    return StepView(step.name, step.kind, state, row.attempts, row.seconds, row.error, undo)
 
 
 def _state(row: StepRow, story: OrderStory) -> StepState:
@@ -333,10 +320,8 @@ def _undo(step: Step, row: StepRow, story: OrderStory) -> UndoView | None:
     if step.undo is None or not (ran or due):
         return None
     name = str(getattr(step.undo, "__name__", step.name))
-    last = 2**62  # due compensations come after those that ran
-    return UndoView(
-        name, _undo_state(row), row.undo_attempts, row.undo_seconds, row.undo_number or last, row.undo_error
-    )
+    number = row.undo_number or 2**62  # due compensations come after those that ran
+    return UndoView(name, _undo_state(row), row.undo_attempts, row.undo_seconds, number, row.undo_error)
 
 
 def _undo_state(row: StepRow) -> UndoState:
