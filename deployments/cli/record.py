@@ -13,7 +13,7 @@ from deployments.trigger import wake_pending_lane
 from saga.errors import StepError
 from shop.inventory.deliveries import MOST_LINES, DeliveryNote, DeliveryReceipt, merged, read_delivery
 from shop.inventory.errors import InvalidDelivery, InventoryUnavailable
-from shop.inventory.receiving import receive as record_deliveries
+from shop.inventory.stock import receive as record_deliveries
 from shop.orders.report import count_out_of_stock
 from shop.payments.errors import NotReceivable, PaymentsNotRecorded
 from shop.payments.recording import MOST, IncomingPayment, Received, read_incoming, record_all_sync

@@ -22,7 +22,7 @@ from shop.orders.names import MAX_ORDER_ID
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import Outcome, Receipt
 from shop.orders.search import CURSOR, MOST, ListedOrder, Status, Wanted, find_orders, words_of
-from shop.orders.status import OrderStatus, read_status
+from shop.orders.report import OrderStatus, read_status
 from shop.review.errors import OrderUnknown
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])

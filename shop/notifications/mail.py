@@ -264,10 +264,8 @@ def _mail(
     )
     to, subject = _customer(order), language.say(f"{kind}.subject", order_id=order_id)
     if to is None:
-        to, subject = (
-            address_of("Support", s.shop.support_email),
-            f"[customer has no e-mail address] {subject}",
-        )
+        to = address_of("Support", s.shop.support_email)
+        subject = f"[customer has no e-mail address] {subject}"
     headers = {
         "From": str(address_of(s.shop.name, s.shop.email)),
         "Reply-To": s.shop.support_email,

@@ -19,7 +19,7 @@ from flows.process_order import process_order
 from shop.orders import intake_content, report
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import Outcome
-from shop.orders.status import read_status
+from shop.orders.report import read_status
 from shop.settings import Settings
 from tests.integration.world import World
 from tests.waiting import until

@@ -27,8 +27,7 @@ from shop.orders import intake
 from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.orders.page.page import order_page
 from shop.orders.page.story import read_story
-from shop.orders.report import read
-from shop.orders.status import read_status
+from shop.orders.report import read, read_status
 from shop.orders.tries import MOST_TRIES, TRY, number_of
 from shop.payments.gateways import gateway
 from shop.reconciliation.reconcile import compare_order

@@ -102,9 +102,8 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
     waiting = _add_payment(order, read, options)
     _add_people(order, read)
     shipped = _is_shipped(read)
-    cancelled = (
-        "cancelled in Medusa" if read.get("canceled_at") or read.text("status") == "canceled" else None
-    )
+    is_cancelled = read.get("canceled_at") or read.text("status") == "canceled"
+    cancelled = "cancelled in Medusa" if is_cancelled else None
     ignored = read.unread(_IRRELEVANT)
     return Mapped(without_empty(order), ignored, tuple(read.problems), waiting, cancelled, shipped)
 

@@ -79,11 +79,8 @@ def _steps(story: OrderStory, saga: Saga) -> str:
 
 
 def _row(step: StepView) -> tuple[str, ...]:
-    status = (
-        f"{step.state}: {step.error.replace('_', ' ')}"
-        if step.error and step.state != "done"
-        else str(step.state)
-    )
+    why = f": {step.error.replace('_', ' ')}" if step.error and step.state != "done" else ""
+    status = f"{step.state}{why}"
     undo = f"{step.undo.name}: {', '.join(state_words(step.undo))}" if step.undo else ""
     return step.name, step.kind, status, str(step.attempts or ""), duration(step.seconds), undo
 
