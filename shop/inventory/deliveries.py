@@ -108,22 +108,18 @@ def read_delivery(raw: object) -> DeliveryNote:
     `pieces` and `name` instead of `items`. Raises `InvalidDelivery` with every problem."""
     if isinstance(raw, Mapping):
         raw = {k: v for k, v in raw.items() if k != "reference" or (v is not None and v != "")}
+    of_item = 0
     if isinstance(raw, Mapping) and "items" not in raw:
         item = {name: raw[name] for name in DeliveredItem.model_fields if name in raw}
         raw = {**{name: value for name, value in raw.items() if name not in item}, "items": [item]}
-        prefix = 2
-    else:
-        prefix = 0
+        of_item = 2  # leaves out `items` and 0 of the places
     try:
         return DeliveryNote.model_validate(raw)
     except ValidationError as error:
+        found = [(each["loc"], what(each)) for each in error.errors()]
         raise InvalidDelivery(
-            [(_place(each["loc"], prefix), what(each)) for each in error.errors()]
+            [(loc[of_item:] if loc[:1] == ("items",) else loc, why) for loc, why in found]
         ) from None
-
-
-def _place(place: tuple[str | int, ...], prefix: int) -> tuple[str | int, ...]:
-    return place[prefix:] if prefix and place[:1] == ("items",) else place
 
 
 async def store(
@@ -132,15 +128,7 @@ async def store(
     """Records all the deliveries and adds their pieces to the stock, or raises. One that was received before,
     with the same pieces, adds nothing. Raises `DeliveryConflict` and `UnknownProducts`."""
     by_reference = _distinct(deliveries)
-    rows = [
-        {
-            "reference": each.reference,
-            "items": each.pieces,
-            "received_by": each.received_by,
-            "note": each.note,
-        }
-        for each in by_reference.values()
-    ]
+    rows = [{**each.model_dump(), "items": each.pieces} for each in by_reference.values()]
     inserted = await tx.execute(_INSERT, {"rows": as_json(rows), "started_by": started_by})
     new = set(inserted.scalars())
     await _require_same(tx, [each for each in by_reference.values() if each.reference not in new])

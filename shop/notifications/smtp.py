@@ -152,20 +152,16 @@ class _Connection:
     async def _refused(self, client: SMTP, reply: SMTPResponseException) -> DeliveryResult:
         """Classifies a refusal: of this mail, temporarily or permanently, or of all mails
         (`MailServerError`)."""
-        codes = _codes(reply)
+        codes, of_all = _codes(reply), None
         if reply.code == _CLOSING:
+            of_all = "the mail server (SMTP_URL) closes the connection"
+        elif isinstance(reply, SMTPSenderRefused) and reply.code >= 500 and reply.code != _TOO_BIG:
+            of_all = "the mail server refuses the sender: check SHOP_EMAIL and the login in SMTP_URL"
+        elif isinstance(reply, SMTPRecipientRefused) and _rejects_every_mail(reply):
+            of_all = "the mail server does not relay mail for this login: check the login in SMTP_URL"
+        if of_all:
             await self.close()
-            raise MailServerError(f"the mail server (SMTP_URL) closes the connection ({codes})")
-        if isinstance(reply, SMTPSenderRefused) and reply.code >= 500 and reply.code != _TOO_BIG:
-            await self.close()
-            raise MailServerError(
-                f"the mail server refuses the sender: check SHOP_EMAIL and the login in SMTP_URL ({codes})"
-            )
-        if isinstance(reply, SMTPRecipientRefused) and _rejects_every_mail(reply):
-            await self.close()
-            raise MailServerError(
-                f"the mail server does not relay mail for this login: check the login in SMTP_URL ({codes})"
-            )
+            raise MailServerError(f"{of_all} ({codes})")
         with suppress(SMTPException, OSError, TimeoutError):
             async with asyncio.timeout(self._seconds):
                 await client.rset()

@@ -77,20 +77,11 @@ def _earlier(content: Mapping[str, Any], version: int) -> str | None:
 
 
 _FIELDS_OF_1: dict[str, Any] = {
-    **dict.fromkeys(
-        ("id", "customer_id", "total_amount", "currency", "customer_name", "customer_email", "notes"), True
-    ),
+    **dict.fromkeys("id customer_id total_amount currency customer_name customer_email notes".split(), True),
     **dict.fromkeys(("tax_amount", "shipping_amount", "discount_amount"), True),
-    "items": {"__all__": {"product_id": True, "quantity": True, "price": True, "name": True}},
-    "payment_info": {"method": True, "card_last4": True, "token": True},
-    "shipping_info": {
-        "name": True,
-        "address": True,
-        "city": True,
-        "state": True,
-        "zip": True,
-        "country": True,
-    },
+    "items": {"__all__": {"product_id", "quantity", "price", "name"}},
+    "payment_info": {"method", "card_last4", "token"},
+    "shipping_info": {"name", "address", "city", "state", "zip", "country"},
 }
 """The fields that fingerprints without version cover, in the sequence of the model at that time."""
 

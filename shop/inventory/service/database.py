@@ -28,23 +28,13 @@ _POOL = 10
 _SECONDS = 10
 """Timeout of an operation when the database does not answer, in seconds."""
 _LOCK_ORDER = text("SELECT pg_advisory_xact_lock(7236115, hashtext(:id))")
-_READ_LOCKED = text(
-    "SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id FOR "
-    "UPDATE"
-)
-_READ = text(
-    "SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id"
-)
+_OF_ORDER = "SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id"
+_READ, _READ_LOCKED = text(_OF_ORDER), text(f"{_OF_ORDER} FOR UPDATE")
 _MARK_AT_SERVICE = text("UPDATE reservation SET at_service = true WHERE order_id = :id")
 _CLOSE = text(
     "INSERT INTO reservation (order_id, id, state, items, expires_at, ended_at, at_service) "
     "VALUES (:id, :name, 'released', '{}', now(), now(), true) ON CONFLICT (order_id) DO UPDATE SET state = "
     "'released', at_service = true"
-)
-_EXTEND = text(
-    "UPDATE reservation SET expires_at = greatest(expires_at, now() + make_interval(secs => :seconds)) WHERE "
-    "order_id = :id "
-    "AND state = 'held'"
 )
 _EXPIRED = text(
     "SELECT order_id, items FROM reservation WHERE state = 'held' AND at_service AND expires_at < now() "
@@ -73,7 +63,7 @@ class DatabaseInventory:
                     raise refused[order_id]
                 await tx.execute(_MARK_AT_SERVICE, {"id": order_id})
             else:
-                await tx.execute(_EXTEND, {"id": order_id, "seconds": seconds})
+                await reservations.extend(tx, [order_id], seconds)
             return await _current(tx, order_id)
 
     async def get(self, order_id: str) -> Reservation | None:
@@ -85,15 +75,12 @@ class DatabaseInventory:
         async with self._exclusive(order_id) as (tx, row):
             if row is None:
                 return None
-            await tx.execute(_EXTEND, {"id": order_id, "seconds": seconds})
+            await reservations.extend(tx, [order_id], seconds)
             return await _current(tx, order_id)
 
     async def release(self, order_id: str) -> Reservation:
         async with self._exclusive(order_id) as (tx, row):
-            if row is not None and row.state == State.HELD:
-                await reservations.give_back(tx, {order_id: row.items})
-            elif row is None or row.state == State.EXPIRED:
-                await tx.execute(_CLOSE, {"id": order_id, "name": reservation_id(order_id)})
+            await _end(tx, order_id, row)
             return await _current(tx, order_id)
 
     async def commit(self, order_id: str) -> Reservation:
@@ -110,10 +97,8 @@ class DatabaseInventory:
         async with self._exclusive(order_id) as (tx, row):
             if row is not None and row.state == State.SHIPPED:
                 await reservations.put_back(tx, {order_id: row.items})
-            elif row is not None and row.state == State.HELD:
-                await reservations.give_back(tx, {order_id: row.items})
-            elif row is None or row.state == State.EXPIRED:
-                await tx.execute(_CLOSE, {"id": order_id, "name": reservation_id(order_id)})
+            else:
+                await _end(tx, order_id, row)
             return await _current(tx, order_id)
 
     async def expire(self, *, most: int = 500) -> list[str]:
@@ -174,6 +159,14 @@ class DatabaseInventory:
             if row is not None and not row.at_service:
                 raise InventoryRefused("the order has reserved without the inventory service")
             yield tx, row
+
+
+async def _end(tx: Tx, order_id: str, row: Any) -> None:
+    """Ends the order: what it holds is available again, and it can reserve nothing more."""
+    if row is not None and row.state == State.HELD:
+        await reservations.give_back(tx, {order_id: row.items})
+    elif row is None or row.state == State.EXPIRED:
+        await tx.execute(_CLOSE, {"id": order_id, "name": reservation_id(order_id)})
 
 
 async def _current(tx: Tx, order_id: str) -> Reservation:
