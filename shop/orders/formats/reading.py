@@ -168,9 +168,9 @@ class Reading:
         `irrelevant`: patterns of fields of no interest: without a dot, a field's name anywhere; with dots,
         a place, with `[]` for all entries of a list.
         """
-        search = _Search(set(self._log.read), _patterns(tuple(irrelevant)))
         found: dict[str, None] = {}
-        for place, exact, moves in list(search.unread(self._value, "", "")):
+        read, of_no_interest = set(self._log.read), _compiled(tuple(irrelevant))
+        for place, exact, moves in list(_unread(self._value, "", "", read, of_no_interest)):
             if moves:
                 self._log.problems.append(
                     Problem(exact, "a value", "none: it may move money or goods, and has no place here")
@@ -206,28 +206,25 @@ def _is_absent(value: Any) -> bool:
     return (value.strip() == "" if isinstance(value, str) else value is None) or value in ([], {})
 
 
-@dataclass(frozen=True, slots=True)
-class _Search:
-    """Finds the fields with a value that nothing has read."""
-
-    read: set[str]
-    irrelevant: _Patterns
-
-    def unread(self, value: Mapping[Any, Any], place: str, exact: str) -> Iterator[tuple[str, str, bool]]:
-        """Yields their places, each with its exact place and whether it may move something."""
-        for key, inner in value.items():
-            name = key if isinstance(key, str) and _KEY.fullmatch(key) else "(a field)"
-            here, at = _join(place, name), _join(exact, name)
-            if here in self.read or is_empty(inner) or self.irrelevant.has(name, here):
-                continue
-            parts = inner if isinstance(inner, list | tuple) else [inner]
-            below = here if parts[0] is inner else f"{here}[]"
-            if here.count(".") < _DEEPEST and any(each.startswith(f"{below}.") for each in self.read):
-                for i, part in enumerate(parts):
-                    if isinstance(part, Mapping):
-                        yield from self.unread(part, below, at if part is inner else f"{at}[{i}]")
-            else:
-                yield here, at, _moves(name, inner)
+def _unread(
+    value: Mapping[Any, Any], place: str, exact: str, read: set[str], irrelevant: re.Pattern[str]
+) -> Iterator[tuple[str, str, bool]]:
+    """Yields the places of the fields with a value that nothing has read, each with its exact place and
+    whether it may move something."""
+    for key, inner in value.items():
+        name = key if isinstance(key, str) and _KEY.fullmatch(key) else "(a field)"
+        here, at = _join(place, name), _join(exact, name)
+        if here in read or is_empty(inner) or irrelevant.fullmatch(here):
+            continue
+        parts = inner if isinstance(inner, list | tuple) else [inner]
+        below = here if parts[0] is inner else f"{here}[]"
+        if here.count(".") < _DEEPEST and any(each.startswith(f"{below}.") for each in read):
+            for i, part in enumerate(parts):
+                if isinstance(part, Mapping):
+                    exactly = at if part is inner else f"{at}[{i}]"
+                    yield from _unread(part, below, exactly, read, irrelevant)
+        else:
+            yield here, at, _moves(name, inner)
 
 
 def _moves(name: str, value: Any) -> bool:
@@ -240,24 +237,13 @@ def _moves(name: str, value: Any) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Patterns:
-    names: re.Pattern[str]
-    places: re.Pattern[str]
-
-    def has(self, name: str, place: str) -> bool:
-        return self.names.fullmatch(name) is not None or self.places.fullmatch(place) is not None
-
-
 @lru_cache(maxsize=16)
-def _patterns(given: tuple[str, ...]) -> _Patterns:
-    def compiled(of: list[str]) -> re.Pattern[str]:
-        return re.compile("|".join(fnmatch.translate(each.replace("[]", "[[]]")) for each in of) or r"(?!)")
-
-    return _Patterns(
-        compiled([each for each in given if "." not in each]),
-        compiled([each for each in given if "." in each]),
-    )
+def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """Returns an expression for the places of fields; a pattern without a dot is a field's name anywhere."""
+    anywhere = r"(.*\.)?"
+    expressions = [fnmatch.translate(each.replace("[]", "[[]]")) for each in patterns]
+    both = zip(patterns, expressions, strict=True)
+    return re.compile("|".join(x if "." in each else anywhere + x for each, x in both) or r"(?!)")
 
 
 def _join(place: str, name: str) -> str:
