@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
 from sqlalchemy import text
 
 from saga.database import Tx, as_json
@@ -48,8 +48,8 @@ DeliveredPieces = Annotated[
 ]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+class _Part(BaseModel, extra="forbid", frozen=True, hide_input_in_errors=True):
+    """A part of a delivery; it has no other fields."""
 
 
 class DeliveredItem(_Part):
@@ -82,10 +82,8 @@ class DeliveryNote(_Part):
         return dict(pieces)
 
 
-class ReceivedItem(BaseModel):
+class ReceivedItem(BaseModel, frozen=True):
     """One product of a delivery, with its stock afterwards."""
-
-    model_config = ConfigDict(frozen=True)
 
     product_id: str
     pieces: int
@@ -93,10 +91,8 @@ class ReceivedItem(BaseModel):
     reserved: int
 
 
-class DeliveryReceipt(BaseModel):
+class DeliveryReceipt(BaseModel, frozen=True):
     """What became of one delivery."""
-
-    model_config = ConfigDict(frozen=True)
 
     reference: str
     status: Literal["received", "known"] = Field(description="`known`: it was received before")

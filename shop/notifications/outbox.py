@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from sqlalchemy import Connection, text
 
 from saga.database import Tx, as_json, sync_engine, transaction
@@ -129,10 +129,8 @@ _AGAIN = text(
 )
 
 
-class Undelivered(BaseModel):
+class Undelivered(BaseModel, frozen=True):
     """A message that could not be delivered."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     kind: str

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from saga.outcome import Compensation
 from shop.payments.errors import PaymentAwaited
@@ -26,10 +26,8 @@ class Outcome(StrEnum):
     """A compensation failed: a person must act."""
 
 
-class StepTiming(BaseModel):
+class StepTiming(BaseModel, frozen=True):
     """Duration of a step, from its first beginning to its last end, retries included."""
-
-    model_config = ConfigDict(frozen=True)
 
     step: str
     status: str
@@ -38,10 +36,8 @@ class StepTiming(BaseModel):
     seconds: float | None
 
 
-class OrderOutcome(BaseModel):
+class OrderOutcome(BaseModel, frozen=True):
     """An order's outcome, or its progress (`outcome` is None while it is in progress)."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     outcome: Outcome | None
@@ -73,10 +69,8 @@ class OrderOutcome(BaseModel):
         return self.waits_for == PaymentAwaited.code
 
 
-class Receipt(BaseModel):
+class Receipt(BaseModel, frozen=True):
     """The result of `submit_orders` for one order."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str | None
     status: str

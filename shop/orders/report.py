@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Connection, text
 
 from saga.database import sync_engine, transaction
@@ -113,10 +113,8 @@ _ORDER = text(
 )
 
 
-class StepStatus(BaseModel):
+class StepStatus(BaseModel, frozen=True):
     """One step that was begun for the order."""
-
-    model_config = ConfigDict(frozen=True)
 
     step: str
     status: str = Field(description="`begun`, `done` or `failed`")
@@ -128,10 +126,8 @@ class StepStatus(BaseModel):
     )
 
 
-class OrderStatus(BaseModel):
+class OrderStatus(BaseModel, frozen=True):
     """An order's status. Amounts are exact text in `currency`."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     order_number: str | None = Field(default=None, description="what the customer knows the order by")

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy import text
 
 from saga.database import transaction
@@ -90,10 +90,8 @@ class Wanted:
     """Submitted before this time."""
 
 
-class ListedOrder(BaseModel):
+class ListedOrder(BaseModel, frozen=True):
     """An order in a list. Amounts are exact text in `currency`."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     status: str = Field(description="`received`, `under_way`, `shipped`; once it has ended, the outcome")

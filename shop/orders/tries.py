@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection, text
 
 from saga.database import as_json
@@ -83,10 +83,8 @@ def how_to_retry(order_id: str, outcome: str | None, *, cancelled: bool) -> str 
     )
 
 
-class EarlierTry(BaseModel):
+class EarlierTry(BaseModel, frozen=True):
     """A try of an order that has ended, and was followed by another."""
-
-    model_config = ConfigDict(frozen=True)
 
     number: int
     outcome: Outcome

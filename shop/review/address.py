@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection, text
 
 from saga import manual
@@ -45,10 +45,8 @@ _LOOK = text(
 _CHANGING = failpoint("the commit of changing an address")
 
 
-class AddressReceipt(BaseModel):
+class AddressReceipt(BaseModel, frozen=True):
     """The result of a change."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     status: Literal["changed", "unchanged"] = Field(

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 from sqlalchemy import Connection, text
 
 from saga.database import Tx, as_json, sync_engine, transaction
@@ -119,10 +119,8 @@ class NewCase:
     """Whether trying again cannot help: only a person can."""
 
 
-class ReviewCase(BaseModel):
+class ReviewCase(BaseModel, frozen=True):
     """An order under manual review."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     since: datetime
@@ -139,10 +137,8 @@ class ReviewCase(BaseModel):
     """A worker retries it now, or will in a moment."""
 
 
-class ReviewQueue(BaseModel):
+class ReviewQueue(BaseModel, frozen=True):
     """The review queue: the oldest orders first, up to the requested number, and the sums over all."""
-
-    model_config = ConfigDict(frozen=True)
 
     cases: list[ReviewCase]
     orders: int
@@ -284,10 +280,8 @@ def _age(given: object) -> object:
     return ago
 
 
-class Selection(BaseModel):
+class Selection(BaseModel, frozen=True, extra="forbid"):
     """What the selected orders have in common. None: any value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: str | None = None
     """The step whose compensation failed."""

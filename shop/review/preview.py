@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from sqlalchemy import Connection, text
 
 from saga.database import transaction
@@ -55,19 +55,15 @@ class Effect(StrEnum):
     """It has ended with nothing to compensate, or is being compensated already."""
 
 
-class PlannedUndo(BaseModel):
+class PlannedUndo(BaseModel, frozen=True):
     """One compensation that would run."""
-
-    model_config = ConfigDict(frozen=True)
 
     step: str
     compensation: str
 
 
-class CancelPreview(BaseModel):
+class CancelPreview(BaseModel, frozen=True):
     """What cancelling now would do. If a worker is processing the order, it may be further a moment later."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     effect: Effect

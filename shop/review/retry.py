@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection, RowMapping, text
 
 from saga import manual
@@ -73,10 +73,8 @@ class NewMeans:
         return {name: value for name, value in each.items() if value is not None}
 
 
-class RetryReceipt(BaseModel):
+class RetryReceipt(BaseModel, frozen=True):
     """The result of asking for another try."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str
     status: Literal["accepted", "under_way"] = Field(

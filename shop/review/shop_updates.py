@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Connection, text
 
 from saga.cancelling import Asked
@@ -78,10 +78,8 @@ class _Source:
         return f"{_AS_OF}{self.at.isoformat()})" if self.at else ""
 
 
-class Taken(BaseModel):
+class Taken(BaseModel, frozen=True):
     """The result of one message."""
-
-    model_config = ConfigDict(frozen=True)
 
     order_id: str | None = Field(default=None, description="the order's id here")
     status: Literal[

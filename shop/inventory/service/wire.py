@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
 
 from shop.inventory.deliveries import MOST_LINES, DeliveryNote, DeliveryReceipt
 from shop.inventory.ledger import Holding, ProductStock
@@ -74,10 +74,8 @@ Pieces = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]  # strict: `
 Seconds = Annotated[float, Field(gt=0, le=90 * 24 * 3600)]
 
 
-class AboutOrder(BaseModel):
+class AboutOrder(BaseModel, extra="forbid"):
     """A request about an order."""
-
-    model_config = ConfigDict(extra="forbid")
 
     order_id: OrderId
 
@@ -95,10 +93,8 @@ class Reserve(AboutOrder):
     seconds: Seconds
 
 
-class Receive(BaseModel):
+class Receive(BaseModel, extra="forbid"):
     """A request to record deliveries, all or none, and to add their pieces to the stock."""
-
-    model_config = ConfigDict(extra="forbid")
 
     deliveries: list[DeliveryNote] = Field(min_length=1, max_length=MOST_LINES)
     started_by: str | None = Field(default=None, max_length=500)
