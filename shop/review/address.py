@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -134,14 +134,10 @@ async def _read(content: Mapping[str, Any], given: object) -> tuple[dict[str, An
     named = {each.place for each in problems}
     problems += [
         Problem(f"{_FIELD}.{name}", "an unknown field", f"one of {', '.join(ShippingInfo.model_fields)}")
-        for name in _unknown(given)
+        for name in [str(name)[:60] for name in given if name not in ShippingInfo.model_fields][:20]
         if f"{_FIELD}.{name}" not in named
     ]
     return dict(taken.get(_FIELD) or {}), problems
-
-
-def _unknown(given: Mapping[Any, Any]) -> Collection[str]:
-    return [str(name)[:60] for name in given if name not in ShippingInfo.model_fields][:20]
 
 
 def _store(
