@@ -130,18 +130,15 @@ async def store(
     await _require_same(tx, [each for each in by_reference.values() if each.reference not in new])
     await _add(tx, [each for each in by_reference.values() if each.reference in new])
     asked = {"ids": sorted({item.product_id for each in deliveries for item in each.items})}
-    stock = {row.id: row for row in await tx.execute(_STOCK, asked)}
+    stock = {
+        row.id: {"on_hand": row.on_hand, "reserved": row.reserved} for row in await tx.execute(_STOCK, asked)
+    }
     return [
         DeliveryReceipt(
             reference=each.reference,
             status="received" if each.reference in new else "known",
             items=[
-                ReceivedItem(
-                    product_id=product,
-                    pieces=pieces,
-                    on_hand=stock[product].on_hand,
-                    reserved=stock[product].reserved,
-                )
+                ReceivedItem(product_id=product, pieces=pieces, **stock[product])
                 for product, pieces in each.pieces.items()
                 if product in stock
             ],

@@ -7,7 +7,7 @@ A line costs its `line_total`, or price times quantity, rounded to the currency'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
@@ -50,22 +50,14 @@ def lines_total(order: Order) -> Decimal:
 
 def tax(order: Order) -> Decimal:
     """Returns all tax of the order, whether it is contained in the prices or not."""
-    amount = order.tax_amount
-    parts: list[Sequence[Item | ShippingLine | Fee]] = [order.items, order.shipping_lines, order.fees]
-    for part in chain.from_iterable(parts):
-        if part.tax_amount:
-            amount += part.tax_amount
-    return amount
+    parts: chain[Item | ShippingLine | Fee] = chain(order.items, order.shipping_lines, order.fees)
+    return sum([part.tax_amount for part in parts], order.tax_amount)
 
 
 def discount(order: Order) -> Decimal:
     """Returns the sum of all discounts."""
-    amount = order.discount_amount
-    parts: list[Sequence[Item | ShippingLine]] = [order.items, order.shipping_lines]
-    for part in chain.from_iterable(parts):
-        if part.discount_amount:
-            amount += part.discount_amount
-    return amount
+    parts: chain[Item | ShippingLine] = chain(order.items, order.shipping_lines)
+    return sum([part.discount_amount for part in parts], order.discount_amount)
 
 
 def extras(order: Order) -> Iterator[Extra]:

@@ -85,18 +85,13 @@ def differences(stored: Mapping[str, Any], content: Content) -> list[Difference]
 
 def _compare_reasons(here: Mapping[str, str], there: Mapping[str, str]) -> list[Difference]:
     """Compares why the order is rejected."""
-    new = [place for place in there if there[place] != here.get(place)]
-    return [
-        *(
-            Difference(
-                place,
-                "rejected for another reason" if place in here else "accepted",
-                there[place].partition(": ")[2].removesuffix("]"),
-            )
-            for place in new
-        ),
-        *(Difference(place, "rejected", "acceptable now") for place in here if place not in there),
-    ]
+    found = []
+    for place in there:
+        if there[place] != here.get(place):
+            before = "rejected for another reason" if place in here else "accepted"
+            found.append(Difference(place, before, there[place].partition(": ")[2].removesuffix("]")))
+    gone = [Difference(place, "rejected", "acceptable now") for place in here if place not in there]
+    return found + gone
 
 
 def same_address(one: Any, other: Any) -> bool:

@@ -170,12 +170,10 @@ def _well_formed(raw: Mapping[Any, Any], order_id: str) -> Content | None:
         return None  # their keys may name card data
     if len(text) > _MAX_TEXT or REMOVED in text or "\x7f" in text or order.id != order_id:
         return None
-    if "\\" in text:
-        if _ESCAPED_CONTROL.search(text):
-            return None
-        if card_numbers.has_card_number(_ESCAPED_SIGN.sub(" ", text)):
-            return None
-    elif card_numbers.has_card_number(text):
+    escapes = "\\" in text
+    if escapes and _ESCAPED_CONTROL.search(text):
+        return None
+    if card_numbers.has_card_number(_ESCAPED_SIGN.sub(" ", text) if escapes else text):
         return None
     payments: list[PaymentInfo | PartPayment] = [*order.part_payments]
     if order.payment_info is not None:

@@ -135,17 +135,11 @@ def _precision(place: str, amount: Decimal, currency: str) -> Iterator[Problem]:
         yield Problem(place, shown(amount), f"at most {money.decimals(currency)} decimals ({currency})")
 
 
-def _currency(order: Readable) -> list[Problem]:
+def _currency(order: Readable) -> Iterator[Problem]:
     currency = order.get("currency")
-    if currency is None or money.is_currency(currency):  # a missing currency is already reported
-        return []
-    return [
-        Problem(
-            "currency",
-            currency if _CURRENCY.fullmatch(currency) else kind(currency),
-            "an ISO 4217 code such as USD",
-        )
-    ]
+    if currency is not None and not money.is_currency(currency):  # a missing currency is already reported
+        given = currency if _CURRENCY.fullmatch(currency) else kind(currency)
+        yield Problem("currency", given, "an ISO 4217 code such as USD")
 
 
 def _charges(order: Readable) -> Iterator[Problem]:

@@ -160,11 +160,8 @@ def customer_lines(content: Mapping[str, Any]) -> list[str]:
         return []
     customer = ", ".join(filter(None, [order.customer_id, order.customer_name, order.customer_email]))
     lines = [f"customer: {customer}"] if customer else []
-    addresses: tuple[tuple[str, Address | None], ...] = (
-        ("ships to", order.shipping_info),
-        ("billed to", order.billing_info),
-    )
-    for name, address in addresses:
+    addresses: dict[str, Address | None] = {"ships to": order.shipping_info, "billed to": order.billing_info}
+    for name, address in addresses.items():
         if address is not None and (given := address.model_dump(exclude_none=True)):
             lines.append(f"{name}: {', '.join(str(value) for value in given.values())}")
     for item in order.items[:_MOST_LINES]:
