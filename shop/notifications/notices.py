@@ -29,6 +29,8 @@ _INTERACT = text(
     "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
     "AS r(customer_id text, order_id text, kind text, details jsonb, try_number int) ON CONFLICT DO NOTHING"
 )
+INCOMPLETE = frozenset({NoDeliveryAddress.code, PaymentRefused.code})
+"""Failures because the order lacks required data."""
 _CONTACTS = {kind: f"order_{kind}" for kind in Kind}
 
 
@@ -113,10 +115,6 @@ async def notify(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Notificat
         order.id: NotificationResult(email_to="customer" if order.payload.customer_email else "support")
         for order in orders
     }
-
-
-INCOMPLETE = frozenset({NoDeliveryAddress.code, PaymentRefused.code})
-"""Failures because the order lacks required data."""
 
 
 def awaiting_payment(order: OrderInstance, received: Decimal) -> Notice:

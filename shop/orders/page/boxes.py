@@ -19,17 +19,9 @@ _STEPS = {
     StepState.FAILED: "✗",
     StepState.UNDONE: "↶",
     StepState.UNDER_WAY: "…",
-    StepState.WAITING: "·",
-    StepState.SKIPPED: "·",
-    StepState.ABSENT: "·",
 }
-_UNDOS = {
-    UndoState.DONE: "↶",
-    UndoState.NOTHING: "·",
-    UndoState.FAILED: "✗",
-    UndoState.UNDER_WAY: "…",
-    UndoState.DUE: "·",
-}
+"""The mark of a step; a dot in any other state. So is that of a compensation."""
+_UNDOS = {UndoState.DONE: "↶", UndoState.FAILED: "✗", UndoState.UNDER_WAY: "…"}
 
 
 def order_boxes(story: OrderStory, saga: Saga) -> str:
@@ -41,7 +33,7 @@ def order_boxes(story: OrderStory, saga: Saga) -> str:
         lines.append(f"try {len(story.tries) + 1}")
     for number, step in enumerate(steps):
         left = box(
-            [f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in state_words(step))],
+            [f"{_STEPS.get(step.state, '·')} {step.name}", *(f"  {word}" for word in state_words(step))],
             gate=number > 0,
         )
         lines += _beside(left, _undo_box(step, places))
@@ -87,7 +79,10 @@ def order_facts(story: OrderStory) -> str:
 def _undo_box(step: StepView, places: dict[str, int]) -> list[str]:
     if step.undo is None:
         return []
-    words = [f"{_UNDOS[step.undo.state]} {step.undo.name}", *(f"  {word}" for word in state_words(step.undo))]
+    words = [
+        f"{_UNDOS.get(step.undo.state, '·')} {step.undo.name}",
+        *(f"  {word}" for word in state_words(step.undo)),
+    ]
     if len(places) > 1:
         words[0] = f"{words[0]} ({places[step.undo.name]})"
     return box(words)

@@ -36,16 +36,13 @@ _STEPS = {
     StepState.FAILED: "failed",
     StepState.UNDONE: "undone",
     StepState.UNDER_WAY: "underway",
-    StepState.WAITING: "skipped",
-    StepState.SKIPPED: "skipped",
-    StepState.ABSENT: "skipped",
 }
+"""The class of a step; `skipped` in any other state. So is that of a compensation."""
 _UNDOS = {
     UndoState.DONE: "undo",
     UndoState.NOTHING: "undo",
     UndoState.FAILED: "failed",
     UndoState.UNDER_WAY: "underway",
-    UndoState.DUE: "skipped",
 }
 _ENDS = {
     "completed": "done",
@@ -72,7 +69,10 @@ def order_diagram(story: OrderStory, saga: Saga) -> str:
     ]
     lines.append(f'    o(["{_order(story)}"]):::order')
     lines += [f'    {names[step.name]}["{_box(step)}"]:::{_step_class(step)}' for step in steps]
-    lines += [f'    u{place}["{_box(undo)}"]:::{_UNDOS[undo.state]}' for place, undo in enumerate(undos)]
+    lines += [
+        f'    u{place}["{_box(undo)}"]:::{_UNDOS.get(undo.state, "skipped")}'
+        for place, undo in enumerate(undos)
+    ]
     lines.append(f'    e(["{_end(story)}"]):::{_ENDS.get(story.end, "underway")}')
     lines += [f"    {start} --> {end}" for start, end in pairwise([*tries, "o"])]
     edges = list(_edges(story, steps, [f"u{place}" for place in range(len(undos))], names))
@@ -122,7 +122,7 @@ def _end(story: OrderStory) -> str:
 
 
 def _step_class(step: StepView) -> str:
-    return "retried" if step.state is StepState.DONE and step.retried else _STEPS[step.state]
+    return "retried" if step.state is StepState.DONE and step.retried else _STEPS.get(step.state, "skipped")
 
 
 def _box(shown: StepView | UndoView) -> str:
