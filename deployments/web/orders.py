@@ -21,8 +21,8 @@ from shop.orders.intake_content import take_in, usable_id
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import Outcome, Receipt
-from shop.orders.search import CURSOR, MOST, ListedOrder, Status, Wanted, find_orders, words_of
 from shop.orders.report import OrderStatus, read_status
+from shop.orders.search import CURSOR, MOST, ListedOrder, Status, Wanted, find_orders, words_of
 from shop.review.errors import OrderUnknown
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
