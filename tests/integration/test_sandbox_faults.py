@@ -204,7 +204,9 @@ async def test_a_late_charge_finds_a_payment_that_was_cancelled_meanwhile(told: 
 
     async def refused() -> bool:
         with closing(sqlite3.connect(told.ledger_path)) as ledger:
-            return ledger.execute("SELECT refusal FROM keys WHERE key = ?", (unique,)).fetchone() is not None
+            return (
+                ledger.execute("SELECT refusal FROM answers WHERE key = ?", (unique,)).fetchone() is not None
+            )
 
     await until(refused, 10, "the late confirmation to be looked at")
     assert told.charged(unique) == 0

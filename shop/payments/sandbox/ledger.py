@@ -20,11 +20,12 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import TypeAdapter
 
 from shop.payments.gateway import PaymentStatus
 from shop.payments.sandbox.behaviour import (
@@ -85,12 +86,10 @@ CREATE TABLE IF NOT EXISTS refunds (
     created_at INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS refunds_by_payment ON refunds (payment);
-CREATE TABLE IF NOT EXISTS keys (
+CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY,
     request BLOB NOT NULL,
-    payment INTEGER,
-    status TEXT,
-    refunds INTEGER,
+    payment TEXT,
     refusal TEXT
 );
 CREATE TABLE IF NOT EXISTS processing (payment INTEGER PRIMARY KEY, due_at INTEGER NOT NULL);
@@ -130,6 +129,7 @@ class _Row(NamedTuple):
 _CREATED, _SUCCEEDED = PaymentStatus.CREATED.value, PaymentStatus.SUCCEEDED.value
 _DECLINED, _CANCELLED = PaymentStatus.DECLINED.value, PaymentStatus.CANCELLED.value
 
+_ANSWER = TypeAdapter(PaymentRecord)
 _FOUR_DIGITS = re.compile(r"[0-9]{4}")
 _KEY = re.compile(r"[!-~]{1,255}")
 _INSTALLATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -474,53 +474,24 @@ class Ledger:
                 self._run("ROLLBACK")
 
     def _replay_or_execute(self, key: str, fingerprint: bytes, work: Callable[[], _Row]) -> PaymentRecord:
-        known = self._run(
-            "SELECT request, payment, status, refunds, refusal FROM keys WHERE key = ?", key
-        ).fetchall()
+        known = self._run("SELECT request, payment, refusal FROM answers WHERE key = ?", key).fetchall()
         if known:
-            request, number, status, refunds, refusal = known[0]
+            request, payment, refusal = known[0]
             if request != fingerprint:
                 raise _conflict(
                     "idempotency_conflict", "this idempotency key was used for a different request"
                 )
             if refusal is not None:
                 raise Refusal.from_json(refusal)
-            return self._restore(number, status, refunds)
+            return _ANSWER.validate_json(payment)
         try:
-            row = work()
+            answer = self._record(work())
         except Refusal as refusal:
             if refusal.final:
-                self._run(
-                    "INSERT INTO keys VALUES (?, ?, NULL, NULL, NULL, ?)", key, fingerprint, refusal.to_json()
-                )
+                self._run("INSERT INTO answers VALUES (?, ?, NULL, ?)", key, fingerprint, refusal.to_json())
             raise
-        payment = self._record(row)
-        self._run(
-            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, NULL)",
-            key,
-            fingerprint,
-            row.number,
-            row.status,
-            len(payment.refunds),
-        )
-        return payment
-
-    def _restore(self, number: int, status: str, refunds: int) -> PaymentRecord:
-        """Restores a stored answer from status and number of refunds. That is enough, as a payment leaves
-        `created` once and then only gains refunds."""
-        now = self._record(self._rows("number = ?", number)[0])
-        if status == _CREATED:
-            return replace(
-                now,
-                status=PaymentStatus.CREATED,
-                refunded=0,
-                fee=0,
-                charge_id=None,
-                charged_at=None,
-                refunds=(),
-            )
-        seen = now.refunds[:refunds]
-        return replace(now, refunds=seen, refunded=sum(refund.amount for refund in seen))
+        self._run("INSERT INTO answers VALUES (?, ?, ?, NULL)", key, fingerprint, _ANSWER.dump_json(answer))
+        return answer
 
 
 def _fingerprint(request: tuple[str | int | None, ...]) -> bytes:
