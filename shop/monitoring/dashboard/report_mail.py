@@ -3,11 +3,8 @@ every mail program shows it."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from email.message import EmailMessage
-from email.policy import SMTP
 from email.utils import format_datetime
 from html import escape
 from typing import Any
@@ -17,14 +14,13 @@ from shop.monitoring.dashboard.dashboard import bar_lists, headline, part_names
 from shop.monitoring.dashboard.figures import Figures
 from shop.notifications.kinds import REPORT
 from shop.notifications.mail import address_of
-from shop.notifications.message import Mail
+from shop.notifications.message import Mail, message
 from shop.orders.page.formatting import duration
 from shop.runtime.times import shop_zone
 from shop.settings import Settings
 from shop.text.sanitize import one_line
 from shop.values.money import show
 
-_POLICY = SMTP.clone(cte_type="7bit")
 _FONT = (
     "font-family:system-ui,-apple-system,Segoe UI,Roboto,Arial,sans-serif;"
     f"color:{LIGHT['ink']};background:{LIGHT['ground']}"
@@ -44,24 +40,20 @@ def report_payload(figures: Figures, steps: tuple[str, ...]) -> dict[str, Any]:
 def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetime, installation: str) -> Mail:
     """Makes the day's mail to `REPORT_EMAIL`. The same payload makes the same mail."""
     figures = Figures.model_validate(payload["figures"])
-    to, title = (
-        address_of("", s.shop.report_email or s.shop.support_email),
-        f"{one_line(s.shop.name)}: orders of {one_line(day)}",
-    )
-    mail = EmailMessage(_POLICY)
-    mail["From"] = address_of(s.shop.name, s.shop.email)
-    mail["To"] = to
-    mail["Subject"] = title
-    mail["Date"] = format_datetime(date)
-    mail["Message-ID"] = (
-        f"<{'-'.join(filter(None, (REPORT, one_line(day), installation)))}@{s.shop.email.rpartition('@')[2]}>"
-    )
-    mail["Auto-Submitted"] = "auto-generated"
+    to = address_of("", s.shop.report_email or s.shop.support_email)
+    title = f"{one_line(s.shop.name)}: orders of {one_line(day)}"
+    own = "-".join(filter(None, (REPORT, one_line(day), installation)))
+    headers = {
+        "From": str(address_of(s.shop.name, s.shop.email)),
+        "To": str(to),
+        "Subject": title,
+        "Date": format_datetime(date),
+        "Message-ID": f"<{own}@{s.shop.email.rpartition('@')[2]}>",
+        "Auto-Submitted": "auto-generated",
+    }
     lists = bar_lists(figures, payload["steps"])
-    mail.set_content(_plain(title, figures, lists))
-    mail.add_alternative(_html(title, figures, lists), subtype="html")
-    _set_boundaries(mail)
-    return Mail(s.shop.email, to.addr_spec, mail.as_bytes())
+    text, html = _plain(title, figures, lists), _html(title, figures, lists)
+    return Mail(s.shop.email, to.addr_spec, message(to, headers, text, html))
 
 
 def _plain(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
@@ -172,11 +164,3 @@ def _bar(pieces: Sequence[tuple[float, str]]) -> str:
         f'<table role="presentation" width="{_BAR_WIDTH}" height="14" '
         f'cellpadding="0" cellspacing="0" border="0"><tr>{cells}</tr></table>'
     )
-
-
-def _set_boundaries(mail: EmailMessage) -> None:
-    """Derives the MIME boundaries from the content, so that they are not random."""
-    for place, part in enumerate(mail.walk()):
-        if part.is_multipart():
-            content = "".join(str(leaf.get_payload()) for leaf in part.walk() if not leaf.is_multipart())
-            part.set_boundary(f"=_{place}{hashlib.sha256(content.encode()).hexdigest()[:32]}")
