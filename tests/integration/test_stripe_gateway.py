@@ -377,10 +377,9 @@ async def test_a_key_that_stripe_does_not_know_stops_at_once(localstripe: LocalS
     await gateway.aclose()
 
 
-async def test_it_works_in_whatever_loop_uses_it(localstripe: LocalStripe, unique: str) -> None:
+async def test_after_it_was_closed_it_opens_new_connections(localstripe: LocalStripe, unique: str) -> None:
     gateway = StripeGateway(localstripe.url, KEY, PATIENCE, 2)
-    paid = await asyncio.to_thread(lambda: asyncio.run(charged(gateway, unique)))
-    assert await gateway.find(unique) == [paid]
+    paid = await charged(gateway, unique)
     await gateway.aclose()
     assert await gateway.find(unique) == [paid]
     await gateway.aclose()

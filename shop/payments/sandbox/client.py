@@ -11,7 +11,6 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from http import HTTPStatus
@@ -144,24 +143,17 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    loop: asyncio.AbstractEventLoop
-    connections: Connections
-    free: asyncio.Semaphore
-
-
 class SandboxGateway:
-    """A `GatewayClient` with a pool of at most `concurrency` connections, created in the event loop that
-    first needs it.
+    """A `GatewayClient` with a pool of at most `concurrency` connections, for one event loop.
 
     `timeout_seconds` limits each call, without the wait for a free connection. Like a timeout, any retryable
     error may have moved money: an error 500 or a broken connection can follow the charge.
     """
 
     def __init__(self, url: str, timeout_seconds: float, concurrency: int) -> None:
-        self._url, self._timeout, self._concurrency = url, timeout_seconds, concurrency
-        self._pool: _Pool | None = None
+        self._url, self._timeout = url, timeout_seconds
+        self._free = asyncio.Semaphore(concurrency)
+        self._connections: Connections | None = None
 
     async def create(
         self, *, key: str, installation: str | None = None, **new: Unpack[NewPayment]
@@ -231,9 +223,8 @@ class SandboxGateway:
 
     async def aclose(self) -> None:
         """Closes the connections; the next call opens new ones."""
-        pool, self._pool = self._pool, None
-        if pool is not None and pool.loop is asyncio.get_running_loop():
-            pool.connections.close()  # no request is in progress
+        if self._connections is not None:
+            self._connections.close()  # no request is in progress
 
     # -- one exchange --
 
@@ -258,18 +249,18 @@ class SandboxGateway:
     ) -> tuple[int, bytes]:
         """Returns status and body of the answer. `key`: the idempotency key of a request that has content."""
         try:
-            pool = self._open()
-            headers = [] if key is None else _headers(key, content)
-            request = pool.connections.request(
-                method, f"{path}?{urlencode(query)}" if query else path, headers
-            )
+            if self._connections is None:
+                limits: Any = {"connect_seconds": self._timeout / 2, "most_bytes": _MOST_BYTES}
+                self._connections = Connections(self._url, **limits)
+            connections, headers = self._connections, [] if key is None else _headers(key, content)
+            request = connections.request(method, f"{path}?{urlencode(query)}" if query else path, headers)
         except Exception as error:
             raise PaymentGatewayError(
                 "invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False
             ) from error
         try:
-            async with pool.free, asyncio.timeout(self._timeout):
-                return await pool.connections.exchange(request, content)
+            async with self._free, asyncio.timeout(self._timeout):
+                return await connections.exchange(request, content)
         except Unreachable as error:
             raise PaymentGatewayError(
                 "unreachable", "the payment gateway cannot be reached", retryable=True
@@ -286,14 +277,6 @@ class SandboxGateway:
             raise PaymentGatewayError(
                 "connection_lost", f"the connection broke: {type(error).__name__}", retryable=True
             ) from error
-
-    def _open(self) -> _Pool:
-        loop = asyncio.get_running_loop()
-        if self._pool is None or self._pool.loop is not loop:
-            # A pool belongs to its loop. If the loop has ended, its pool cannot be closed any more.
-            connections = Connections(self._url, connect_seconds=self._timeout / 2, most_bytes=_MOST_BYTES)
-            self._pool = _Pool(loop, connections, asyncio.Semaphore(self._concurrency))
-        return self._pool
 
 
 def _path_part(payment_id: str) -> str:

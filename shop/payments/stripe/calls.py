@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -180,35 +179,23 @@ class _Transport(stripe.HTTPClient):
         await self._client.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    loop: asyncio.AbstractEventLoop
-    http: httpx.AsyncClient
-    stripe: stripe.StripeClient
-    free: asyncio.Semaphore
-
-
 class StripeCalls:
-    """Pool of at most `concurrency` connections, created in the event loop that first needs it.
-    `timeout_seconds` limits each call, without the wait for a free connection."""
+    """Pool of at most `concurrency` connections, for one event loop. `timeout_seconds` limits each call,
+    without the wait for a free connection."""
 
     def __init__(self, url: str, api_key: str, timeout_seconds: float, concurrency: int) -> None:
-        self._url, self._key, self._timeout, self._concurrency = (
-            url.rstrip("/"),
-            api_key,
-            timeout_seconds,
-            concurrency,
-        )
-        self._pool: _Pool | None = None
+        self._url, self._key, self._timeout = url.rstrip("/"), api_key, timeout_seconds
+        self._concurrency, self._free = concurrency, asyncio.Semaphore(concurrency)
+        self._client: stripe.StripeClient | None = None
 
     async def __call__(self, ask: Ask, *, key: str | None = None) -> dict[str, Any]:
         """Returns the answer. `key` is the idempotency key that `ask` sends. Raises what a `PaymentGateway`
         raises."""
         failure: PaymentError
         try:
-            pool = self._open()
-            async with pool.free, asyncio.timeout(self._timeout):
-                answer: dict[str, Any] = (await ask(pool.stripe)).to_dict()
+            client = self._open()
+            async with self._free, asyncio.timeout(self._timeout):
+                answer: dict[str, Any] = (await ask(client)).to_dict()
                 return answer
         except PaymentError as error:
             failure = error
@@ -230,30 +217,27 @@ class StripeCalls:
                 failure, key = stored, stored.next_key
         raise failure
 
-    def _open(self) -> _Pool:
-        loop = asyncio.get_running_loop()
-        if self._pool is None or self._pool.loop is not loop:
-            # A pool belongs to its loop. If the loop has ended, its pool cannot be closed any more.
+    def _open(self) -> stripe.StripeClient:
+        if self._client is None:
             # Certificates (100 ms to load) and the proxy from the environment are used for https only.
             plain = self._url.startswith("http:")
-            http = httpx.AsyncClient(
+            self._http = httpx.AsyncClient(
                 verify=False if plain else httpx.create_ssl_context(),
                 trust_env=not plain,
                 timeout=httpx.Timeout(self._timeout, connect=self._timeout / 2, pool=None),
                 limits=httpx.Limits(max_connections=self._concurrency, keepalive_expiry=5),
             )
-            client = stripe.StripeClient(
+            self._client = stripe.StripeClient(
                 self._key,
                 base_addresses={"api": self._url},
-                http_client=_Transport(http),
+                http_client=_Transport(self._http),
                 max_network_retries=0,
             )
-            self._pool = _Pool(loop, http, client, asyncio.Semaphore(self._concurrency))
-        return self._pool
+        return self._client
 
     async def aclose(self) -> None:
         """Closes the connections; the next call opens new ones."""
-        pool, self._pool = self._pool, None
-        if pool is not None and pool.loop is asyncio.get_running_loop():
+        if self._client is not None:
+            self._client = None
             with suppress(Exception):  # no request is in progress
-                await pool.http.aclose()
+                await self._http.aclose()
