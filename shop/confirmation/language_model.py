@@ -41,6 +41,7 @@ class Answer:
 
 
 _starting = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
 _limits: dict[int, asyncio.Semaphore] = {}
 
 
@@ -63,15 +64,12 @@ async def probe(settings: Settings) -> None:
 
 
 def _own_loop() -> asyncio.AbstractEventLoop:
+    global _loop  # noqa: PLW0603
     with _starting:
-        return _running_loop()
-
-
-@lru_cache(maxsize=1)
-def _running_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="language-model", daemon=True).start()
-    return loop
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="language-model", daemon=True).start()
+        return _loop
 
 
 async def _with_slot(inputs: Mapping[str, str], settings: Settings) -> Answer:

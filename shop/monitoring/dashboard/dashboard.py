@@ -99,11 +99,8 @@ def numbers(figures: Figures, steps: Sequence[str]) -> str:
         ]
         tables.append(markdown_table(("outcome", "orders", "share"), share))
     if figures.money:
-        money = [
-            (m.currency, *(show(amount, m.currency) for amount in (m.charged, m.refunded, m.at_risk)))
-            for m in figures.money
-        ]
-        tables.append(markdown_table(("currency", "charged", "refunded", "at risk"), money))
+        head = ("currency", "charged", "refunded", "at risk")
+        tables.append(markdown_table(head, money_rows(figures)))
     known = {each.step: each for each in figures.steps}
     if done := [known[step] for step in _sequence(figures, steps)]:
         cells = [
@@ -125,6 +122,14 @@ def numbers(figures: Figures, steps: Sequence[str]) -> str:
         stock = [(p.product_id, p.name, f"{p.available:,}", f"{p.received:,}") for p in figures.low_stock]
         tables.append(markdown_table(("product", "name", "available", "ever received"), stock))
     return "\n\n".join(tables) or "nothing happened"
+
+
+def money_rows(figures: Figures) -> list[tuple[str, ...]]:
+    """Returns currency, charged, refunded and at risk."""
+    return [
+        (m.currency, *(show(amount, m.currency) for amount in (m.charged, m.refunded, m.at_risk)))
+        for m in figures.money
+    ]
 
 
 def _outcomes(figures: Figures) -> list[Bar]:

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from shop.monitoring.dashboard.charts import COLOURS, LIGHT, BarList
-from shop.monitoring.dashboard.dashboard import bar_lists, headline, part_names
+from shop.monitoring.dashboard.dashboard import bar_lists, headline, money_rows, part_names
 from shop.monitoring.dashboard.figures import Figures
 from shop.notifications.kinds import REPORT
 from shop.notifications.mail import address_of
@@ -19,7 +19,6 @@ from shop.orders.page.formatting import duration
 from shop.runtime.times import shop_zone
 from shop.settings import Settings
 from shop.text.sanitize import one_line
-from shop.values.money import show
 
 _FONT = (
     "font-family:system-ui,-apple-system,Segoe UI,Roboto,Arial,sans-serif;"
@@ -59,20 +58,15 @@ def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetim
 def _plain(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
     parts = [title, headline(figures)]
     if figures.money:
-        parts.append(
-            "\n".join(
-                ["Money", *(f"  {currency}: {_charged(amounts)}" for currency, *amounts in _money(figures))]
-            )
-        )
+        lines = [
+            f"  {currency}: {charged} charged, {refunded} refunded, {at_risk} at risk"
+            for currency, charged, refunded, at_risk in money_rows(figures)
+        ]
+        parts.append("\n".join(["Money", *lines]))
     for each in lists:
         lines = [f"  {one_line(bar.name)}: {bar.text}" for bar in each.bars] or [f"  {each.none}"]
         parts.append("\n".join([each.title, *lines]))
     return "\n\n".join(parts) + "\n"
-
-
-def _charged(amounts: Sequence[str]) -> str:
-    charged, refunded, at_risk = amounts
-    return f"{charged} charged, {refunded} refunded, {at_risk} at risk"
 
 
 def _html(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
@@ -85,7 +79,7 @@ def _html(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
             _table(
                 "Money",
                 ("currency", "charged", "refunded", "at risk"),
-                [map(escape, row) for row in _money(figures)],
+                [map(escape, row) for row in money_rows(figures)],
             )
         )
     for each in lists:
@@ -106,13 +100,6 @@ def _html(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
         f'<head><meta charset="utf-8"><title>{escape(title)}</title></head><body style="{_FONT}">'
         f"{''.join(parts)}</body></html>\n"
     )
-
-
-def _money(figures: Figures) -> list[_Row]:
-    return [
-        (m.currency, *(show(amount, m.currency) for amount in (m.charged, m.refunded, m.at_risk)))
-        for m in figures.money
-    ]
 
 
 def _hours(figures: Figures) -> list[_Row]:

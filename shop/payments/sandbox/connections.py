@@ -132,12 +132,8 @@ class _Connection(asyncio.Protocol):
 
     def ask(self, request: h11.Request, body: bytes) -> asyncio.Future[tuple[int, bytes]]:
         """Sends the request. Returns the future answer."""
-        self._answer, self._status, self._body, self.reusable = (
-            self._loop.create_future(),
-            0,
-            bytearray(),
-            False,
-        )
+        self._answer, self._status, self._body = self._loop.create_future(), 0, bytearray()
+        self.reusable = False
         if self._transport is None:
             raise ConnectionError("the connection is closed")
         events = [request, h11.Data(data=body), h11.EndOfMessage()] if body else [request, h11.EndOfMessage()]
