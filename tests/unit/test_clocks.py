@@ -14,7 +14,7 @@ ALLOWED = {
     "saga/clock.py:machine_time": "for those who have no database",
     "shop/inventory/port.py:release_result": _SHOWN,
     "shop/inventory/port.py:reservation_result": _SHOWN,
-    "shop/confirmation/confirmation.py:finish": _SHOWN,
+    "shop/confirmation/writer.py:finished": _SHOWN,
     "shop/monitoring/log_lines.py:_remove_old_files": (
         "compares it with times that this machine's file system wrote"
     ),
