@@ -146,7 +146,7 @@ class Books:
 async def books(saga: World, sandbox: Sandbox, unique: str, monkeypatch: pytest.MonkeyPatch) -> Books:
     """With an empty ledger: a shop knows all that its gateway has."""
     with closing(sqlite3.connect(sandbox.ledger, isolation_level=None)) as ledger:
-        for table in ("refunds", "payments", "keys"):
+        for table in ("refunds", "payments", "answers"):
             ledger.execute(f"DELETE FROM {table}")
     monkeypatch.setenv("RECONCILIATION_GRACE_SECONDS", "0")
     settings.cache_clear()

@@ -44,7 +44,7 @@ def _shortened(trace: Sequence[str]) -> str:
 
 def _emptied(ledger: Ledger) -> Ledger:
     """Making a new one takes ten times as long."""
-    for table in ("payments", "refunds", "keys", "processing"):
+    for table in ("payments", "refunds", "answers", "processing"):
         ledger._db.execute(f"DELETE FROM {table}")
     ledger.behaviour = Behaviour()
     return ledger
