@@ -37,11 +37,11 @@ def configure() -> None:
             handler.setFormatter(_MaskedFormatter(handler.formatter))
     for name in (*log_lines.LOGGERS, _OUTSIDE_OF_TASKS, *_RUN_LOGGERS):
         log = logging.getLogger(name)
+        if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
+            log.addHandler(_UIHandler())
         for handler in log.handlers:
             if isinstance(handler, APILogHandler):
                 handler.setFormatter(_TextFormatter())
-        if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
-            log.addHandler(_UIHandler())
         if name not in log_lines.LOGGERS and log_lines.to_file(config.logging):
             for handler in [each for each in log.handlers if isinstance(each, Lines)]:
                 log.removeHandler(handler)
@@ -74,9 +74,6 @@ class _UIHandler(APILogHandler):
             return
         if TaskRunContext.get() is not None or FlowRunContext.get() is not None:
             super().emit(record)
-
-    def format(self, record: logging.LogRecord) -> str:
-        return _text(record)
 
 
 class _TextFormatter(logging.Formatter):

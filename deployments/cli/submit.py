@@ -124,9 +124,7 @@ def _run_pending(console: Console, receipts: list[Receipt], options: _Options) -
         receipt.status + (f" ({receipt.outcome})" if receipt.outcome else "") for receipt in receipts
     )
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()), highlight=False)
-    _show_refused(console, refused)
-    _show_ignored(console, receipts)
-    _show_ended(console, [receipt for receipt in receipts if receipt.outcome is not None])
+    _show_receipts(console, receipts)
     ids = list(
         dict.fromkeys(
             receipt.order_id for receipt in receipts if receipt.order_id and receipt.status != "refused"
@@ -142,10 +140,14 @@ def _run_pending(console: Console, receipts: list[Receipt], options: _Options) -
     return _show(console, ids, report.read(ids), options) or int(bool(refused))
 
 
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
 def _wait(console: Console, ids: list[str], seconds: float) -> None:
     until = time.monotonic() + seconds
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with _progress(console) as progress:
         bar = progress.add_task("orders", total=len(ids))
         while (ended := report.count_ended(ids)) < len(ids) and time.monotonic() < until:
             progress.update(bar, completed=ended)
@@ -153,7 +155,6 @@ def _wait(console: Console, ids: list[str], seconds: float) -> None:
 
 
 def _run_own(console: Console, orders: list[Any], options: _Options) -> int:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     ended: dict[str, OrderOutcome] = {}
     refused: list[Receipt] = []
     late: list[str] = []
@@ -169,41 +170,29 @@ def _run_own(console: Console, orders: list[Any], options: _Options) -> int:
             ended[outcome.order_id] = outcome
 
     with (
-        Progress(*columns, console=console, transient=True) as progress,
+        _progress(console) as progress,
         ThreadPoolExecutor(_OWN_RUNS_AT_ONCE) as threads,
     ):
         bar = progress.add_task("orders", total=len(orders))
         for _ in threads.map(run, orders):
             progress.advance(bar)
-    _show_refused(console, refused)
+    _show_receipts(console, refused)
     return _show(console, [*ended, *late], ended, options) or int(bool(refused))
 
 
-def _show_refused(console: Console, refused: list[Receipt]) -> None:
-    for receipt in refused[:_SHOWN]:
-        console.print(
-            Text(
-                f"refused: {receipt.order_id or 'an order without a usable id'}: "
-                f"{'; '.join(receipt.reasons)}",
-                "yellow",
-            )
-        )
-
-
-def _show_ignored(console: Console, receipts: list[Receipt]) -> None:
+def _show_receipts(console: Console, receipts: list[Receipt]) -> None:
+    """Shows what was refused, what has no place here, and known orders that did not complete: the sender may
+    expect another attempt."""
+    for receipt in [each for each in receipts if each.status == "refused"][:_SHOWN]:
+        name = receipt.order_id or "an order without a usable id"
+        console.print(Text(f"refused: {name}: {'; '.join(receipt.reasons)}", "yellow"))
     for receipt in [each for each in receipts if each.ignored][:_SHOWN]:
         console.print(Text(f"no place here: {receipt.order_id}: {', '.join(receipt.ignored)}", "dim"))
-
-
-def _show_ended(console: Console, ended: list[Receipt]) -> None:
-    """Shows known orders that did not complete: the sender may expect another attempt."""
-    for receipt in [each for each in ended if each.outcome is not Outcome.COMPLETED][:_SHOWN]:
+    for receipt in [each for each in receipts if each.outcome not in {None, Outcome.COMPLETED}][:_SHOWN]:
         why = f": {'; '.join(receipt.reasons)}" if receipt.reasons else ""
-        console.print(
-            Text(f"known: {receipt.order_id} ended as {receipt.outcome} and is not retried{why}", "yellow")
-        )
-        if receipt.how_to_retry is not None:
-            console.print(Text(f"  to retry it: {receipt.how_to_retry}", "yellow"))
+        ended = f"known: {receipt.order_id} ended as {receipt.outcome} and is not retried{why}"
+        again = f"\n  to retry it: {receipt.how_to_retry}" if receipt.how_to_retry is not None else ""
+        console.print(Text(f"{ended}{again}", "yellow"))
 
 
 def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], options: _Options) -> int:

@@ -16,7 +16,7 @@ import httpx
 from deployments.automations import remove_triggers, triggers
 from deployments.local.errors import StackError
 from deployments.local.files import key_in, read_if_there, tail, write_whole
-from deployments.local.processes import Hurry, free_port, wait_until
+from deployments.local.processes import free_port, wait_until
 from deployments.local.programs import Preloaded, Program, answers, usual_port
 from deployments.local.serve_prefect import HOSTS, LOOPBACK
 from deployments.prefect_file import FILE, described, values
@@ -249,7 +249,7 @@ class Deployments:
         )
         return True
 
-    def stop(self, hurry: Hurry | None = None) -> None:
+    def stop(self, hurry: threading.Event | None = None) -> None:
         self._command.stop(hurry, grace=2)
 
     def _known(self, api_url: str) -> set[str] | None:

@@ -41,19 +41,6 @@ _DEFAULT_SIGNALS = (
 )
 
 
-class Hurry:
-    """Set when the person has asked twice: waits end immediately."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def up(self) -> None:
-        self._event.set()
-
-    def __bool__(self) -> bool:
-        return self._event.is_set()
-
-
 @dataclass(frozen=True, slots=True)
 class _PidFile:
     """The content of a pid file."""
@@ -156,8 +143,9 @@ class Child:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def stop(self, grace: float = 10, hurry: Hurry | None = None) -> None:
-        """Sends SIGTERM, waits up to `grace` seconds, then kills it and its descendants. Idempotent."""
+    def stop(self, grace: float = 10, hurry: threading.Event | None = None) -> None:
+        """Sends SIGTERM, waits up to `grace` seconds, or until `hurry` is set because the person has asked
+        twice, then kills it and its descendants. Idempotent."""
         _stop_recorded(self.pid_file, grace, hurry, reap=self.running)
         if self._process is not None:
             self._process.wait(10)
@@ -169,7 +157,7 @@ def stop_leftover(pid_file: Path, grace: float = 5) -> bool:
 
 
 def _stop_recorded(
-    pid_file: Path, grace: float, hurry: Hurry | None, reap: Callable[[], bool] | None = None
+    pid_file: Path, grace: float, hurry: threading.Event | None, reap: Callable[[], bool] | None = None
 ) -> bool:
     noted = _PidFile.read(pid_file)
     if noted is None:
@@ -191,11 +179,14 @@ def _stop_recorded(
 
 
 def _wait_for(
-    processes: Iterable[psutil.Process], seconds: float, hurry: Hurry | None, reap: Callable[[], bool] | None
+    processes: Iterable[psutil.Process],
+    seconds: float,
+    hurry: threading.Event | None,
+    reap: Callable[[], bool] | None,
 ) -> None:
     waiting = list(processes)
     end = time.monotonic() + seconds
-    while waiting and time.monotonic() < end and not hurry:
+    while waiting and time.monotonic() < end and not (hurry and hurry.is_set()):
         if reap:
             reap()  # our own child stays a zombie until it is reaped
         waiting = [process for process in waiting if is_alive(process)]

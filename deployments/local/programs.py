@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from deployments.local.files import read_if_there, write_whole
-from deployments.local.processes import Child, Hurry, free_port, wait_until
+from deployments.local.processes import Child, free_port, wait_until
 from shop.settings import settings
 
 METRICS_PORT = 8431
@@ -52,7 +52,7 @@ class Program:
     def running(self) -> bool:
         return self._child.running()
 
-    def stop(self, hurry: Hurry | None = None, grace: float | None = None) -> None:
+    def stop(self, hurry: threading.Event | None = None, grace: float | None = None) -> None:
         self._child.stop(grace=self.grace if grace is None else grace, hurry=hurry)
 
     def _wait_until(
@@ -152,22 +152,6 @@ class Web(Served):
     file, usual_port = "web", 8430
     grace = 8
 
-    def __init__(
-        self,
-        *,
-        home: Path,
-        folder: Path,
-        logs: Path,
-        pids: Path,
-        environment: Environment,
-        host: str | None = None,
-        port: int | None = None,
-    ) -> None:
-        where = {"home": home, "folder": folder, "logs": logs, "pids": pids}
-        super().__init__(
-            "--host", host or "127.0.0.1", environment=environment, host=host, port=port, **where
-        )
-
 
 class Preloaded(Program):
     """A command of Prefect's. `prepare` loads its code while other parts start; it begins when it is told the
@@ -203,7 +187,7 @@ class Preloaded(Program):
             self.prepare()
         write_whole(self._go, api_url)
 
-    def stop(self, hurry: Hurry | None = None, grace: float | None = None) -> None:
+    def stop(self, hurry: threading.Event | None = None, grace: float | None = None) -> None:
         super().stop(hurry, grace)
         self._go.unlink(missing_ok=True)
 

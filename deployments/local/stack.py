@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from deployments.local.environment import set_environment, write_env_file
 from deployments.local.errors import Interrupted
 from deployments.local.files import key_in
 from deployments.local.postgres import EmbeddedPostgres, wait_for_server
 from deployments.local.prefect_server import Deployments, PrefectServer, require_answer, tidy_up
-from deployments.local.processes import Hurry, stop_leftover
+from deployments.local.processes import stop_leftover
 from deployments.local.programs import METRICS_PORT, LocalModel, Sandbox, Served, Web, Worker
 from deployments.local.supervision import Pauses, Revival, RunLock, SignalGuard
 from deployments.setup.server import ensure_queues, ensure_work_pool
@@ -125,7 +125,7 @@ class Stack:
         self._undo = ExitStack()
         self._started = False
         self._pauses: dict[str, Pauses] = {}
-        self.hurry = Hurry()
+        self.hurry = threading.Event()
         """Makes a running stop end without grace."""
         self.env_file = var / "run.env"
         """The addresses for other shells, while everything is up."""
@@ -241,7 +241,7 @@ class Stack:
 
     def _cancel_start(self) -> None:
         self._cancelled.set()
-        self._signals.call(self.hurry.up)
+        self._signals.call(self.hurry.set)
 
     def revive(self) -> list[Revival]:
         """Restarts parts that have died; returns the attempts. A part that cannot be started or dies
@@ -306,51 +306,42 @@ class Stack:
                     self.database_url = self.postgres.url("shop")
 
     def _stop_postgres(self, postgres: EmbeddedPostgres) -> None:
-        postgres.stop("immediate" if self.hurry else "fast", seconds=20)
+        postgres.stop("immediate" if self.hurry.is_set() else "fast", seconds=20)
 
     def _plan(self) -> None:
         """Fixes the addresses and the stop order, before parts start concurrently."""
-        options, logs, pids = self.options, self._logs, self._pids
+        options = self.options
+        where: dict[str, Any] = {"home": options.home, "logs": self._logs, "pids": self._pids}
         if options.own_sandbox:
-            self.sandbox = Sandbox(home=options.home, folder=self._var / "sandbox", logs=logs, pids=pids)
+            self.sandbox = Sandbox(folder=self._var / "sandbox", **where)
             self._undo.callback(self.sandbox.stop, self.hurry)
             self.gateway_url = self.sandbox.url
         if options.local_model:
-            self.local_model = LocalModel(
-                home=options.home, folder=self._var / "local-model", logs=logs, pids=pids
-            )
+            self.local_model = LocalModel(folder=self._var / "local-model", **where)
             self._undo.callback(self.local_model.stop, self.hurry)
         if options.own_prefect and self.postgres:
             self.prefect_server = PrefectServer(
-                home=options.home,
-                folder=self._var / "prefect",
-                database_url=self.postgres.url("prefect"),
-                logs=logs,
-                pids=pids,
+                folder=self._var / "prefect", database_url=self.postgres.url("prefect"), **where
             )
             self._undo.callback(self.prefect_server.stop, self.hurry)
             self.prefect_api_url = self.prefect_server.api_url
         if options.prefect and options.deployments:
             state = self._var / "run" / "deployed.json"
-            self._deployments = Deployments(
-                home=options.home, state=state, environment=self._own_environment(), logs=logs, pids=pids
-            )
+            self._deployments = Deployments(state=state, environment=self._own_environment(), **where)
             self._undo.callback(self._deployments.stop, self.hurry)
         if options.web:
-            environment = {
-                **self._own_environment(),
-                "ORDERS_API_KEY": options.orders_api_key or key_in(self.key_file),
-            }
-            environment["METRICS_TOKEN"] = self._metrics_token
-            parts = {"home": options.home, "folder": self._var / "web", "logs": logs, "pids": pids}
-            self.web = Web(environment=environment, host=options.web_host, port=options.web_port, **parts)
+            key, host = options.orders_api_key or key_in(self.key_file), options.web_host or "127.0.0.1"
+            environment = {**self._own_environment(), "METRICS_TOKEN": self._metrics_token}
+            environment["ORDERS_API_KEY"] = key
+            folder, port = self._var / "web", options.web_port
+            self.web = Web(
+                "--host", host, folder=folder, environment=environment, host=host, port=port, **where
+            )
             self._undo.callback(self.web.stop, self.hurry)
         if options.prefect and options.worker:
             environment = {**self._own_environment(), "METRICS_TOKEN": self._metrics_token}
             wanted = options.metrics_port if options.web else None  # the default port is for `make run`
-            self.worker = Worker(
-                home=options.home, environment=environment, logs=logs, pids=pids, metrics_port=wanted
-            )
+            self.worker = Worker(environment=environment, metrics_port=wanted, **where)
             self._undo.callback(self.worker.stop, self.hurry)
 
     @property
