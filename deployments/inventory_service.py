@@ -125,7 +125,7 @@ def create_app(
         def read_metrics(request: Request) -> Response:
             """Metrics for Prometheus."""
             if not metrics.allows(request.headers.get("Authorization")):
-                raise _Unauthorized
+                raise _Refused(Problem.UNAUTHORIZED)
             body, content_type = metrics.answer(request.headers.get("Accept"))
             return Response(body, media_type=content_type)
 
@@ -150,12 +150,12 @@ def _orders(inventory: DatabaseInventory, route: type[APIRoute]) -> APIRouter:
     @api.get("/reservations")
     async def get(order_id: Annotated[OrderId, Query()]) -> Reservation:
         """Returns the order's reservation."""
-        return _found(await inventory.get(order_id), order_id)
+        return _found(await inventory.get(order_id))
 
     @api.post("/reservations/keep")
     async def keep(asked: Keep) -> Reservation:
         """Extends the reservation to at least this many seconds from now."""
-        return _found(await inventory.keep(asked.order_id, seconds=asked.seconds), asked.order_id)
+        return _found(await inventory.keep(asked.order_id, seconds=asked.seconds))
 
     @api.post("/reservations/release")
     async def release(asked: AboutOrder) -> Reservation:
@@ -196,18 +196,18 @@ def _orders(inventory: DatabaseInventory, route: type[APIRoute]) -> APIRouter:
     return api
 
 
-class _OrderUnknown(Exception):
-    """The order is unknown."""
+class _Refused(Exception):
+    """The request gets this answer."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
 
 
-def _found(reservation: Reservation | None, order_id: str) -> Reservation:
+def _found(reservation: Reservation | None) -> Reservation:
     if reservation is None:
-        raise _OrderUnknown(order_id)
+        raise _Refused(Problem.NO_RESERVATION)
     return reservation
-
-
-class _Unauthorized(Exception):
-    """The token is missing or wrong."""
 
 
 _BEARER = HTTPBearer(auto_error=False)
@@ -227,7 +227,7 @@ def _guarded(token: str | None) -> type[APIRoute]:
                 if token is not None and not (
                     given and hmac.compare_digest(given.credentials.encode(), token.encode())
                 ):
-                    raise _Unauthorized
+                    raise _Refused(Problem.UNAUTHORIZED)
                 return await handle(request)
 
             return guarded
@@ -245,25 +245,21 @@ def _answer_problems(app: FastAPI) -> None:
                     for s in error.shortages
                 ]
                 return _problem(Problem.OUT_OF_STOCK, str(error), short)
-            case ReservationLost():
-                return _problem(Problem.LOST, str(error))
             case UnknownProducts():
                 unknown = [ShortItem(product_id=i, requested=0, available=0) for i in error.product_ids]
                 return _problem(Problem.UNKNOWN_PRODUCT, str(error), unknown)
             case DeliveryConflict():
                 return _problem(Problem.DELIVERY_CONFLICT, str(error), received=error.received)
-            case InventoryRefused():
-                return _problem(Problem.REFUSED, str(error))
+            case ReservationLost() | InventoryRefused():
+                lost = isinstance(error, ReservationLost)
+                return _problem(Problem.LOST if lost else Problem.REFUSED, str(error))
         raise error
 
-    @app.exception_handler(_OrderUnknown)
-    async def nothing(_: Request, __: _OrderUnknown) -> Response:
-        return _problem(Problem.NO_RESERVATION)
-
-    @app.exception_handler(_Unauthorized)
-    async def not_allowed(_: Request, __: _Unauthorized) -> Response:
-        response = _problem(Problem.UNAUTHORIZED)
-        response.headers["WWW-Authenticate"] = "Bearer"
+    @app.exception_handler(_Refused)
+    async def refused(_: Request, error: _Refused) -> Response:
+        response = _problem(error.problem)
+        if error.problem is Problem.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
     @app.exception_handler(RequestValidationError)
