@@ -74,16 +74,8 @@ def _git_revision() -> str | None:
     """Returns None without git, or in a folder that is not a repository, such as an archive's."""
     if not (HOME / ".git").exists():
         return None
-    command = [
-        "git",
-        "--no-optional-locks",
-        "-C",
-        str(HOME),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-    ]
+    command = ["git", "--no-optional-locks", "-C", str(HOME)]
+    command += ["describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -11,8 +11,8 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.order_run import finish_reopened
 from flows.order_saga import ORDER_SAGA
-from flows.reopened import finish_reopened
 from flows.runs import OrderId, Words, started_by, state_of
 from saga.cancelling import Asked
 from shop.orders.names import run_name

@@ -1,10 +1,11 @@
-"""The context of one order's saga in a flow run: lease, cancellation, mail and artifacts at the end."""
+"""The context of one order's saga in a flow run: lease, cancellation, mail and artifacts at the end; and how
+an order goes on that a person has reopened: by the same saga, with what is still due."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from uuid import UUID
 
@@ -16,11 +17,12 @@ from flows.attention_artifact import artifacts_shown
 from flows.order_picture import report_takeovers, show_order
 from flows.order_saga import ORDER_SAGA
 from flows.runs import named
-from saga import wakeup
+from saga import claims, wakeup
 from saga.asyncio_tasks import complete
 from saga.database import Tx, is_database_error, retry_while_database_down, transaction
 from saga.lease import lease, release_all
 from saga.log_context import about_instance
+from saga.prefect.batch import run_claimed
 from saga.prefect.instance_run import InstanceRun, run_id
 from saga.prefect.termination import cancelled_by_sigterm
 from saga.wakeup import Listener
@@ -34,6 +36,7 @@ from shop.orders.outcomes import OrderOutcome
 from shop.orders.report import read_one
 from shop.orders.store import ORDERS
 from shop.review.cancel import withdraw
+from shop.settings import settings
 from tasks.background import deliver_outbox
 
 _ASK_SECONDS = 5
@@ -186,3 +189,36 @@ async def _is_cancelled() -> bool:
         )
         return False
     return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+async def _run_reopened(order_id: str) -> bool:
+    """Takes the order to its outcome, unless a worker has claimed it. Returns whether it did."""
+
+    async def claim(lease_id: UUID, _survived: int) -> Sequence[OrderInstance]:
+        run = str(flow_run.id)
+        return await claims.claim_batch(
+            ORDERS, lease_id, most=1, ids=[order_id], flow_run_id=run, known=ORDER_SAGA.names
+        )
+
+    return await run_claimed(ORDER_SAGA, ORDERS, claim) > 0
+
+
+async def finish_reopened(order_id: str) -> OrderOutcome:
+    """Takes the order to its outcome, or until it waits for a transfer, or waits for the worker that has
+    claimed it; then sends its mail and shows its page."""
+    async with artifacts_shown():
+        known = await _wait_for_outcome(order_id)
+        if await outbox.is_due([order_id]):
+            await deliver_outbox(ALL_OF_AN_ORDER, [order_id])
+        await show_order(order_id)
+    return known
+
+
+async def _wait_for_outcome(order_id: str) -> OrderOutcome:
+    async with wakeup.listening(ORDERS, wakeup.FINISHED) as listener:
+        while (known := await read_one(order_id)) is None or (
+            known.outcome is None and not known.awaits_money
+        ):
+            if not await _run_reopened(order_id):
+                await listener.wait(settings().poll_seconds)
+    return known

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows import attention_artifact
-from flows.reopened import finish_reopened
+from flows.order_run import finish_reopened
 from flows.runs import OptionalWords, OrderId, Words, started_by, state_of
 from shop.orders.names import run_name
 from shop.orders.outcomes import OrderOutcome

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from flows.reopened import finish_reopened
+from flows.order_run import finish_reopened
 from flows.runs import OrderId, Words, about_order, started_by, state_of
 from shop.review.retry import retry
 

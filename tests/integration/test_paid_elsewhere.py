@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from flows.order_run import finish_reopened
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.reopened import finish_reopened
 from shop.orders import intake
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import OrderOutcome, Outcome

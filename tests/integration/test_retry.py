@@ -11,10 +11,10 @@ import pytest
 
 from deployments.cli import order_saga
 from deployments.local.environment import environment
+from flows.order_run import finish_reopened
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.reopened import finish_reopened
 from flows.retry_order import retry_order
 from saga.database import sync_engine
 from shop.inventory.deliveries import read_delivery

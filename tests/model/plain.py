@@ -25,7 +25,6 @@ import flows.jobs
 import flows.order_run
 import flows.process_pending_orders
 import flows.progress
-import flows.reopened
 import saga.database
 import saga.prefect.batch
 import saga.prefect.consumer
@@ -133,7 +132,6 @@ def without_prefect() -> Iterator[None]:
                 for each in (saga.prefect.instance_run, saga.prefect.consumer)
             ),
             *(patch.object(each, "cancelled_by_sigterm", _nothing) for each in _TERMINATED),
-            patch.object(flows.reopened, "show_order", _nobody_looks),
             patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
             patch.object(flows.progress, "acreate_markdown_artifact", _nobody_looks),
             patch.object(saga.prefect.takeover, "_create_artifacts", _nobody_looks),
