@@ -87,30 +87,13 @@ class Standby:
                 process.kill()
             await process.aclose()
 
-    async def _run_process(
-        self,
-        command: list[str],
-        *,
-        stream_output: Any = False,
-        task_status: Any = None,
-        task_status_handler: Any = None,
-        env: Mapping[str, str] | None = None,
-        cwd: Any = None,
-        **options: Any,
-    ) -> anyio.abc.Process:
+    async def _run_process(self, command: list[str], **options: Any) -> anyio.abc.Process:
         """Replaces Prefect's `run_process` for runs."""
-        if not (env and _MARK in env and stream_output is True):
-            return await run_process(
-                command,
-                stream_output=stream_output,
-                task_status=task_status,
-                task_status_handler=task_status_handler,
-                env=env,
-                cwd=cwd,
-                **options,
-            )
-        async with await self._take(env, cwd) as process:
-            task_status.started(task_status_handler(process))
+        env: Mapping[str, str] | None = options.get("env")
+        if not (env and _MARK in env and options.get("stream_output") is True):
+            return await run_process(command, **options)
+        async with await self._take(env, options.get("cwd")) as process:
+            options["task_status"].started(options["task_status_handler"](process))
             await process.wait()
         return process
 
