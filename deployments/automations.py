@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 FILE = Path(__file__).with_name("automations.yaml")
 
 
-def ensure_automations(file: Path = FILE, *, apply: bool = True) -> list[Item]:
+def ensure_automations(*, apply: bool = True) -> list[Item]:
     """Creates or updates the automations on the server; `apply` false: only compares."""
     from prefect.client.orchestration import get_client
 
     items = []
     with get_client(sync_client=True) as client:
-        for wanted in automations(file):
+        for wanted in automations():
             known = client.read_automations_by_name(wanted.name)
             change = Change.UNCHANGED
             if not known:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -398,16 +397,9 @@ PARTS: dict[str, Check] = {
 }
 
 
-async def check_all(known: Known, report: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
-    """Checks all parts concurrently, and calls `report` with each finding as it arrives."""
-
-    async def one(part: str, ask: Check) -> Finding:
-        found = await check_part(part, ask, known)
-        with suppress(Exception):
-            report(found)
-        return found
-
-    return list(await asyncio.gather(*(one(part, ask) for part, ask in PARTS.items())))
+async def check_all(known: Known) -> list[Finding]:
+    """Checks all parts concurrently."""
+    return await asyncio.gather(*(check_part(part, ask, known) for part, ask in PARTS.items()))
 
 
 def unknown_settings(names: Iterable[str]) -> list[Finding]:

@@ -39,11 +39,11 @@ def tail(path: Path, lines: int = 15) -> str:
     return "\n".join(read_if_there(path).rstrip().splitlines()[-lines:])
 
 
-def poll(condition: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
+def poll(condition: Callable[[], bool], seconds: float) -> bool:
     """Waits for the condition. Returns whether it became true in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= end:
             return False
-        time.sleep(every)
+        time.sleep(0.05)
     return True

@@ -151,9 +151,9 @@ class Child:
             self._process.wait(10)
 
 
-def stop_leftover(pid_file: Path, grace: float = 5) -> bool:
+def stop_leftover(pid_file: Path) -> bool:
     """Stops what a killed supervisor has left running. Returns whether there was something."""
-    return _stop_recorded(pid_file, grace, None)
+    return _stop_recorded(pid_file, 5, None)
 
 
 def _stop_recorded(

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -72,18 +71,18 @@ def ensure_all(*, apply: bool) -> list[Item]:
     ]
 
 
-def ensure_deployments(*, apply: bool = True, file: Path = FILE) -> list[Item]:
+def ensure_deployments(*, apply: bool = True) -> list[Item]:
     """Registers deployments that are missing or differ. Raises `DeployError`. Keeps other deployments on
     the server, and whether a schedule is active."""
-    every = list(wanted(file))
+    every = list(_wanted())
     found = {each.name: _differences(each) for each in every}
     changed = [each for each in every if found[each.name]]
     if apply and changed:
         with client() as server:
             remove_triggers(server, [each.described for each in changed])
-        _deploy(file, [each.name for each in changed])
+        _deploy([each.name for each in changed])
         if left := [f"{each.name} ({', '.join(fields)})" for each in every if (fields := _differences(each))]:
-            raise DeployError(f"after prefect deploy these still differ from {file.name}: {', '.join(left)}")
+            raise DeployError(f"after prefect deploy these still differ from {FILE.name}: {', '.join(left)}")
     return [Item("deployment", each.name, *_change(found[each.name], apply=apply)) for each in every]
 
 
@@ -95,13 +94,13 @@ def _change(differences: list[str], *, apply: bool) -> tuple[Change, str]:
     return (Change.UPDATED if apply else Change.DIFFERS), ", ".join(differences)
 
 
-def wanted(file: Path) -> Iterator[Wanted]:
+def _wanted() -> Iterator[Wanted]:
     """Reads the file. Loads the flows, because their parameters are compared too."""
     from prefect import Flow
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
-    content = filled(described(file), values())
+    content = filled(described(), values())
     for each in content["deployments"]:
         flow: Flow[Any, Any] = load_flow_from_entrypoint(each["entrypoint"])
         limit, pool = each.get("concurrency_limit", {}), each["work_pool"]
@@ -198,11 +197,11 @@ def _registered_schedule(schedule: DeploymentSchedule) -> tuple[str, str]:
     return schedule.slug or "", f"every {planned.interval.total_seconds():g} s"
 
 
-def _deploy(file: Path, names: list[str]) -> None:
+def _deploy(names: list[str]) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy"]
     command += [part for name in names for part in ("--name", name.rpartition("/")[2])]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as deployed:
-        yaml.safe_dump(described(file), deployed, sort_keys=False)
+        yaml.safe_dump(described(), deployed, sort_keys=False)
         deployed.flush()
         try:
             done = subprocess.run(

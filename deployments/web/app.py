@@ -48,10 +48,10 @@ _DATABASE_SECONDS = 3
 
 
 class Starter:
-    """Calls `start` soon after `ring`, in its own thread, at most once in `pause_seconds`."""
+    """Calls `start` soon after `ring`, in its own thread, at most once a second."""
 
-    def __init__(self, name: str, start: Callable[[], object], pause_seconds: float = 1) -> None:
-        self._start, self._pause = start, pause_seconds
+    def __init__(self, name: str, start: Callable[[], object]) -> None:
+        self._start = start
         self._rung, self._over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -82,7 +82,7 @@ class Starter:
                     self._thread.name,
                     type(error).__name__,
                 )
-            self._over.wait(self._pause)
+            self._over.wait(1)
 
 
 class Live(BaseModel):
