@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import date, datetime, time, timedelta
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,10 +35,6 @@ from shop.text.sanitize import tame
 from shop.values.money import show
 
 _MOST = 100_000
-
-
-class _BadOption(Exception):
-    """The value of an option cannot be used."""
 
 
 def list_orders(
@@ -72,7 +69,7 @@ def list_orders(
     settings()
     try:
         if not 1 <= limit <= _MOST:
-            raise _BadOption(f"--limit: from 1 to {_MOST:,}")  # noqa: TRY301
+            raise ValueError(f"--limit: from 1 to {_MOST:,}")  # noqa: TRY301
         wanted = Wanted(
             status=status,
             outcome=outcome,
@@ -81,7 +78,7 @@ def list_orders(
             since=_time("--since", since),
             until=_time("--until", until),
         )
-    except _BadOption as error:
+    except ValueError as error:
         return terminal.refused(str(error))
     found, more = run_sync(lambda: find_all(wanted, most=limit))
     if json:
@@ -98,40 +95,20 @@ def list_orders(
 def _time(option: str, given: str | None) -> datetime | None:
     if given is None:
         return None
-    if (ago := _period(given)) is not None:
-        return database_time_sync() - ago
+    with suppress(ValueError):
+        if (ago := parse(given).ago) is not None:
+            return database_time_sync() - ago
     try:
-        if len(given) <= len("2026-01-31"):
-            return in_shop(datetime.combine(date.fromisoformat(given), time()))
-        at = datetime.fromisoformat(given)
+        return in_shop(datetime.fromisoformat(given))
     except ValueError:
-        raise _BadOption(
+        raise ValueError(
             f"{option}: {given!r} is no time: give 2026-01-31, 2026-01-31T12:00, or a period such as 24h"
         ) from None
-    return in_shop(at)
-
-
-def _period(given: str) -> timedelta | None:
-    units = {"m": "minutes", "h": "hours", "d": "days"}
-    number, unit = given[:-1], given[-1:]
-    if not number.isdecimal() or unit not in units or len(number) > 6:
-        return None
-    return timedelta(**{units[unit]: int(number)})
 
 
 def _table(orders: Sequence[ListedOrder]) -> Table:
-    columns = (
-        "order",
-        "status",
-        "failing step",
-        ">total",
-        ">charged",
-        ">refunded",
-        "submitted",
-        "time",
-        "tracking",
-    )
-    table = terminal.table(None, *columns)
+    of_money, of_time = (">total", ">charged", ">refunded"), ("submitted", "time")
+    table = terminal.table(None, "order", "status", "failing step", *of_money, *of_time, "tracking")
     for order in orders:
         total = show(order.total_amount, order.currency) if order.total_amount is not None else ""
         money = (show(a, order.currency) if a else "" for a in (order.amount_charged, order.amount_refunded))
