@@ -4,6 +4,7 @@ Each is one transaction."""
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any, TypeVar
@@ -258,6 +259,7 @@ async def _release(tx: Tx, held: Sequence[Instance], seconds: float, code: str |
     parameters = {
         "ids": [instance.id for instance in held],
         "seconds": float(seconds),
+        "held_seconds": 1 + time.monotonic() - min(instance.claimed_at for instance in held),
         "leases": leases,
         "code": code,
     }

@@ -39,7 +39,8 @@ class Hooks(Generic[P]):
     """Columns of the instances' table that are written together with the outcome, with their PostgreSQL
     types."""
     urgent: ClassVar[str] = "false"
-    """An SQL condition on an instance `i`: if it holds, a postponed instance waits for a second at most."""
+    """An SQL condition on an instance `i`: if it holds, a postponed instance waits for a second at most.
+    `:held_seconds` is how long its worker has held it: what came since then, its step may not have seen."""
 
     status_past_pivot: ClassVar[str] = "past_pivot"
     """The `status` of an open instance past the pivot. An owner's pivot may write it, with a condition on the

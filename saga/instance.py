@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -73,6 +74,7 @@ class SagaInstance(Generic[P]):
     """Whether the transaction of its last step has committed its end, too: its outcome, or its release."""
     pending_records: dict[str, Any] = field(default_factory=dict)
     """Journal records by step that the next write includes; see `saga.journal.defer`."""
+    claimed_at: float = field(default_factory=time.monotonic)
     in_flight: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     """External calls that were too slow for their batch and still run."""
     _payload: P | None = None

@@ -36,9 +36,10 @@ _SETTLE = sql(
     "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))) "
     "WHERE {key} = :id AND step = ANY(CAST(:steps AS text[]))"
 )
-_REMOVE_ERROR_FIELD = sql(
-    "UPDATE {journal} SET undo_error = undo_error - CAST(:field AS text) "
-    "WHERE {key} = :id AND step = :step AND undo_error ? CAST(:field AS text)"
+_CHANGE_ERROR = sql(
+    "UPDATE {journal} SET undo_error = undo_error || (SELECT coalesce(jsonb_object_agg(key, value), '{{}}') "
+    "FROM jsonb_each(CAST(:changes AS jsonb)) WHERE jsonb_exists(undo_error, key)) "
+    "WHERE {key} = :id AND step = :step AND undo_error IS NOT NULL"
 )
 # A new fence: a worker that was paused must not find that it still holds the instance.
 _REVOKE = sql(
@@ -120,11 +121,13 @@ def settle(
     )
 
 
-def forget_error_field(
-    connection: Connection, store: SagaStore[Any], instance_id: str, step: str, field: str
+def change_error(
+    connection: Connection, store: SagaStore[Any], instance_id: str, step: str, changes: Mapping[str, Any]
 ) -> None:
-    """Removes a field of the error of the step's compensation, such as a counter that starts over."""
-    connection.execute(_REMOVE_ERROR_FIELD(store), {"id": instance_id, "step": step, "field": field})
+    """Changes those fields that the error of the step's compensation has, such as a counter that starts over.
+    They stay so until an attempt sets them again."""
+    about = {"id": instance_id, "step": step, "changes": as_json(dict(changes))}
+    connection.execute(_CHANGE_ERROR(store), about)
 
 
 def replace_content(

@@ -53,12 +53,12 @@ class OrderHooks(Hooks[Order]):
         "amount_elsewhere": "numeric",
     }
     status_past_pivot = "shipped"
-    # The gateway sent an event, or its money was recorded, while the order's worker was about to postpone it.
+    # The gateway sent an event, or its money was recorded, while a worker held it.
     urgent = (
         "EXISTS (SELECT 1 FROM payment_event e WHERE e.order_id = i.id AND e.handled_at IS NULL "
-        "AND e.received_at > now() - interval '5 seconds') "
+        "AND e.received_at > now() - make_interval(secs => :held_seconds)) "
         "OR EXISTS (SELECT 1 FROM received_payment r WHERE r.order_id = i.id "
-        "AND r.recorded_at > now() - interval '5 seconds')"
+        "AND r.recorded_at > now() - make_interval(secs => :held_seconds))"
     )
 
     def outcome(self, instance: OrderInstance, compensations: Sequence[Compensation]) -> Outcome:

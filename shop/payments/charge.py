@@ -217,7 +217,7 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
     journalled = entry.notes.get("payment_id") if entry else None
     earlier = (entry.undo_error or {}) if entry else {}
     refusals, unclear = int(earlier.get("refusals", 0)), int(earlier.get("unclear_refunds", 0))
-    is_decided = earlier.get("error_code") == PAID_AND_REJECTED and not earlier.get(UNDECIDED)
+    is_decided = earlier.get(UNDECIDED) is False
     undone = _Undone(_currency(instance))
     refused: PaymentError | None = None
     others = await _taken_elsewhere(instance, gateway, decided=is_decided)

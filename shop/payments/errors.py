@@ -251,7 +251,7 @@ class RefundRefused(PaymentError):
 
 
 UNDECIDED = "undecided"
-"""Field of a refused refund that a person has to decide. It is removed when one has."""
+"""Field of a refused refund that a person has to decide: true; false once one has."""
 PAID_ELSEWHERE = "paid_elsewhere"
 PAID_AND_REJECTED = "paid_and_rejected"
 

@@ -218,8 +218,8 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             connection.execute(_HOLD, {"id": decided.order_id})
             connection.execute(_BACK_TO_REVIEW, {"id": decided.order_id})
         case Resolution.RETRY_NOW:  # restarts the count of refunds without a clear answer
-            manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, "unclear_refunds")
-            manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, UNDECIDED)
+            changes = {"unclear_refunds": 0, UNDECIDED: False}
+            manual.change_error(connection, ORDERS, decided.order_id, PAYMENT, changes)
         case settled:
             _settle(connection, decided, row)
             amount = row["amount_at_risk"]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -514,7 +515,7 @@ async def test_a_worker_that_dies_in_the_middle_of_a_return(saga: World, unique:
             "INSERT INTO lease (id, holder, until) VALUES (:id, 'dies', now() + interval '1 hour')", id=DEAD
         )
         async with transaction() as tx:
-            (order,) = await claims.claim(tx, ORDERS, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
+            (order,) = await claims.claim(tx, ORDERS, UUID(DEAD), most=1, ids=[order_id])
         assert order.cancel_reason == "changed their mind"
         order.fail("cancel_order", SagaReturned(order.cancel_reason))
     if far >= 2:
@@ -542,7 +543,7 @@ async def test_a_paused_worker_that_wakes_up_during_a_return_writes_nothing(saga
         "INSERT INTO lease (id, holder, until) VALUES (:id, 'paused', now() - interval '1 second')", id=DEAD
     )
     async with transaction() as tx:
-        (order,) = await claims.claim(tx, ORDERS, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
+        (order,) = await claims.claim(tx, ORDERS, UUID(DEAD), most=1, ids=[order_id])
     order.fail("cancel_order", SagaReturned("r"))
     await housekeeping()
     before = saga.journal(order_id)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -267,7 +268,7 @@ async def test_a_worker_that_dies_in_a_retry_leaves_it_to_recovery(saga: World, 
         assert await attention.reopen_due(tx, most=10) == [order_id]
     saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() + interval '1 hour')", id=DEAD)
     async with transaction() as tx:
-        (order,) = await claims.claim(tx, ORDERS, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
+        (order,) = await claims.claim(tx, ORDERS, UUID(DEAD), most=1, ids=[order_id])
     await charge.refund(order, gateway())
     assert (await shown())[0], "it is shown as long as nobody knows better"
     saga.sql("UPDATE lease SET until = now() - interval '1 second'")
@@ -321,12 +322,12 @@ async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_
         )
     saga.sql("UPDATE customer_order SET outcome = NULL")
     async with transaction() as tx:
-        (deaf,) = await claims.claim(tx, ORDERS, lease(1), most=1, ids=[order_id])  # type: ignore[arg-type]
+        (deaf,) = await claims.claim(tx, ORDERS, UUID(lease(1)), most=1, ids=[order_id])
     # the commit that was not heard of
     saga.sql("UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL")
     saga.sql("UPDATE customer_order SET outcome = NULL")  # opened again
     async with transaction() as tx:
-        (other,) = await claims.claim(tx, ORDERS, lease(2), most=1, ids=[order_id])  # type: ignore[arg-type]
+        (other,) = await claims.claim(tx, ORDERS, UUID(lease(2)), most=1, ids=[order_id])
     await postpone([deaf], seconds=60)
     row = saga.order(order_id)
     assert (str(row.lease_id), row.fence, row.not_before) == (lease(2), other.fence, None)

@@ -15,10 +15,15 @@ from flows.order_run import finish_reopened
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
+from saga import claims
+from saga.database import transaction
+from saga.finish import postpone
+from saga.lease import lease
 from shop.orders import intake
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.orders.report import read
+from shop.orders.store import ORDERS
 from shop.payments.errors import NotReceivable, PaymentAwaited
 from shop.payments.gateways import gateway
 from shop.payments.recording import Received, read_incoming
@@ -242,6 +247,25 @@ async def test_retrying_the_compensation_of_a_rejected_order_refunds_it(saga: Wo
     await assert_all_is_well(saga, order_id)
 
 
+async def test_the_decision_to_refund_outlives_a_gateway_that_is_unavailable(
+    saga: World, unique: str
+) -> None:
+    order_id, payment_id = f"DOWN-{unique}", paid_in_the_shop(saga, unique)
+    await outcome_of(paid(order_id, payment_id, product=f"NEW-{unique}"))
+    await resolve(decision(order_id, "retry_now", resolved_by="Kim"))
+    saga.misbehave(error_rate=1)
+    try:
+        await process_pending_orders(consumer_seconds=0)
+    finally:
+        saga.misbehave(error_rate=0)
+    assert ended(order_id).outcome is not Outcome.REJECTED
+    assert saga.money(f"checkout-{unique}") == (PRICE, 0)
+    saga.sql("UPDATE customer_order SET not_before = NULL WHERE outcome IS NULL")
+    saga.sql(f"UPDATE customer_order SET {REOPEN} WHERE id = :id", id=order_id)
+    assert (await finish_reopened(order_id)).outcome is Outcome.REJECTED
+    assert saga.money(f"checkout-{unique}") == (PRICE, PRICE)
+
+
 async def test_a_payment_that_was_partly_refunded_does_not_pay_the_order(saga: World, unique: str) -> None:
     payment_id = paid_in_the_shop(saga, unique, PRICE + 100)
     body = {"payment_id": payment_id, "amount": 10_000, "currency": "USD"}
@@ -417,6 +441,23 @@ async def test_a_transfer_is_awaited_and_then_the_order_goes_on(saga: World, uni
     assert saga.ledger(order_id) == []
     assert saga.shipments(order_id) == 1
     await assert_all_is_well(saga, order_id)
+
+
+async def test_money_that_comes_while_a_worker_has_the_order_wakes_it_at_once(
+    saga: World, unique: str
+) -> None:
+    """The worker looked for it a minute ago, and postpones the order only now, with its batch."""
+    order_id = f"SLOW-{unique}"
+    intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"})])
+    async with lease(ORDERS) as mine:
+        async with transaction() as tx:
+            (order,) = await claims.claim(tx, ORDERS, mine, most=1, ids=[order_id])
+        await record(order_id, PRICE, reference="T-1", recorded_by="bank")
+        order.claimed_at -= 60
+        saga.sql("UPDATE received_payment SET recorded_at = recorded_at - interval '30 seconds'")
+        await postpone([order], 3600, PaymentAwaited("not received yet", 3600))
+    pause = saga.sql("SELECT extract(epoch FROM not_before - now()) FROM customer_order")[0][0]
+    assert pause <= 1, "the next claim sees the money"
 
 
 async def test_an_order_that_awaits_its_money_can_be_cancelled(saga: World, unique: str) -> None:
