@@ -50,7 +50,7 @@ _REDUCTION_FACTOR = 10
 _LONGEST_PAUSE_SECONDS = 60
 """Limits the pause before a trial, in seconds. It doubles with each death of a worker that had only this
 instance."""
-_PAUSE_IS_OVER = (
+_PAUSE_CUTOFF = (
     f"now() - make_interval(secs => CASE WHEN i.takeovers >= {_SUSPECTED_FROM} "
     f"THEN least({_LONGEST_PAUSE_SECONDS}, power(2, least(i.lone_deaths, 30)) - 1) ELSE 0 END)"
 )
@@ -93,17 +93,12 @@ _OLDEST_SUSPECTED = sql(
     "SELECT i.id, i.takeovers, i.lone_deaths > 0 OR coalesce(l.orders_left = 1, false) AS alone "  # noqa: S608  (constants)
     f"FROM {{instances}} i LEFT JOIN {{leases}} l ON l.id = i.lease_id "
     f"WHERE i.outcome IS NULL AND {_SUSPECTED} AND {_DUE} AND i.waits_for IS DISTINCT FROM :unknown_step "
-    f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_IS_OVER}) "
+    f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_CUTOFF}) "
     "ORDER BY i.number LIMIT 1"
 )
-_NOT_ALONE = (
-    "i.lone_deaths = 0 "
-    "AND NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.orders_left = 1)"
-)
+_NOT_ALONE = "i.lone_deaths = 0 AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id AND l.orders_left = 1)"
 _CLAIM_SUSPECTED = sql(
-    _CLAIM.format(
-        when=_DUE, which=f"AND {_SUSPECTED} AND i.takeovers <= :takeovers AND {_NOT_ALONE.format()}"
-    )
+    _CLAIM.format(when=_DUE, which=f"AND {_SUSPECTED} AND i.takeovers <= :takeovers AND {_NOT_ALONE}")
 )
 # A postponed instance that no worker has begun is available to the caller that claims it by its id.
 _CLAIM_THESE = sql(
@@ -114,7 +109,7 @@ _CLAIMABLE = (
     f"SELECT i.id, i.fence, {_SUSPECTED} AS suspected FROM {{instances}} i "  # noqa: S608  (constants)
     f"WHERE i.outcome IS NULL AND {_DUE} AND i.waits_for IS DISTINCT FROM :unknown_step "
     "AND (i.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM {leases} l "
-    f"WHERE l.id = i.lease_id AND l.until >= {_PAUSE_IS_OVER} + make_interval(secs => :renewed))) "
+    f"WHERE l.id = i.lease_id AND l.until >= {_PAUSE_CUTOFF} + make_interval(secs => :renewed))) "
 )
 _OLDEST_UNATTENDED = sql(f"{_CLAIMABLE} ORDER BY i.number LIMIT 1")
 _CLAIMABLE_IDS = sql(f"{_CLAIMABLE} AND (NOT :begun OR i.fence > 0) ORDER BY suspected, i.number LIMIT :most")

@@ -1,7 +1,8 @@
 """The journal: for each instance which steps were begun, what they produced, and what was compensated.
 
-Every write happens in the caller's transaction, after `verify_ownership` has locked the instances and checked
-their fences. An instance that another worker has claimed since is marked `lost` and left out. Only this
+Every write happens in the caller's transaction, after `verify_ownership` has locked the worker's lease, which
+prevents claims of its instances, and has compared their fences if some may have been claimed before. An
+instance that another worker has claimed is marked `lost` and left out. Only this
 module and `saga.manual` write the journal's table.
 """
 

@@ -4,8 +4,8 @@ A share is written in the row of its holder's lease, and ends with the lease. So
 that is paused, or whose machine is gone keeps nothing from others for longer than a lease lasts.
 
 What all live holders have is never more than the limit: taking happens under a lock, and what is given back
-is written when the calls have ended. If the holders want more than there is, each gets its fair share within
-about a second.
+is written when the calls have ended. If the holders want more than there is, each gets its fair share about a
+second after calls of others have ended.
 """
 
 from __future__ import annotations
