@@ -96,7 +96,10 @@ _OLDEST_SUSPECTED = sql(
     f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_CUTOFF}) "
     "ORDER BY i.number LIMIT 1"
 )
-_NOT_ALONE = "i.lone_deaths = 0 AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id AND l.orders_left = 1)"
+_NOT_ALONE = """
+    i.lone_deaths = 0
+    AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id AND l.orders_left = 1)
+"""
 _CLAIM_SUSPECTED = sql(
     _CLAIM.format(when=_DUE, which=f"AND {_SUSPECTED} AND i.takeovers <= :takeovers AND {_NOT_ALONE}")
 )
