@@ -44,9 +44,7 @@ async def record_payment(
     if received.new:
         await asyncio.to_thread(wake_pending_lane)
     total = show(received.total_received, received.currency)
-    message = f"{total} received for the order in all"
-    if received.came_in_vain:
-        message += f"; the order is {received.outcome}: give the money back"
+    message = "; ".join(filter(None, [f"{total} received for the order in all", received.to_do]))
     return Completed(
         name="Recorded" if received.new else "Known",
         message=message if received.new else f"recorded before, nothing was changed; {message}",

@@ -89,9 +89,7 @@ def _show_payments(console: Console, recorded: list[Received], *, json: bool) ->
     table = terminal.table("Payments", "order", "reference", ">amount", ">received in all", "")
     for each in recorded:
         amounts = (show(amount, each.currency) for amount in (each.amount, each.total_received))
-        remark = "" if each.new else "recorded before: nothing was changed"
-        if each.came_in_vain:
-            remark = f"the order is {each.outcome}: give the money back"
+        remark = each.to_do or ("" if each.new else "recorded before: nothing was changed")
         table.add_row(Text(each.order_id), Text(each.reference), *amounts, remark)
     console.print(table)
 

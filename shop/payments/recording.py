@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, text
@@ -36,7 +36,7 @@ from shop.values.frozen import Frozen
 MOST = 5_000
 """Limits the payments of one call of `record_all`."""
 _ORDER = text(
-    "SELECT outcome, failure IS NOT NULL AS failing, content ->> 'currency' AS currency, "
+    "SELECT outcome, failure IS NOT NULL AS failing, content, content ->> 'currency' AS currency, "
     "content -> 'payment_info' ->> 'method' AS method "
     "FROM customer_order WHERE id = :id FOR NO KEY UPDATE"
 )
@@ -92,6 +92,9 @@ class Received(BaseModel):
     amount: Decimal
     currency: str
     total_received: Decimal = Field(description="All that was received for the order until now")
+    overpaid: Decimal = Field(
+        default=Decimal(0), description="What of it is more than is due; somebody has to give that back"
+    )
     new: bool = Field(description="false: the same was recorded before")
     outcome: Outcome | None = Field(
         default=None,
@@ -102,6 +105,15 @@ class Received(BaseModel):
     def came_in_vain(self) -> bool:
         """Whether the order has ended uncompleted, so that its money has to be given back."""
         return self.outcome not in {None, Outcome.COMPLETED}
+
+    @property
+    def to_do(self) -> str:
+        """What somebody has to do about the money; empty if nothing."""
+        if self.came_in_vain:
+            return f"the order is {self.outcome}: give the money back"
+        if self.overpaid:
+            return f"{money.show(self.overpaid, self.currency)} are more than is due: give them back"
+        return ""
 
 
 def read_incoming(raw: object) -> IncomingPayment:
@@ -174,13 +186,24 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
         manual.begin_step(connection, ORDERS, payment.order_id, STEP)
         connection.execute(_REOPEN, {"id": payment.order_id})
         connection.execute(notification(ORDERS, WAITING))
-    total = connection.execute(SUM, row).scalar_one()
-    return Received(
+    total = Decimal(connection.execute(SUM, row).scalar_one())
+    received = Received(
         order_id=payment.order_id,
         reference=payment.reference,
         amount=money.exact(payment.amount, order.currency),
         currency=order.currency,
-        total_received=money.exact(Decimal(total), order.currency),
+        total_received=money.exact(total, order.currency),
         new=new,
         outcome=order.outcome,
     )
+    if not received.came_in_vain:
+        received.overpaid = money.exact(max(Decimal(0), total - _due(order.content, total)), order.currency)
+    return received
+
+
+def _due(content: Mapping[str, Any], otherwise: Decimal) -> Decimal:
+    """Returns what is due for the order, of an order that may not be valid: then `otherwise`."""
+    try:
+        return ORDERS.parse(content).amount_due
+    except ValidationError:
+        return otherwise

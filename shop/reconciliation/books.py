@@ -70,6 +70,20 @@ _IN_VAIN = text(
     WHERE o.outcome <> 'completed' GROUP BY o.currency ORDER BY o.currency
     """
 )
+# Money that came by transfer or on delivery beyond what was due. It is not the order's.
+_OVERPAID = text(
+    """
+    SELECT currency, sum(received - due) AS amount, count(*) AS orders FROM (
+        SELECT o.currency, r.amount AS received, o.amount_elsewhere - coalesce((
+            SELECT sum(CAST(p ->> 'amount' AS numeric))
+            FROM jsonb_array_elements(o.content -> 'part_payments') p), 0) AS due
+        FROM customer_order o JOIN (
+            SELECT order_id, currency, sum(amount) AS amount FROM received_payment GROUP BY order_id, currency
+        ) r ON r.order_id = o.id AND r.currency = o.currency
+        WHERE o.outcome = 'completed'
+    ) each WHERE received > due GROUP BY currency ORDER BY currency
+    """
+)
 _OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
 _STOCK = text(
     f"""
@@ -141,7 +155,7 @@ def read_books(database_url: str, source: Totals | None) -> Books:
     try:
         with engine.connect() as connection:
             services = service_books(connection)
-            rows = _money(connection, source) + _in_vain(connection)
+            rows = _money(connection, source) + _in_vain(connection) + _overpaid(connection)
             rows += _stock(connection, alone=not services)
             rows += [row for book in services for row in _at_service(book)]
     finally:
@@ -184,6 +198,19 @@ def _in_vain(connection: Connection) -> list[BookRow]:
     return [
         _amounts("received for uncompleted orders", row.known, row.received, row.currency, "as recorded")
         for row in connection.execute(_IN_VAIN)
+    ]
+
+
+def _overpaid(connection: Connection) -> list[BookRow]:
+    """Returns the lines about money that customers get back although their orders completed."""
+    return [
+        BookRow(
+            "received beyond what was due",
+            show(row.amount, row.currency),
+            f"to give back, of {row.orders} order{'s' if row.orders != 1 else ''}",
+            ok=None,
+        )
+        for row in connection.execute(_OVERPAID)
     ]
 
 

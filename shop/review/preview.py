@@ -264,6 +264,8 @@ def _charge(order: Any, payment: Any) -> _Charge | None:
         return None
     journalled, of_try = payment["notes"].get("payment_id"), number_of(order["content"])
     if payment["status"] != "done":
+        if elsewhere.is_paid_later(order["content"]):  # the gateway is never asked to charge it
+            return _Charge(journalled, Decimal(0), Decimal(0), ended=True, of_try=of_try)
         return _Charge(journalled, Decimal(order["total"] or 0), Decimal(0), ended=False, of_try=of_try)
     charged, fee = (Decimal(payment["result"].get(name, 0)) for name in ("amount_charged", "gateway_fee"))
     return _Charge(journalled, charged, fee, ended=True, of_try=of_try)

@@ -443,6 +443,19 @@ async def test_a_transfer_is_awaited_and_then_the_order_goes_on(saga: World, uni
     await assert_all_is_well(saga, order_id)
 
 
+@pytest.mark.parametrize("method", ["bank_transfer", "cash_on_delivery"])
+async def test_what_is_more_than_is_due_is_to_be_given_back(saga: World, unique: str, method: str) -> None:
+    order_id = f"MORE-{unique}"
+    intake.submit([an_order(order_id, payment_info={"method": method})])
+    early = await record(order_id, PRICE + 1, reference="T-1", recorded_by="bank")
+    assert (early.overpaid, bool(early.to_do)) == (1, True)
+    await process_pending_orders(consumer_seconds=0)
+    late = await record(order_id, Decimal(100), reference="T-2", recorded_by="bank")
+    assert (late.outcome, late.overpaid, late.total_received) == (Outcome.COMPLETED, 101, PRICE + 101)
+    (row,) = [row for row in (await books(saga)).rows if row.ours == "101.00 USD"]
+    assert row.ok is None, "it is somebody's to do, and no contradiction"
+
+
 async def test_money_that_comes_while_a_worker_has_the_order_wakes_it_at_once(
     saga: World, unique: str
 ) -> None:
@@ -584,6 +597,9 @@ async def test_a_preview_of_cancelling_says_who_has_the_money(saga: World, uniqu
         if order_id != "ANOTHER":
             await outcome_of(order)
             assert await cost(order_id) == expected, order_id
+    wire = an_order("WIRE", payment_info={"method": "bank_transfer"})
+    await process_order(wire, return_state=True)
+    assert await cost("WIRE") == (0, 0), "the gateway was never asked to charge it"
     await record("CASH", PRICE, reference="DHL-1", recorded_by="carrier")
     assert await cost("CASH") == (0, PRICE)
     waiting = [costs["ANOTHER"][0], paid("WAITING", later), paid("UNKNOWN", "paypal-2")]

@@ -124,7 +124,9 @@ def _facts(order: Order, paid: PaymentSoFar) -> Iterator[tuple[str, str]]:
         yield "customer", "a guest"
     yield "payment", _payment(order, paid)
     if paid.received:
-        yield "received", show(paid.received, order.currency)
+        extra = paid.received - order.amount_due
+        give_back = f", {show(extra, order.currency)} more than is due: give it back" if extra > 0 else ""
+        yield "received", show(paid.received, order.currency) + give_back
 
 
 def _method(given: str) -> str:
