@@ -16,7 +16,7 @@ from sqlalchemy import text
 from saga.database import Tx, as_json
 from shop.inventory.errors import DeliveryConflict, InvalidDelivery, UnknownProducts
 from shop.inventory.reservations import lock_products
-from shop.orders.entered import EnteredId, OptionalWords, what
+from shop.orders.entered import EnteredId, OptionalWords, Reference, what
 from shop.orders.scalars import Pieces
 
 MOST_LINES = 5_000
@@ -63,7 +63,7 @@ class DeliveredItem(_Part):
 class DeliveryNote(_Part):
     """One delivery, as whoever received it records it."""
 
-    reference: EnteredId = Field(
+    reference: Reference = Field(
         default_factory=lambda: f"delivery-{uuid4().hex}",
         description="Number of the delivery note: the same delivery again changes nothing. Generated if left "
         "out; then sending it again receives the goods twice",
