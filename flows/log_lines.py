@@ -21,9 +21,9 @@ from shop.settings import settings
 _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 _RUN_FIELDS = ("flow_", "task_", "deployment_", "work_")
 """Prefixes of the fields that Prefect adds to the lines of a run."""
-_OUTSIDE_OF_TASKS = "prefect.orders"
-"""The logger `get_logger("orders")`, for code outside tasks. Prefect itself shows its lines only on the
-console."""
+_OUTSIDE_OF_TASKS = ("prefect.orders", "prefect.saga")
+"""The loggers `get_logger("orders")` and, in the engine, `get_logger("saga")`, for code outside tasks. By
+itself, Prefect shows their lines only on the console."""
 
 
 def configure() -> None:
@@ -35,7 +35,7 @@ def configure() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler) and not isinstance(handler.formatter, _MaskedFormatter):
             handler.setFormatter(_MaskedFormatter(handler.formatter))
-    for name in (*log_lines.LOGGERS, _OUTSIDE_OF_TASKS, *_RUN_LOGGERS):
+    for name in (*log_lines.LOGGERS, *_OUTSIDE_OF_TASKS, *_RUN_LOGGERS):
         log = logging.getLogger(name)
         if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
             log.addHandler(_UIHandler())

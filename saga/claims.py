@@ -28,7 +28,7 @@ from saga.store import SagaStore, sql
 
 log = logging.getLogger(__name__)
 Statement = Callable[[SagaStore[Any]], TextClause]
-CLAIMING = failpoint("the commit of claiming orders")
+CLAIMING = failpoint("the commit of claiming instances")
 """The failpoint of a transaction that calls `claim`."""
 # An expired lease can be locked if its holder is not writing under it at this moment. The lock allows
 # claiming its instances. The lock of the own lease lasts until the claim is committed or rolled back, and

@@ -17,7 +17,7 @@ _INFRASTRUCTURE_PAUSE_SECONDS = 15.0
 class StepError(Exception):
     """The typed failure of a step for one instance."""
 
-    code: ClassVar[str] = "order_error"
+    code: ClassVar[str] = "step_error"
     refusal: ClassVar[bool] = False
     """Whether it is a business refusal: nothing is at fault, so that no error rate counts it."""
     others_words: ClassVar[bool] = False

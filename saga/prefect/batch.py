@@ -34,7 +34,7 @@ from saga.prefect.termination import cancelled_by_sigterm
 from saga.shares import share
 from saga.store import SagaStore
 
-log = get_logger("orders")
+log = get_logger("saga")
 GRACE_SECONDS = 5
 """Shutdown grace period in seconds: instances that are not finished by then are released to other workers."""
 _PING = text("SELECT 1")

@@ -18,7 +18,7 @@ from saga.instance import Instance, SagaInstance
 from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.steps import run_step
 
-log = get_logger("orders")
+log = get_logger("saga")
 DETACHED_AT_ONCE = 32
 """Limits how many detached instances run concurrently."""
 

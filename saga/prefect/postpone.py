@@ -10,7 +10,7 @@ from saga.errors import StepError
 from saga.finish import postpone
 from saga.instance import Instance
 
-log = get_logger("orders")
+log = get_logger("saga")
 
 
 def is_postponement(failure: BaseException) -> bool:

@@ -29,7 +29,7 @@ from saga.prefect.compensation import compensate
 from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.steps import run_step
 
-log = get_logger("orders")
+log = get_logger("saga")
 CANCELLING = "cancel_order"
 """The failing step of an instance that was cancelled before a worker claimed it."""
 _LONGEST_RETRY_SECONDS = 300

@@ -85,13 +85,14 @@ class World:
         enter(without_prefect())
         enter(patch.object(saga.database, "create_async_engine", self._engines.mine))
         enter(patch.object(saga.claims, "claim", claim))
-        for name in ("prefect.orders", "saga.execution", "sqlalchemy.pool", "saga.lease", "shop.completed"):
+        surprising = {"prefect.orders", "prefect.saga", "saga.execution"}
+        for name in (*surprising, "sqlalchemy.pool", "saga.lease", "shop.completed"):
             logger = logging.getLogger(name)
             enter(
                 patch.object(
                     logger,
                     "handlers",
-                    [self._surprises] if name in {"prefect.orders", "saga.execution"} else [],
+                    [self._surprises] if name in surprising else [],
                 )
             )
             enter(patch.object(logger, "propagate", False))
