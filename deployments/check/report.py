@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
@@ -16,6 +15,7 @@ from deployments.check.parts import Finding, Known, State, check_all, unknown_se
 from deployments.local.environment import given
 from deployments.local.errors import StackError
 from deployments.running import configured_prefect_api_url, use_running_world
+from deployments.terminal import FittedTable
 from shop.monitoring.config import MonitoringConfigError, monitoring
 from shop.runtime.home import HOME
 from shop.settings import ENV_FILES, Settings
@@ -99,17 +99,17 @@ def _monitoring_finding() -> Finding:
     return Finding(_PART, State.REAL if settings.monitoring.config else State.EMBEDDED, what)
 
 
-def table(findings: Sequence[Finding]) -> Table:
+def table(findings: Sequence[Finding]) -> FittedTable:
     """Shows one line per part."""
-    made = terminal.table("What the shop is connected to", "part", "", "what", "what to do")
+    columns = ["part", "", "what"]
+    if any(finding.remedy for finding in findings):
+        columns.append("what to do")
+    made = terminal.table("What the shop is connected to", *columns, wrapped=("what", "what to do"))
     for finding in findings:
         mark = "✗ " if finding.wrong else ""
         made.add_row(
             finding.part,
             Text(f"{mark}{finding.state}", _STYLES[finding.state]),
-            Text(finding.what),
-            Text(finding.remedy),
+            *(Text(finding.what), Text(finding.remedy))[: len(columns) - 2],
         )
-    if not any(finding.remedy for finding in findings):
-        made.columns.pop()
     return made

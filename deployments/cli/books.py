@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
+from deployments.terminal import FittedTable
 from shop.payments.errors import PaymentError
 from shop.payments.gateways import gateway
 from shop.reconciliation.books import Books, Totals, gateway_totals, read_books
@@ -60,7 +60,7 @@ def _show_progress(payments: int) -> None:
     sys.stderr.flush()
 
 
-def books_table(books: Books) -> Table:
+def books_table(books: Books) -> FittedTable:
     """Returns each row of the books with its source."""
     title: str | Text = (
         "The books balance"
@@ -69,7 +69,9 @@ def books_table(books: Books) -> Table:
     )
     if not books.balanced:
         title = Text("The books do not balance", "bold red")
-    table = terminal.table(title, "", "our tables", "the source", "")
+    table = terminal.table(
+        title, "", "our tables", "the source", " ", wrapped=("", "our tables", "the source")
+    )
     for row in books.rows:
         table.add_row(row.name, row.ours, row.source, _MARKS[row.ok])
     return table

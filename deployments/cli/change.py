@@ -9,12 +9,12 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 from rich.console import Console
 from rich.prompt import Confirm
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
 from deployments.cli.entries import InputError, read_orders
 from deployments.running import user
+from deployments.terminal import FittedTable
 from shop.orders.page.formatting import for_terminal
 from shop.review.address import change_address
 from shop.review.errors import AddressInvalid, OrderUnknown, ResolutionIncomplete, RetryInvalid, ReviewError
@@ -94,9 +94,8 @@ def _cancel(order: str, reason: str, by: str, timeout: float) -> int:
     return int(known.outcome not in {Outcome.COMPENSATED, Outcome.OUT_OF_STOCK, Outcome.REJECTED})
 
 
-def _table(seen: CancelPreview) -> Table:
-    table = terminal.table("If it is cancelled now", "", "")
-    table.show_header = False
+def _table(seen: CancelPreview) -> FittedTable:
+    table = terminal.table("If it is cancelled now", "", " ", wrapped=" ")
     for what, how in seen.lines():
         table.add_row(Text(what, "bold"), Text(how))
     return table

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
 from deployments.cli.outcome_table import STYLES
+from deployments.terminal import FittedTable
 from saga.clock import database_time, database_time_sync
 from shop.monitoring.window import Window, parse
 from shop.orders.names import file_stems
@@ -85,7 +85,7 @@ def list_orders(
         for order in found:
             terminal.write_json(order.model_dump_json())
     else:
-        console = terminal.console(width=150)
+        console = terminal.console(width=200)
         console.print(_table(found) if found else "No order matches.")
         if more:
             console.print(f"There are more: these are the newest {len(found):,} (--limit).")
@@ -106,9 +106,11 @@ def _time(option: str, given: str | None) -> datetime | None:
         ) from None
 
 
-def _table(orders: Sequence[ListedOrder]) -> Table:
+def _table(orders: Sequence[ListedOrder]) -> FittedTable:
     of_money, of_time = (">total", ">charged", ">refunded"), ("submitted", "time")
-    table = terminal.table(None, "order", "status", "failing step", *of_money, *of_time, "tracking")
+    columns = ("order", "status", "failing step", *of_money, *of_time, "tracking")
+    less = ("tracking", "refunded", "charged", "time", "failing step", "submitted")
+    table = terminal.table(None, *columns, optional=less)
     for order in orders:
         total = show(order.total_amount, order.currency) if order.total_amount is not None else ""
         money = (show(a, order.currency) if a else "" for a in (order.amount_charged, order.amount_refunded))

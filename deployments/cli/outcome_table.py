@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
+from deployments.terminal import FittedTable
 from shop.orders.outcomes import OrderOutcome
 from shop.values.money import show
 
@@ -30,10 +30,10 @@ def effective_compensations(outcome: OrderOutcome) -> list[str]:
     return [undone.compensation for undone in outcome.undone if undone.status in DONE]
 
 
-def outcome_table(title: str, orders: Iterable[tuple[str, OrderOutcome | None]]) -> Table:
+def outcome_table(title: str, orders: Iterable[tuple[str, OrderOutcome | None]]) -> FittedTable:
     """Makes one line per order: its id and, if there is one, its outcome."""
     columns = ("order", "outcome", "failing step", "undone", ">charged", ">refunded", ">time")
-    table = terminal.table(title, *columns)
+    table = terminal.table(title, *columns, optional=("undone", "time", "refunded", "charged"))
     for order_id, outcome in orders:
         name = str(outcome.outcome) if outcome and outcome.outcome else "no outcome"
         row: list[Text | str] = [Text(order_id), Text(name, STYLES.get(name, ""))]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
 from deployments.running import user
+from deployments.terminal import FittedTable
 from shop.confirmation import program_versions
 from shop.confirmation.program_versions import PLAIN, UnknownVersion
 from shop.orders.page.formatting import for_terminal
@@ -41,8 +41,9 @@ def program(version: str | None = None, /, *, by: str = "") -> int:
     return 0
 
 
-def _table(url: str) -> Table:
-    table = terminal.table(None, "version", "", "made", "by", "how", "last chosen", "by")
+def _table(url: str) -> FittedTable:
+    columns = ("version", "", "made", "by", "how", "last chosen", "chosen by")
+    table = terminal.table(None, *columns, wrapped=("by", "how", "chosen by"))
     chosen = program_versions.version_in_use(url)
     for each in program_versions.stored_programs(url):
         mark = Text("in use", "green") if each.version == chosen else ""

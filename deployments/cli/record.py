@@ -86,7 +86,7 @@ def _show_payments(console: Console, recorded: list[Received], *, json: bool) ->
         for each in recorded:
             terminal.write_json(each.model_dump_json())
         return
-    table = terminal.table("Payments", "order", "reference", ">amount", ">received in all", "")
+    table = terminal.table("Payments", "order", "reference", ">amount", ">received in all", "", wrapped=("",))
     for each in recorded:
         amounts = (show(amount, each.currency) for amount in (each.amount, each.total_received))
         remark = each.to_do or ("" if each.new else "recorded before: nothing was changed")
@@ -170,7 +170,7 @@ def _show_deliveries(console: Console, receipts: list[DeliveryReceipt], *, json:
             terminal.write_json(receipt.model_dump_json())
     else:
         columns = ("reference", "product", ">pieces", ">on hand", ">reserved", "")
-        table = terminal.table("Goods received", *columns)
+        table = terminal.table("Goods received", *columns, wrapped=("",))
         for receipt in receipts:
             known = "" if receipt.status == "received" else "received before: nothing was added"
             for item in receipt.items:

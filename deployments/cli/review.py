@@ -116,7 +116,7 @@ def list_(*, filters: Filters = _ANYTHING, json: bool = False) -> int:
         for case in cases:
             terminal.write_json(case.model_dump_json())
     else:
-        terminal.console(width=150).print(_listed(cases))
+        terminal.console(width=200).print(_listed(cases))
     return 0
 
 
@@ -247,7 +247,7 @@ def _refuse(problems: Sequence[str]) -> int:
 
 
 def _decide_each(decision: Decision, cases: Sequence[ReviewCase], *, dry_run: bool) -> int:
-    console = terminal.console(width=150)
+    console = terminal.console(width=200)
     rows: list[_Row] = []
     stopped: Exception | None = None
     with console.status("") as status:
@@ -293,7 +293,9 @@ class _Row:
 def _listed(cases: Sequence[ReviewCase]) -> rich.Group:
     """Makes one line per order, and the sums."""
     columns = ("order", "since", "step", ">at risk", "code", "last error", ">retries", "next try")
-    table = terminal.table(f"Under manual review: {len(cases)}", *columns)
+    less = ("retries", "next try", "last error", "since", "step", "code")
+    title = f"Under manual review: {len(cases)}"
+    table = terminal.table(title, *columns, wrapped=("last error",), optional=less)
     for case in cases:
         table.add_row(
             Text(case.order_id),
@@ -311,7 +313,7 @@ def _listed(cases: Sequence[ReviewCase]) -> rich.Group:
 def _decided(rows: Sequence[_Row], *, dry_run: bool) -> rich.Group:
     """Makes one line per order, the count of each result, and the sum of the changed ones."""
     title = "What would be done; nothing was changed" if dry_run else "What was done"
-    table = terminal.table(title, "order", "step", ">at risk", "result")
+    table = terminal.table(title, "order", "step", ">at risk", "result", wrapped=("result",))
     for row in rows:
         style = "bold red" if row.refused else "green" if row.changed else "dim"
         amount = money(row.case.amount_at_risk, row.case.currency)

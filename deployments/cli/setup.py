@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx
-from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
@@ -19,6 +18,7 @@ from deployments.check.parts import Known, check_part, database
 from deployments.running import use_running_world
 from deployments.setup.database import DatabaseUnusable, ensure_database, only_one_sets_up
 from deployments.setup.server import Change, Item
+from deployments.terminal import FittedTable
 from saga.clock import database_time_sync
 from shop.payments.errors import PaymentError
 from shop.payments.gateways import gateway
@@ -122,8 +122,8 @@ def _ensure(api_url: str, *, apply: bool, seconds: float, say: Callable[[str], N
         return items + ensure_all(apply=apply)
 
 
-def _table(api_url: str, items: Sequence[Item]) -> Table:
-    made = terminal.table(f"Setup of {api_url}", "kind", "name", "", "note")
+def _table(api_url: str, items: Sequence[Item]) -> FittedTable:
+    made = terminal.table(f"Setup of {api_url}", "kind", "name", "", "note", wrapped=("note",))
     for item in items:
         made.add_row(item.kind, item.name, Text(item.change, _STYLES.get(item.change, "bold red")), item.note)
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.segment import Segment, Segments
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments import terminal
 from deployments.cli.outcome_table import STYLES
+from deployments.terminal import FittedTable
 from shop.monitoring.buckets import Durations
 from shop.monitoring.business import BusinessMetrics
 from shop.monitoring.commands import EventMetrics, StepMetrics
@@ -30,6 +30,7 @@ from shop.values.money import show
 
 _BAD = "bold red"
 _TIMES = ("mean", "p50", "p95", "p99")
+_TIME_COLUMNS = tuple(f">{name}" for name in _TIMES)
 _MORE = 12
 """Limits the processes that are shown."""
 
@@ -149,16 +150,13 @@ def shown(metrics: Metrics, threshold: float) -> Group:
     return Group(*parts)
 
 
-def _events(events: EventMetrics, threshold: float) -> Table:
-    table = _table(
-        "Events",
-        left=("",),
-        right=("total", "steps", "undos", "messages", "succeeded", "refused", "errors", *_TIMES, "payload"),
-    )
+def _events(events: EventMetrics, threshold: float) -> FittedTable:
+    counts = (">total", ">steps", ">undos", ">messages", ">succeeded", ">refused", ">errors")
+    table = _table("Events", *counts, *_TIME_COLUMNS, ">payload", keys=1)
     size = f"{events.payload.mean:,.0f} B, p99 {events.payload.p99:,} B" if events.payload else ""
-    counts = (events.total_events, events.steps, events.compensations, events.messages)
+    numbers = (events.total_events, events.steps, events.compensations, events.messages)
     table.add_row(
-        "", *map(_number, counts),
+        *map(_number, numbers),
         _share(events.success_rate), _number(events.refused), _rate(events.error_rate, threshold),
         *_times(events.latency), size,
     )  # fmt: skip
@@ -166,32 +164,27 @@ def _events(events: EventMetrics, threshold: float) -> Table:
 
 
 def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
-    table = _table(
-        "Steps",
-        left=("step",),
-        right=("commands", "succeeded", "refused", "errors", *_TIMES, "retries", "undone", "undo p50"),
-    )
+    counts, undos = (">commands", ">succeeded", ">refused", ">errors"), (">retries", ">undone", ">undo p50")
+    table = _table("Steps", "step", *counts, *_TIME_COLUMNS, *undos, keys=1)
     details: list[RenderableType] = []
     for step in steps:
-        undos = step.compensations
-        undone = Text(_number(undos.done)) + (
-            Text(f" {undos.failed} failed", _BAD) if undos.failed else Text()
-        )
+        undo = step.compensations
+        undone = Text(_number(undo.done)) + (Text(f" {undo.failed} failed", _BAD) if undo.failed else Text())
         table.add_row(
             step.step, _number(step.commands),
             _share(step.success_rate), _number(step.refused), _rate(step.error_rate, threshold),
-            *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms),
+            *_times(step.duration), _number(step.retries), undone, _time(undo.duration.p50_ms),
         )  # fmt: skip
         more = [f"{count:,} {code}" for code, count in step.failures.items()]
-        if postponed := step.postponed + undos.postponed:
+        if postponed := step.postponed + undo.postponed:
             more.append(f"{postponed:,} postponed until the external system is available")
         if more:
             details.append(Text(f"  {step.step}: {', '.join(more)}", "dim"))
     return Group(table, *details)
 
 
-def _business(business: BusinessMetrics) -> Table:
-    table = _table("Business", left=("", ""), right=())
+def _business(business: BusinessMetrics) -> FittedTable:
+    table = _table("Business", "", " ", wrapped=" ")
     ended = [
         Text(f"{count:,} {outcome}", STYLES.get(outcome, "") if count else "dim")
         for outcome, count in business.orders.items()
@@ -225,23 +218,21 @@ def _business(business: BusinessMetrics) -> Table:
 
 
 def _system(system: SystemMetrics) -> Group:
-    table = _table(
-        "Processes",
-        left=("process", "host", "pid", ""),
-        right=("CPU", "most", "memory", "most", "connections", "most", "of", "seen"),
-    )
+    cpu, memory = (">CPU", ">most CPU"), (">memory", ">most memory")
+    columns = ("process", "pid", "host", "state", *cpu, *memory, ">connections", ">most", ">of", ">seen")
+    table = _table("Processes", *columns, keys=2)
     styles = {"alive": "green", "lost": _BAD, "ended": "dim"}
     for process in system.processes[:_MORE]:
         connections = (process.most_connections, process.connections_limit)
         table.add_row(
-            process.kind, process.host, str(process.pid), Text(process.state, styles[process.state]),
+            process.kind, str(process.pid), process.host, Text(process.state, styles[process.state]),
             _percent(process.mean_cpu_percent), _percent(process.most_cpu_percent),
             _megabytes(process.mean_memory_mb), _megabytes(process.most_memory_mb),
             "" if process.mean_connections is None else f"{process.mean_connections:.1f}",
             *("" if each is None else str(each) for each in connections),
             shown_time(process.seen_at),
         )  # fmt: skip
-    machines = _table("Machines", left=("host",), right=("CPU", "most", "memory", "most", "disk"))
+    machines = _table("Machines", "host", *cpu, *memory, ">disk", keys=1)
     for machine in system.machines:
         percents = (
             machine.mean_cpu_percent,
@@ -257,14 +248,8 @@ def _system(system: SystemMetrics) -> Group:
     return Group(table, machines, Text(text, "dim"))
 
 
-def _table(title: str, *, left: Sequence[str], right: Sequence[str]) -> Table:
-    table = terminal.table(Text(title, "bold"))
-    table.header_style, table.show_header = "dim", any(left) or bool(right)
-    for column in left:
-        table.add_column(column, overflow="fold", no_wrap=bool(column))
-    for column in right:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+def _table(title: str, *columns: str, keys: int = 0, wrapped: Collection[str] = ()) -> FittedTable:
+    return terminal.table(Text(title, "bold"), *columns, keys=keys, wrapped=wrapped)
 
 
 def _times(durations: Durations) -> tuple[str, str, str, str]:

@@ -207,7 +207,7 @@ def _overpaid(connection: Connection) -> list[BookRow]:
         BookRow(
             "received beyond what was due",
             show(row.amount, row.currency),
-            f"to give back, of {row.orders} order{'s' if row.orders != 1 else ''}",
+            f"to give back, of {row.orders:,} order{'s' if row.orders != 1 else ''}",
             ok=None,
         )
         for row in connection.execute(_OVERPAID)
@@ -255,26 +255,27 @@ def _stock(connection: Connection, *, alone: bool) -> list[BookRow]:
         _pieces(
             "received",
             stock.received,
-            f"{stock.delivered} pieces in recorded deliveries",
+            f"{stock.delivered:,} pieces in recorded deliveries",
             not stock.wrong_received,
         ),
         _pieces(
             "on hand + shipped",
-            f"{stock.on_hand} + {stock.shipped}",
-            f"{stock.received} pieces received",
+            f"{stock.on_hand:,} + {stock.shipped:,}",
+            f"{stock.received:,} pieces received",
             not stock.wrong_on_hand,
         ),
         _pieces(
             "reserved",
             stock.reserved,
-            f"{stock.held} pieces held by {open_orders} open orders",
+            f"{stock.held:,} pieces held by {open_orders:,} open orders",
             not stock.wrong_reserved and not leaked,
         ),
     ]
 
 
-def _pieces(name: str, ours: object, source: str, ok: bool) -> BookRow:
-    return BookRow(f"stock {name}", f"{ours} pieces", source, ok)
+def _pieces(name: str, ours: int | str, source: str, ok: bool) -> BookRow:
+    amount = f"{ours:,}" if isinstance(ours, int) else ours
+    return BookRow(f"stock {name}", f"{amount} pieces", source, ok)
 
 
 def _at_service(book: ServiceBook) -> list[BookRow]:
@@ -285,7 +286,7 @@ def _at_service(book: ServiceBook) -> list[BookRow]:
         return [
             BookRow(
                 "stock on hand + shipped",
-                f"{book.shipped_by_us.total()} shipped",
+                f"{book.shipped_by_us.total():,} shipped",
                 f"{book.problem} ({who})",
                 ok=False,
             )
@@ -293,20 +294,20 @@ def _at_service(book: ServiceBook) -> list[BookRow]:
     on_hand, received = sum(p.on_hand for p in book.stock), sum(p.received for p in book.stock)
     held, others = sum(p.held for p in book.stock), book.shipped_for_others()
     delivered = [p.delivered for p in book.stock if p.delivered is not None]
-    in_deliveries = f"{sum(delivered)} pieces in recorded deliveries ({who})"
+    in_deliveries = f"{sum(delivered):,} pieces in recorded deliveries ({who})"
     recorded = _pieces("received", received, in_deliveries, all(p.was_delivered for p in book.stock))
     return [
         *([recorded] if delivered else []),
         _pieces(
             "on hand + shipped",
-            f"{on_hand} + {book.shipped_by_us.total()}{f' + {others}' if others else ''}",
-            f"{received} pieces received ({who})",
+            f"{on_hand:,} + {book.shipped_by_us.total():,}{f' + {others:,}' if others else ''}",
+            f"{received:,} pieces received ({who})",
             not book.wrong_shipped() and all(p.on_hand + p.shipped == p.received for p in book.stock),
         ),
         _pieces(
             "reserved",
             sum(p.reserved for p in book.stock),
-            f"{held} pieces held by {len(book.holdings)} orders ({who})",
+            f"{held:,} pieces held by {len(book.holdings):,} orders ({who})",
             all(p.reserved == p.held for p in book.stock) and not book.held_by_ended,
         ),
     ]
