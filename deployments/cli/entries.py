@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from json import JSONDecodeError
 from pathlib import Path
@@ -29,8 +31,14 @@ class InputError(Exception):
     """The input is invalid; the message says where."""
 
 
+class Unreadable(NamedTuple):
+    """What is wrong with an entry's form."""
+
+    why: str
+
+
 class Entry(NamedTuple):
-    """One entry, and where it stands: `line 3: `, or `payment 2: ` in JSON; empty if it is no file's."""
+    """One entry, and where it stands: `line 3: `, or `payment 2: ` in a list; empty if it is no file's."""
 
     place: str
     given: Any
@@ -49,13 +57,11 @@ def entries_of(
         raise InputError(f"give --file, or one {noun}, not both")
     text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     if file.lower().endswith(".csv") or not text.lstrip().startswith(("{", "[")):
-        reader = csv.DictReader(io.StringIO(text))
-        rows = [Entry(f"line {reader.line_num}: ", _row(reader.line_num, row)) for row in reader]
-        if not rows:
+        if not (rows := _read_csv(text)):
             raise InputError(f"{file} has no {noun}: give JSON, or CSV with a header and a line for each")
         return rows
     try:
-        return [Entry(f"{noun} {number}: ", each) for number, each in enumerate(read_orders(text), 1)]
+        return read_json(text, noun)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
 
@@ -71,6 +77,9 @@ def read_each(
     rest = {name: value for name, value in shared.items() if value is not None}
     made, problems = [], []
     for place, given in entries:
+        if isinstance(given, Unreadable):
+            problems.append(f"{place}{given.why}")
+            continue
         try:
             made.append(read({**rest, **given} if isinstance(given, dict) else given))
         except refusal as error:
@@ -84,9 +93,26 @@ def refuse(console: Console, why: str, code: int) -> int:
     return code
 
 
-def _row(line: int, row: dict[str | None, Any]) -> dict[str, Any]:
+def _read_csv(text: str) -> list[Entry]:
+    """Reads CSV whose columns are separated by commas or, as its header shows, semicolons or tabs."""
+    header = text.lstrip().partition("\n")[0]
+    separator = next((each for each in ";\t" if each in header and "," not in header), ",")
+    reader = csv.DictReader(io.StringIO(text), delimiter=separator)
+    names = Counter(name.strip() for name in reader.fieldnames or ())
+    if twice := [name for name, count in names.items() if name and count > 1]:
+        raise InputError(f"the header has a name twice: {', '.join(twice)}")
+    rows: list[tuple[int, dict[str | None, Any]]] = []
+    try:
+        rows += ((reader.line_num, row) for row in reader)
+    except csv.Error as error:
+        raise InputError(f"line {reader.line_num} is not CSV: {error}") from None
+    return [Entry(f"line {line}: ", _row(row)) for line, row in rows]
+
+
+def _row(row: dict[str | None, Any]) -> Any:
+    """Returns the row's values by column, or an `Unreadable` row."""
     if None in row:
-        raise InputError(f"line {line} has more columns than the header")
+        return Unreadable("more columns than the header")
     return {str(name).strip(): value for name, value in row.items() if value not in {None, ""}}
 
 
@@ -97,33 +123,51 @@ def listed(problems: list[str]) -> InputError:
 
 
 def read_orders(text: str) -> list[Any]:
-    """Parses a JSON list of orders, one order, or one order per line. Keeps numbers exact. Raises
-    InputError with the place."""
+    """Parses a JSON list of orders, one order, or one order per line. Raises InputError with the place."""
+    return [entry.given for entry in read_json(text, "order")]
+
+
+def read_json(text: str, noun: str) -> list[Entry]:
+    """Parses a JSON list of entries, one entry, or one entry per line, as strictly as the web app. Keeps
+    numbers exact. Raises InputError with the place."""
     text = text.removeprefix(_BYTE_ORDER_MARK)
     try:
         parsed = exact_json.loads(text)
     except RecursionError:
         raise InputError("nested too deeply") from None
-    except exact_json.NumberOutOfRange as error:
-        raise InputError(f"it has {error}") from None
-    except JSONDecodeError as whole:
+    except (exact_json.UnusableJson, JSONDecodeError) as whole:
         lines = [
             (number, line.removeprefix(_BYTE_ORDER_MARK))
             for number, line in enumerate(text.split("\n"), 1)
             if line.strip()
         ]
-        if len(lines) < 2:
-            raise InputError(f"not JSON: {whole.msg} in line {whole.lineno}, column {whole.colno}") from None
-        return [_read_line(number, line) for number, line in lines]
+        if len(lines) < 2 or not (isinstance(whole, JSONDecodeError) or _is_json(lines[0][1])):
+            raise InputError(f"not JSON: {_why(whole)}") from None
+        return [Entry(f"line {number}: ", _read_line(number, line)) for number, line in lines]
     if not parsed:
-        raise InputError("it contains no order")
-    return parsed if isinstance(parsed, list) else [parsed]
+        raise InputError(f"it contains no {noun}")
+    entries = parsed if isinstance(parsed, list) else [parsed]
+    return [Entry(f"{noun} {number}: ", each) for number, each in enumerate(entries, 1)]
 
 
 def _read_line(number: int, line: str) -> Any:
     try:
         return exact_json.loads(line)
-    except exact_json.NumberOutOfRange as error:
-        raise InputError(f"line {number} has {error}") from None
-    except (JSONDecodeError, RecursionError) as error:
-        raise InputError(f"line {number} is not JSON: {error}") from None
+    except (exact_json.UnusableJson, JSONDecodeError, RecursionError) as error:
+        why = f"{error.msg} in column {error.colno}" if isinstance(error, JSONDecodeError) else _why(error)
+        raise InputError(f"line {number} is not JSON: {why}") from None
+
+
+def _is_json(line: str) -> bool:
+    """Returns whether the line alone is JSON, though perhaps unusable."""
+    try:
+        json.loads(line, parse_int=len, parse_float=len)
+    except (JSONDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, JSONDecodeError):
+        return f"{error.msg} in line {error.lineno}, column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)

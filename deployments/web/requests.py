@@ -144,32 +144,15 @@ async def read_json(request: Request) -> Any:
 def parse_json(body: bytes) -> Any:
     """Returns the JSON with exact numbers. Raises 400 with the reason."""
     try:
-        return exact_json.loads(
-            body.decode("utf-8-sig"), parse_constant=_reject_constant, object_pairs_hook=_object
-        )
+        return exact_json.loads(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise _not_json(f"not UTF-8, at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise _not_json(f"{error.msg}, in line {error.lineno}, column {error.colno}") from None
-    except (_Refused, exact_json.NumberOutOfRange) as error:
+    except exact_json.UnusableJson as error:
         raise _not_json(str(error)) from None
     except RecursionError:
         raise _not_json("nested too deeply") from None
-
-
-class _Refused(Exception):
-    """JSON that parsers may interpret differently."""
-
-
-def _reject_constant(text: str) -> None:
-    raise _Refused(f"{text} is not a number in JSON")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise _Refused("an object has a name twice")
-    return made
 
 
 def _not_json(why: str) -> ProblemError:

@@ -1,4 +1,4 @@
-"""JSON with exact numbers of limited size.
+"""JSON with exact numbers of limited size, read strictly: what parsers may interpret differently is refused.
 
 The limit is checked before a decimal becomes an integer: `int(Decimal("1e999999999"))` takes minutes and
 cannot be interrupted.
@@ -7,7 +7,6 @@ cannot be interrupted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -17,24 +16,34 @@ _MAX_EXPONENT = 308
 JSON readers use."""
 
 
-class NumberOutOfRange(ValueError):
+class UnusableJson(ValueError):
+    """JSON that parsers may interpret differently."""
+
+
+class NumberOutOfRange(UnusableJson):
     """A number that common JSON readers cannot represent."""
 
 
-def loads(
-    text: str,
-    *,
-    parse_constant: Callable[[str], Any] | None = None,
-    object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
-) -> Any:
-    """Parses JSON like `json.loads`, with decimals instead of floats. Also raises `NumberOutOfRange`."""
+def loads(text: str) -> Any:
+    """Parses JSON like `json.loads`, with decimals instead of floats. Also raises `UnusableJson`."""
     return json.loads(
         text,
         parse_float=_decimal,
         parse_int=_integer,
-        parse_constant=parse_constant,
-        object_pairs_hook=object_pairs_hook,
+        parse_constant=_reject_constant,
+        object_pairs_hook=_object,
     )
+
+
+def _reject_constant(text: str) -> None:
+    raise UnusableJson(f"{text} is not a number in JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise UnusableJson("an object has a name twice")
+    return made
 
 
 def _decimal(text: str) -> Decimal:

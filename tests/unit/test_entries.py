@@ -1,0 +1,66 @@
+"""Files that commands read: JSON as strict as over HTTP, and errors that say where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deployments.cli.entries import InputError, entries_of, read_each, read_json, read_orders
+from deployments.web.problems import ProblemError
+from deployments.web.requests import parse_json
+from shop.inventory.deliveries import read_delivery
+from shop.inventory.errors import InvalidDelivery
+
+AMBIGUOUS = ['{"id": "A", "id": "B"}', '{"id": "A", "items": [{"price": NaN}]}', '{"id": 1e999}']
+
+
+@pytest.mark.parametrize("order", AMBIGUOUS)
+def test_json_is_read_as_strictly_as_over_http(order: str) -> None:
+    with pytest.raises(ProblemError) as over_http:
+        parse_json(order.encode())
+    why = str(over_http.value.problem.detail).partition(": ")[2]
+    for text in (order, f"[{order}]", f"[\n{order}\n]"):
+        with pytest.raises(InputError) as of_command:
+            read_orders(text)
+        assert why in str(of_command.value)
+
+
+@pytest.mark.parametrize("order", AMBIGUOUS)
+@pytest.mark.parametrize("line", [1, 2])
+def test_the_line_of_unusable_json_is_named(order: str, line: int) -> None:
+    lines = ['{"id": "1"}', '{"id": "2"}']
+    lines[line - 1] = order
+    with pytest.raises(InputError, match=f"line {line} is not JSON"):
+        read_orders("\n".join(lines))
+
+
+def test_entries_have_the_line_on_which_they_stand() -> None:
+    entries = read_json('{"a": 1}\n\n{"a": 2}\n', "payment")
+    assert [each.place for each in entries] == ["line 1: ", "line 3: "]
+    assert [each.place for each in read_json(json.dumps([1, 2]), "payment")] == ["payment 1: ", "payment 2: "]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_columns_may_be_separated_by_semicolons_and_tabs(separator: str, tmp_path: Path) -> None:
+    file = tmp_path / "notes.csv"
+    file.write_text("reference,product_id,pieces\nDN-1,PROD-001,3\n".replace(",", separator))
+    (entry,) = entries_of(str(file), "delivery", {}, (), "")
+    assert entry == ("line 2: ", {"reference": "DN-1", "product_id": "PROD-001", "pieces": "3"})
+
+
+def test_a_row_with_too_many_columns_hides_no_other_problem(tmp_path: Path) -> None:
+    file = tmp_path / "notes.csv"
+    file.write_text("reference,product_id,pieces\nDN-1,PROD-001,3,4\nDN-2,PROD-001,few\nDN-3,PROD-001,5\n")
+    entries = entries_of(str(file), "delivery", {}, (), "")
+    made, problems = read_each(entries, read_delivery, InvalidDelivery, {})
+    assert [each.reference for each in made] == ["DN-3"]
+    assert [problem.partition(":")[0] for problem in problems] == ["line 2", "line 3"]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "notes.csv"
+    file.write_text("reference,pieces,product_id,pieces\nDN-1,3,PROD-001,4\n")
+    with pytest.raises(InputError, match="pieces"):
+        entries_of(str(file), "delivery", {}, (), "")
