@@ -5,6 +5,7 @@ order to its outcome.
 
 from __future__ import annotations
 
+from deployments.database_errors import clear_database_errors
 from deployments.running import use_running_world, user
 from deployments.trigger import wait_for_outcome, wake_pending_lane
 from saga.cancelling import Asked
@@ -21,16 +22,19 @@ from shop.review.resolution import Resolution
 use_running_world()
 
 
+@clear_database_errors
 def orders_that_need_attention(most: int = 500) -> list[ReviewCase]:
     """Returns the orders under manual review, the oldest first."""
     return read_queue_sync(most).cases
 
 
+@clear_database_errors
 def open_disputes(most: int = 500) -> list[OpenDispute]:
     """Returns charges that customers' banks dispute, those with the earliest deadline first."""
     return read_open_sync(most)
 
 
+@clear_database_errors
 def preview_cancel(order_id: str) -> CancelPreview:
     """Returns what cancelling the order now would compensate and cost. Changes nothing. Raises
     `OrderUnknown`."""
@@ -39,6 +43,7 @@ def preview_cancel(order_id: str) -> CancelPreview:
     return preview_cancel_sync(order_id, ORDER_SAGA)
 
 
+@clear_database_errors
 def cancel_order(
     order_id: str, *, reason: str, requested_by: str, confirmed: bool, timeout: float = 300
 ) -> CancelPreview | OrderOutcome:
@@ -54,6 +59,7 @@ def cancel_order(
     return wait_for_outcome(order_id, timeout)
 
 
+@clear_database_errors
 def ask_to_cancel(order_id: str, *, reason: str, requested_by: str, through: str = "in Python") -> Asked:
     """Stores the request to cancel the order, and wakes a worker. Raises as `cancel_order` does."""
     asked = ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by, started_by=user(through))
@@ -62,6 +68,7 @@ def ask_to_cancel(order_id: str, *, reason: str, requested_by: str, through: str
     return asked
 
 
+@clear_database_errors
 def resolve_order(
     order_id: str,
     resolution: Resolution | str,
@@ -90,18 +97,21 @@ def resolve_order(
     return wait_for_outcome(decided.order_id, timeout)
 
 
+@clear_database_errors
 def accept_discrepancies(order_id: str, *, accepted_by: str, reason: str) -> int:
     """Accepts the open discrepancies that `reconcile-payments` found for the order. Returns how many there
     were; raises `NothingToAccept` and `ResolutionIncomplete`."""
     return accept_sync(order_id, accepted_by=accepted_by, reason=reason, started_by=user("in Python"))
 
 
+@clear_database_errors
 def undelivered_messages(most: int = 200) -> list[Undelivered]:
     """Returns mails and CRM messages of the last 30 days that were refused permanently or failed at least
     three times, the newest first."""
     return read_undelivered_sync(most)
 
 
+@clear_database_errors
 def send_again(*order_ids: str) -> int:
     """Makes undelivered messages of these orders (none: of all) due at once, and wakes a worker. Returns
     how many there are. Delivered messages are not sent again."""

@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.check.servers import Pooler, open_beyond_loopback, recognise_pooler
+from deployments.database_errors import reason
 from saga.database import new_engine
 from saga.errors import StepError
 from saga.wakeup import plain_url
@@ -147,9 +148,8 @@ async def database(known: Known) -> Answer:
     except (SQLAlchemyError, psycopg.Error) as error:
         if not given:
             return State.EMBEDDED, f"PostgreSQL, {NOT_RUNNING}"
-        why = type(getattr(error, "orig", error)).__name__
         remedy = "check DATABASE_URL and whether the server runs"
-        raise Misconfigured(f"{where} cannot be used ({why})", remedy) from None
+        raise Misconfigured(f"{where} cannot be used ({reason(error)})", remedy) from None
     what = f"PostgreSQL {version}, {where}" + (f", through a pooler in {pooler}" if pooler else "")
     if read_only:
         remedy = "set DATABASE_URL to the primary; of several hosts (?host=a,b) the writable one is used"

@@ -15,7 +15,7 @@ from shop.inventory.deliveries import MOST_LINES, DeliveryNote, DeliveryReceipt,
 from shop.inventory.errors import InvalidDelivery, InventoryUnavailable
 from shop.inventory.stock import receive as record_deliveries
 from shop.orders.report import count_out_of_stock
-from shop.payments.errors import NotReceivable, PaymentsNotRecorded
+from shop.payments.errors import AmountInvalid, NotReceivable, PaymentsNotRecorded
 from shop.payments.recording import MOST, IncomingPayment, Received, read_incoming, record_all_sync
 from shop.runtime.sync import run_sync
 from shop.settings import settings
@@ -64,7 +64,8 @@ def paid(
     except PaymentsNotRecorded as error:
         places = [(entries[at].place, each) for at, each in error.errors.items()]
         why = listed([f"{place}{reason}" for place, each in places for reason in each.reasons()])
-        return refuse(console, f"{why}\nNothing was recorded.", 1)
+        invalid = any(type(each) is AmountInvalid for each in error.errors.values())
+        return refuse(console, f"{why}\nNothing was recorded.", 2 if invalid else 1)
     if any(each.new for each in recorded):
         wake_pending_lane()
     _show_payments(console, recorded, json=json)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from deployments import terminal
 from deployments.cli.outcome_table import STYLES
+from deployments.database_errors import reason
 from deployments.terminal import FittedTable
 from shop.monitoring.buckets import Durations
 from shop.monitoring.business import BusinessMetrics
@@ -99,8 +100,7 @@ def _show(window: Callable[[], Window], *, watch: bool, every: float, as_json: b
 
 
 def _unavailable(error: SQLAlchemyError) -> str:
-    reason = type(getattr(error, "orig", None) or error).__name__
-    return f"the shop's database does not answer, or its tables are behind ({reason})"
+    return f"the shop's database does not answer, or its tables are behind ({reason(error)})"
 
 
 def _read(window: Window) -> Metrics:
@@ -212,8 +212,8 @@ def _business(business: BusinessMetrics) -> FittedTable:
         f"{count:,} by {writer}" for writer, count in business.confirmations.by_writer.items()
     )
     table.add_row("confirmations", writers or "none")
-    for reason, count in business.confirmations.reasons.items():
-        table.add_row("", f"{count:,}: {reason}")
+    for why, count in business.confirmations.reasons.items():
+        table.add_row("", f"{count:,}: {why}")
     return table
 
 

@@ -62,8 +62,8 @@ def submit(
 ) -> int:
     """Take orders from a file to their outcomes.
 
-    Exit codes: 0, every order has an outcome and none needs attention; 1, otherwise, or the database does not
-    answer; 2, the input or the settings are invalid.
+    Exit codes: 0, every order has an outcome and none needs attention; 1, otherwise; 2, the input or the
+    settings are invalid, or the database does not answer.
 
     Args:
         file: A JSON file (a list of orders, or one), or one order per line (NDJSON); - reads standard input.
@@ -95,8 +95,9 @@ def submit(
     except (DBAPIError, psycopg.Error) as error:  # some of the orders may be stored
         if not is_database_error(error):
             raise
-        console.print(Text(explanation(error) or "", "red"))
-        return 1
+        again = "Some of the orders may be stored: submitting all of them again is safe."
+        console.print(Text(f"{explanation(error)} {again}", "red"))
+        return 2
 
 
 def _wrong_format(name: str | None, own_run: bool) -> str | None:

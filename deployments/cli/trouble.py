@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from deployments.database_errors import described, reason
 from deployments.local.environment import UnreadableSecret
 from saga.database import is_database_error, is_schema_mismatch
 from shop.runtime.extras import MissingExtra
@@ -16,9 +17,6 @@ def explanation(error: Exception) -> str | None:
         return what_is_wrong(error)
     if isinstance(error, MissingExtra | UnreadableSecret):
         return str(error)
-    cause = type(getattr(error, "orig", None) or error).__name__
     if is_schema_mismatch(error):
-        return f"The database's tables are of another version ({cause}): run order-saga migrate"
-    if not is_database_error(error):
-        return None
-    return f"The database does not answer or is read-only ({cause}). Start `make run`, or check DATABASE_URL."
+        return f"The database's tables are of another version: {reason(error)}. Run order-saga migrate."
+    return described(error) if is_database_error(error) else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from deployments.database_errors import clear_database_errors
 from deployments.running import use_running_world, user
 from saga import wakeup
 from saga.clock import database_time_sync
@@ -41,6 +42,7 @@ AnyOrder = Order | Mapping[str, Any]
 use_running_world()
 
 
+@clear_database_errors
 def submit_orders(orders: Iterable[AnyOrder]) -> list[Receipt]:
     """Stores the orders and returns a receipt for each: `accepted`, already `known`, or `refused` with
     reasons (no usable id, or the id of an order with different content).
@@ -53,6 +55,7 @@ def submit_orders(orders: Iterable[AnyOrder]) -> list[Receipt]:
     return intake.submit(orders)
 
 
+@clear_database_errors
 def submit_payloads(format: str, payloads: Iterable[object]) -> list[Receipt]:  # noqa: A002  (the option's name)
     """Stores the orders of another shop system, as it writes them: `shopify`, `woocommerce` or `medusa`.
 
@@ -63,6 +66,7 @@ def submit_payloads(format: str, payloads: Iterable[object]) -> list[Receipt]:  
     return submit_of_format(format, payloads)
 
 
+@clear_database_errors
 def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -> OrderOutcome:
     """Submits the order and waits for its outcome. Submitting the same order again returns the first outcome
     and does nothing.
@@ -83,6 +87,7 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
     return wait_for_outcome(content.order_id, timeout)
 
 
+@clear_database_errors
 def wait_for_outcome(order_id: str, seconds: float) -> OrderOutcome:
     """Waits for the order's outcome, up to this many seconds. Raises `TimeoutError`."""
     deadline = time.monotonic() + seconds
@@ -99,6 +104,7 @@ def wait_for_outcome(order_id: str, seconds: float) -> OrderOutcome:
     return known
 
 
+@clear_database_errors
 def retry_order(
     order_id: str,
     *,

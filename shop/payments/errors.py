@@ -183,6 +183,10 @@ class PayableOrderUnknown(NotReceivable):
     code = "no_such_order"
 
 
+class AmountInvalid(NotReceivable):
+    """The amount has more decimals than the order's currency."""
+
+
 class ReferenceConflict(NotReceivable):
     """The reference was recorded before with another amount."""
 

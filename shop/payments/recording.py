@@ -21,6 +21,7 @@ from shop.orders.store import ORDERS
 from shop.payments.charge import STEP
 from shop.payments.elsewhere import SUM
 from shop.payments.errors import (
+    AmountInvalid,
     NotPaidThisWay,
     NotReceivable,
     PayableOrderUnknown,
@@ -166,7 +167,7 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
         raise NotPaidThisWay(("", "the order has no valid currency"))
     if not money.fits(payment.amount, order.currency):
         digits = money.decimals(order.currency)
-        raise NotReceivable(("amount", f"{order.currency} has {digits} decimals"))
+        raise AmountInvalid(("amount", f"{order.currency} has {digits} decimals"))
     row = {
         "id": payment.order_id,
         "reference": payment.reference,
