@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -12,7 +12,7 @@ from rich.prompt import Confirm
 from rich.text import Text
 
 from deployments import terminal
-from deployments.cli.entries import InputError, read_orders
+from deployments.cli.entries import InputError, read_file, read_json
 from deployments.running import user
 from deployments.terminal import FittedTable
 from shop.orders.page.formatting import for_terminal
@@ -166,6 +166,9 @@ def retry(
     return 0
 
 
+_OF_PERSON = {"changed_by": "--by", "reason": "--reason"}
+_OPTIONS = {**_OF_PERSON, "address": "--street", "address2": "--street2"}
+"""Options whose name is not the field's."""
 _FIELDS = Group("Single fields; the others stay as they are", sort_key=1)
 _Given = Annotated[str | None, Parameter(group=_FIELDS)]
 
@@ -223,10 +226,12 @@ def address(
                 wait_seconds=timeout,
             )
         )
-    except (InputError, OSError, UnicodeDecodeError) as error:
+    except InputError as error:
         return terminal.refused(str(error))
     except AddressInvalid as error:
-        return terminal.refused("\n".join(error.reasons()))
+        options = _OF_PERSON if file else {**{field: f"--{field}" for field in fields}, **_OPTIONS}
+        places = [replace(each, place=options.get(each.place, each.place)) for each in error.problems]
+        return terminal.refused("\n".join(map(str, places)))
     except ReviewError as error:
         return terminal.refused(str(error), code=1)
     what = "has the new address" if receipt.status == "changed" else "had this address already"
@@ -241,8 +246,10 @@ def _new_address(file: str | None, single: dict[str, str]) -> Any:
         return single
     if single:
         raise InputError("give a file, or single fields, not both")
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    (read, *more) = read_orders(text)
+    try:
+        (read, *more) = read_json(read_file(file), "address")
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
     if more:
         raise InputError(f"{file} has {1 + len(more)} entries: give one address")
-    return read
+    return read.given

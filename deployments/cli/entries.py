@@ -45,25 +45,37 @@ class Entry(NamedTuple):
 
 
 def entries_of(
-    file: str | None, noun: str, given: Mapping[str, str], needed: Iterable[str], how: str
+    file: str | None, noun: str, given: Mapping[str, str], needed: Mapping[str, str]
 ) -> list[Entry]:
-    """Returns the entries of the file, or the given one, which has to have the needed fields; - is standard
-    input. `how`: how the fields are given. Raises `InputError` with the place, and `OSError`."""
+    """Returns the entries of the file, or the given one, which has to have the needed fields, each with the
+    argument or option that it is given by; - is standard input. Raises `InputError` with the place."""
     if file is None:
-        if missing := [name for name in needed if name not in given]:
-            raise InputError(f"missing: {', '.join(missing)}. Give {how}, or --file")
+        if missing := [option for name, option in needed.items() if name not in given]:
+            raise InputError(f"missing: {', '.join(missing)}. Give {', '.join(needed.values())}, or --file")
         return [Entry("", given)]
     if given:
         raise InputError(f"give --file, or one {noun}, not both")
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    if file.lower().endswith(".csv") or not text.lstrip().startswith(("{", "[")):
-        if not (rows := _read_csv(text)):
-            raise InputError(f"{file} has no {noun}: give JSON, or CSV with a header and a line for each")
-        return rows
     try:
-        return read_json(text, noun)
+        text = read_file(file)
+        if not file.lower().endswith(".csv") and text.lstrip().startswith(("{", "[")):
+            return read_json(text, noun)
+        rows = _read_csv(text)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
+    if not rows:
+        raise InputError(f"{file} has no {noun}: give JSON, or CSV with a header and a line for each")
+    return rows
+
+
+def read_file(file: str) -> str:
+    """Returns the text of the file; - is standard input. Raises `InputError` without the file's name."""
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"not UTF-8 text: line {line}, byte {error.start + 1:,} of the file") from None
+    except OSError as error:
+        raise InputError(error.strerror or str(error)) from None
 
 
 def read_each(
@@ -71,9 +83,11 @@ def read_each(
     read: Callable[[Any], T],
     refusal: type[NotReceivable | InvalidDelivery],
     shared: Mapping[str, str | None],
+    options: Mapping[str, str],
 ) -> tuple[list[T], list[str]]:
     """Reads the entries, with the shared fields where they have none. Returns what was read, and the problems
-    of those that `read` refuses with this error."""
+    of those that `read` refuses with this error. `options`: how a single entry's fields are given, and the
+    shared ones."""
     rest = {name: value for name, value in shared.items() if value is not None}
     made, problems = [], []
     for place, given in entries:
@@ -83,8 +97,18 @@ def read_each(
         try:
             made.append(read({**rest, **given} if isinstance(given, dict) else given))
         except refusal as error:
-            problems += [f"{place}{reason}" for reason in error.reasons()]
+            problems += [f"{place}{_by_option(reason, place, options)}" for reason in error.reasons()]
     return made, problems
+
+
+def _by_option(reason: str, place: str, options: Mapping[str, str]) -> str:
+    """Names the option that a field is given by."""
+    name, colon, rest = reason.partition(":")
+    if name not in options:
+        return reason
+    if not place:
+        return f"{options[name]}{colon}{rest}"
+    return f"{reason} (or give {options[name]} for all)" if rest == " missing" else reason
 
 
 def refuse(console: Console, why: str, code: int) -> int:

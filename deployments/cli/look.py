@@ -206,7 +206,7 @@ def label(
                 missing += 1
                 terminal.write(f"{for_terminal(order)}: {error}", sys.stderr)
     except OSError as error:
-        return terminal.refused(f"The label cannot be written: {error}")
+        return terminal.refused(f"{error.filename or output}: the label cannot be written: {error.strerror}")
     return int(missing > 0)
 
 

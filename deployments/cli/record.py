@@ -21,6 +21,22 @@ from shop.runtime.sync import run_sync
 from shop.settings import settings
 from shop.values.money import show
 
+_OF_PAYMENT = {
+    "order_id": "ORDER",
+    "amount": "AMOUNT",
+    "reference": "--reference",
+    "recorded_by": "--by",
+}
+_OF_DELIVERY = {
+    "product_id": "PRODUCT",
+    "pieces": "PIECES",
+    "reference": "--reference",
+    "name": "--name",
+    "received_by": "--by",
+    "note": "--note",
+}
+"""Arguments and options by the field that they give."""
+
 
 def paid(
     order: str | None = None,
@@ -54,12 +70,13 @@ def paid(
     console = terminal.console(stderr=json, width=120)
     settings()
     one = {"order_id": order, "amount": amount, "reference": reference}
+    one |= {"recorded_by": by} if file is None else {}
     given = {name: value for name, value in one.items() if value is not None}
     try:
-        entries = entries_of(file, "payment", given, one, "order, amount and --reference")
+        entries = entries_of(file, "payment", given, _OF_PAYMENT)
         payments = _payments(entries, by)
         recorded = record_all_sync(payments)
-    except (InputError, OSError, UnicodeDecodeError) as error:
+    except InputError as error:
         return refuse(console, str(error), 2)
     except PaymentsNotRecorded as error:
         places = [(entries[at].place, each) for at, each in error.errors.items()]
@@ -74,7 +91,7 @@ def paid(
 
 def _payments(entries: list[Entry], by: str | None) -> list[IncomingPayment]:
     """Reads all payments. Raises `InputError` with the problems of all of them."""
-    payments, problems = read_each(entries, read_incoming, NotReceivable, {"recorded_by": by})
+    payments, problems = read_each(entries, read_incoming, NotReceivable, {"recorded_by": by}, _OF_PAYMENT)
     if len(entries) > MOST:
         problems.append(f"{len(entries):,} payments: at most {MOST:,} at once")
     if problems:
@@ -135,10 +152,10 @@ def receive(
     one = {"product_id": product, "pieces": pieces, "reference": reference, "name": name}
     given = {key: value for key, value in one.items() if value is not None}
     try:
-        needed = ("product_id", "pieces")
-        entries = entries_of(file, "delivery", given, needed, "a product and its pieces")
+        needed = {name: _OF_DELIVERY[name] for name in ("product_id", "pieces")}
+        entries = entries_of(file, "delivery", given, needed)
         deliveries = _deliveries(entries, {"received_by": by, "note": note})
-    except (InputError, OSError, UnicodeDecodeError) as error:
+    except InputError as error:
         return refuse(console, str(error), 2)
     if (url := settings().inventory.service_url) is not None:
         console.print(Text(f"The inventory service at {url} has the stock, and receives the goods.", "dim"))
@@ -156,7 +173,7 @@ def receive(
 
 def _deliveries(entries: list[Entry], shared: dict[str, str | None]) -> list[DeliveryNote]:
     """Reads all deliveries. Raises `InputError` with the problems of all of them."""
-    read, problems = read_each(entries, read_delivery, InvalidDelivery, shared)
+    read, problems = read_each(entries, read_delivery, InvalidDelivery, shared, _OF_DELIVERY)
     deliveries = merged(read)
     if len(deliveries) > MOST_LINES:
         problems.append(f"{len(deliveries)} deliveries: at most {MOST_LINES} at once")

@@ -28,6 +28,7 @@ from shop.review.resolution import Decision, Resolution
 from shop.runtime.sync import run_sync
 from shop.runtime.times import shown_minute
 from shop.settings import settings
+from shop.values.messages import in_words
 from shop.values.money import show as money
 
 _DONE = {
@@ -225,7 +226,8 @@ def _selection(filters: Filters) -> tuple[Selection | None, list[str]]:
     try:
         return Selection.model_validate(asdict(filters)), []
     except ValidationError as error:
-        return None, [f"--{str(each['loc'][0]).replace('_', '-')}: {each['msg']}" for each in error.errors()]
+        problems = [(str(each["loc"][0]).replace("_", "-"), in_words(each)) for each in error.errors()]
+        return None, [f"--{option}: {what}" for option, what in problems]
 
 
 def _which(orders: Sequence[str], filters: Filters, who: Who) -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import psycopg
@@ -18,7 +16,7 @@ from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 from deployments import terminal, trigger
-from deployments.cli.entries import InputError, read_orders
+from deployments.cli.entries import InputError, read_file, read_orders
 from deployments.cli.outcome_table import outcome_table
 from deployments.cli.trouble import explanation
 from saga.database import is_database_error
@@ -80,8 +78,8 @@ def submit(
         return 2
     options = _Options(timeout=timeout, json=json, wait=not no_wait)
     try:
-        orders = read_orders(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
-    except (InputError, OSError, UnicodeDecodeError) as error:
+        orders = read_orders(read_file(file))
+    except InputError as error:
         console.print(Text(f"{file}: {error}", "red"))
         return 2
     settings()

@@ -44,6 +44,7 @@ from shop.review.errors import AddressInvalid, OrderHeld, ResolutionIncomplete, 
 from shop.review.preview import CancelPreview, preview_cancel
 from shop.review.retry import METHODS, NewMeans, RetryReceipt, retry
 from shop.values import countries
+from shop.values.messages import in_words
 
 _HELD_SECONDS = 3.0
 """Limits the wait for a worker that holds the order, in seconds."""
@@ -78,7 +79,7 @@ async def read_model(request: Request, model: type[M]) -> M:
         return model.model_validate(given)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
-    raise invalid([Wrong(detail=each["msg"], pointer=pointer(*each["loc"])) for each in problems])
+    raise invalid([Wrong(detail=in_words(each), pointer=pointer(*each["loc"])) for each in problems])
 
 
 def invalid(errors: list[Wrong]) -> ProblemError:

@@ -22,6 +22,7 @@ from starlette.routing import Match
 from saga.database import NotWritten, is_database_error, is_schema_mismatch
 from shop.review.errors import AddressSettled, NotRetryable, OrderUnknown
 from shop.runtime.extras import MissingExtra
+from shop.values.messages import in_words
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        wrong = [Wrong(detail=each["msg"], parameter=str(each["loc"][-1])) for each in error.errors()]
+        wrong = [Wrong(detail=in_words(each), parameter=str(each["loc"][-1])) for each in error.errors()]
         status = HTTPStatus.UNPROCESSABLE_ENTITY
         return respond(_plain(status, errors=wrong))
 

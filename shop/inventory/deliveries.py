@@ -16,8 +16,9 @@ from sqlalchemy import text
 from saga.database import Tx, as_json
 from shop.inventory.errors import DeliveryConflict, InvalidDelivery, UnknownProducts
 from shop.inventory.reservations import lock_products
-from shop.orders.entered import EnteredId, OptionalWords, Reference, what
+from shop.orders.entered import EnteredId, OptionalWords, Reference
 from shop.orders.scalars import Pieces
+from shop.values.messages import in_words
 
 MOST_LINES = 5_000
 """Limits the lines of one delivery, and the deliveries of one call."""
@@ -112,7 +113,7 @@ def read_delivery(raw: object) -> DeliveryNote:
     try:
         return DeliveryNote.model_validate(raw)
     except ValidationError as error:
-        found = [(each["loc"], what(each)) for each in error.errors()]
+        found = [(each["loc"], in_words(each)) for each in error.errors()]
         raise InvalidDelivery(
             [(loc[of_item:] if loc[:1] == ("items",) else loc, why) for loc, why in found]
         ) from None

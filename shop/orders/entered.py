@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -40,8 +39,3 @@ _Clean = Annotated[str, Field(max_length=300), AfterValidator(_no_card)]
 Words = Annotated[_Clean, BeforeValidator(_words)]
 """One line of text, without card data."""
 OptionalWords = Annotated[_Clean | None, BeforeValidator(_words)]
-
-
-def what(problem: Mapping[str, Any]) -> str:
-    """Returns the message of one of Pydantic's errors."""
-    return str(problem["msg"]).removeprefix("Value error, ")

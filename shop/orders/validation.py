@@ -23,6 +23,7 @@ from shop.orders.order import Order
 from shop.orders.parts import Item
 from shop.orders.rules import MAX_TEXT, Readable, Whole
 from shop.settings import Settings
+from shop.values.messages import in_words
 
 _MISNAMED = "a field of another name"
 _NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}(\.[0-9]{1,18})?\s*")
@@ -167,5 +168,4 @@ def _problem(error: ErrorDetails) -> Problem:
     is_number = error["loc"][-1] in NUMBERS and (
         _NUMBER.fullmatch(given) if isinstance(given, str) else isinstance(given, int | float | Decimal)
     )
-    expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return Problem(place, shown(given) if is_number else kind(given), expected)
+    return Problem(place, shown(given) if is_number else kind(given), in_words(error))

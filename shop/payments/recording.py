@@ -13,7 +13,7 @@ from saga import manual
 from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
-from shop.orders.entered import EnteredId, Reference, Words, what
+from shop.orders.entered import EnteredId, Reference, Words
 from shop.orders.outcomes import Outcome
 from shop.orders.parts import BANK_TRANSFER, CASH_ON_DELIVERY
 from shop.orders.scalars import Amount
@@ -33,6 +33,7 @@ from shop.review.attention import REOPEN
 from shop.runtime.sync import run_sync
 from shop.values import money
 from shop.values.frozen import Frozen
+from shop.values.messages import in_words
 
 MOST = 5_000
 """Limits the payments of one call of `record_all`."""
@@ -123,7 +124,7 @@ def read_incoming(raw: object) -> IncomingPayment:
         return IncomingPayment.model_validate(raw)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
-    raise NotReceivable(*[(".".join(map(str, each["loc"])), what(each)) for each in found])
+    raise NotReceivable(*[(".".join(map(str, each["loc"])), in_words(each)) for each in found])
 
 
 async def record(payment: IncomingPayment) -> Received:

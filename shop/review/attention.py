@@ -3,13 +3,14 @@ what to do."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from sqlalchemy import Connection, text
 
 from saga.database import Tx, as_json, sync_engine, transaction
@@ -268,6 +269,12 @@ def advice(case: ReviewCase) -> str:
     return _ADVICE.get(case.error_code, otherwise).format(amount=amount)
 
 
+def _currency(given: str) -> str:
+    if not re.fullmatch("[A-Z]{3}", given):
+        raise ValueError("three capital letters, such as USD")
+    return given
+
+
 def _age(given: object) -> object:
     if not isinstance(given, str):
         return given
@@ -276,7 +283,7 @@ def _age(given: object) -> object:
     except ValueError:
         ago = None
     if ago is None:
-        raise ValueError("an age is a number and a unit, such as 30m, 24h or 7d")
+        raise ValueError("a number and a unit, such as 30m, 24h or 7d")
     return ago
 
 
@@ -287,7 +294,7 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
     """The step whose compensation failed."""
     code: str | None = None
     """The last error's code, such as `refund_refused`."""
-    currency: Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")] | None = None
+    currency: Annotated[str, AfterValidator(_currency)] | None = None
     held: bool | None = None
     """Whether nothing is retried until a person requests it."""
     older_than: Annotated[timedelta, BeforeValidator(_age)] | None = None

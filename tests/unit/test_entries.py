@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.cli import order_saga
 from deployments.cli.entries import InputError, entries_of, read_each, read_json, read_orders
 from deployments.web.problems import ProblemError
 from deployments.web.requests import parse_json
@@ -46,15 +47,15 @@ def test_entries_have_the_line_on_which_they_stand() -> None:
 def test_columns_may_be_separated_by_semicolons_and_tabs(separator: str, tmp_path: Path) -> None:
     file = tmp_path / "notes.csv"
     file.write_text("reference,product_id,pieces\nDN-1,PROD-001,3\n".replace(",", separator))
-    (entry,) = entries_of(str(file), "delivery", {}, (), "")
+    (entry,) = entries_of(str(file), "delivery", {}, {})
     assert entry == ("line 2: ", {"reference": "DN-1", "product_id": "PROD-001", "pieces": "3"})
 
 
 def test_a_row_with_too_many_columns_hides_no_other_problem(tmp_path: Path) -> None:
     file = tmp_path / "notes.csv"
     file.write_text("reference,product_id,pieces\nDN-1,PROD-001,3,4\nDN-2,PROD-001,few\nDN-3,PROD-001,5\n")
-    entries = entries_of(str(file), "delivery", {}, (), "")
-    made, problems = read_each(entries, read_delivery, InvalidDelivery, {})
+    entries = entries_of(str(file), "delivery", {}, {})
+    made, problems = read_each(entries, read_delivery, InvalidDelivery, {}, {})
     assert [each.reference for each in made] == ["DN-3"]
     assert [problem.partition(":")[0] for problem in problems] == ["line 2", "line 3"]
 
@@ -63,4 +64,52 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "notes.csv"
     file.write_text("reference,pieces,product_id,pieces\nDN-1,3,PROD-001,4\n")
     with pytest.raises(InputError, match="pieces"):
-        entries_of(str(file), "delivery", {}, (), "")
+        entries_of(str(file), "delivery", {}, {})
+
+
+@pytest.mark.parametrize(
+    "command", [["submit"], ["paid", "--by", "ann", "--file"], ["receive", "--file"], ["address", "A"]]
+)
+def test_a_file_that_cannot_be_read_is_named(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latin, none = tmp_path / "latin.csv", tmp_path / "none.csv"
+    latin.write_bytes("reference,name\nDN-1,Stühle\n".encode("latin-1"))
+    for file, why in ((latin, "not UTF-8 text: line 2, byte 23"), (none, "No such file")):
+        code = order_saga([*command, str(file)])
+        said = " ".join("".join(capsys.readouterr()).split())
+        assert code == 2
+        assert file.name in said.replace(" ", "")
+        assert why in said
+        assert "codec" not in said
+        assert "Errno" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["review", "list", "--older-than", "7"], ["--older-than: a number and a unit"]),
+        (["review", "list", "--at-least", "abc"], ["--at-least: a number such as 9.99"]),
+        (["review", "list", "--currency", "usd"], ["--currency: three capital letters"]),
+        (["paid", "A", "5", "--reference", "R"], ["missing: --by"]),
+        (["paid", "A", "abc", "--reference", "R", "--by", "ann"], ["AMOUNT: an amount such as 9.99"]),
+        (["receive", "A", "few"], ["PIECES: a whole number"]),
+    ],
+)
+def test_options_are_named_as_they_are_given(
+    arguments: list[str], options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert order_saga(arguments) == 2
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert [option for option in options if option not in said] == []
+    assert "Value error" not in said
+    assert "Input should be" not in said
+
+
+def test_fields_of_a_file_and_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "paid.csv"
+    file.write_text("order_id,amount,reference\nA,5,R\n")
+    assert order_saga(["paid", "--file", str(file)]) == 2
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "line 2: recorded_by: missing" in said
+    assert "--by" in said
