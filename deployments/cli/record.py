@@ -174,9 +174,13 @@ def receive(
 def _deliveries(entries: list[Entry], shared: dict[str, str | None]) -> list[DeliveryNote]:
     """Reads all deliveries. Raises `InputError` with the problems of all of them."""
     read, problems = read_each(entries, read_delivery, InvalidDelivery, shared, _OF_DELIVERY)
-    deliveries = merged(read)
+    deliveries: list[DeliveryNote] = []
+    try:
+        deliveries = merged(read)
+    except InvalidDelivery as error:
+        problems += error.reasons()
     if len(deliveries) > MOST_LINES:
-        problems.append(f"{len(deliveries)} deliveries: at most {MOST_LINES} at once")
+        problems.append(f"{len(deliveries):,} deliveries: at most {MOST_LINES:,} at once")
     if problems:
         raise listed(problems)
     return deliveries

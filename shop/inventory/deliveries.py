@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+)
 from sqlalchemy import text
 
 from saga.database import Tx, as_json
@@ -42,9 +50,21 @@ _STOCK = text("SELECT id, on_hand, reserved FROM product WHERE id = ANY(CAST(:id
 
 
 _MOST_PIECES = 1_000_000_000
+"""Limits the pieces of a product in one delivery."""
+_PIECES = f"a whole number from 1 to {_MOST_PIECES:,}"
+
+
+def _delivered(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        raise ValueError(_PIECES) from None
+
+
 DeliveredPieces = Annotated[
     Pieces,
     Field(ge=1, le=_MOST_PIECES),
+    WrapValidator(_delivered),
     WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _MOST_PIECES}),
 ]
 
@@ -74,13 +94,25 @@ class DeliveryNote(_Part):
     received_by: OptionalWords = Field(default=None, description="Who received the goods", examples=["ann"])
     note: OptionalWords = Field(default=None, description="Stored with the delivery; no card data")
 
+    @field_validator("items")
+    @classmethod
+    def _limited(cls, items: list[DeliveredItem]) -> list[DeliveredItem]:
+        for product, pieces in _sums(items).items():
+            if pieces > _MOST_PIECES:
+                raise ValueError(f"{pieces:,} pieces of {product!r} in all: at most {_MOST_PIECES:,}")
+        return items
+
     @property
     def pieces(self) -> dict[str, int]:
         """Pieces per product; lines with the same product are added."""
-        pieces: Counter[str] = Counter()
-        for item in self.items:
-            pieces[item.product_id] += item.pieces
-        return dict(pieces)
+        return dict(_sums(self.items))
+
+
+def _sums(items: Iterable[DeliveredItem]) -> Counter[str]:
+    pieces: Counter[str] = Counter()
+    for item in items:
+        pieces[item.product_id] += item.pieces
+    return pieces
 
 
 class ReceivedItem(BaseModel, frozen=True):
@@ -113,7 +145,7 @@ def read_delivery(raw: object) -> DeliveryNote:
     try:
         return DeliveryNote.model_validate(raw)
     except ValidationError as error:
-        found = [(each["loc"], in_words(each)) for each in error.errors()]
+        found = [(each["loc"], in_words(each)) for each in error.errors(include_url=False)]
         raise InvalidDelivery(
             [(loc[of_item:] if loc[:1] == ("items",) else loc, why) for loc, why in found]
         ) from None
@@ -149,13 +181,23 @@ async def store(
 
 
 def merged(deliveries: Iterable[DeliveryNote]) -> list[DeliveryNote]:
-    """Makes one delivery of those with the same reference, as a file has one line per product."""
-    merged: dict[str, DeliveryNote] = {}
+    """Makes one delivery of those with the same reference, as a file has one line per product. Raises
+    `InvalidDelivery` if one has too many lines or pieces then."""
+    first: dict[str, DeliveryNote] = {}
+    items: dict[str, list[DeliveredItem]] = {}
     for each in deliveries:
-        before = merged.get(each.reference)
-        items = each.items if before is None else [*before.items, *each.items]
-        merged[each.reference] = (before or each).model_copy(update={"items": items})
-    return list(merged.values())
+        first.setdefault(each.reference, each)
+        items.setdefault(each.reference, []).extend(each.items)
+    problems: list[tuple[tuple[str | int, ...], str]] = []
+    made = []
+    for reference, note in first.items():
+        try:
+            made.append(DeliveryNote.model_validate({**dict(note), "items": items[reference]}))
+        except ValidationError as error:
+            problems += [((f"reference {reference}",), in_words(each)) for each in error.errors()]
+    if problems:
+        raise InvalidDelivery(problems)
+    return made
 
 
 def _distinct(deliveries: Sequence[DeliveryNote]) -> dict[str, DeliveryNote]:

@@ -33,6 +33,7 @@ REMOVED = "[removed: "
 CARD_REMOVED = "[removed: looked like a card number]"
 CODE_REMOVED = "[removed: looked like a card's security code]"
 TOO_LONG = "[removed: was longer than 2,000 characters]"
+TOO_LARGE = "[removed: was a number of more than 30 digits]"
 TOO_DEEP = "[removed: was nested too deeply]"
 TOO_MANY = "[removed: had more than 1,000 entries]"
 _MORE = "~more"
@@ -42,7 +43,7 @@ OTHER_CURRENCY = "[removed: named another currency than the order]"
 MISNAMED = "[misnamed: "
 REFUSED = "[refused: "
 """Begins the mark of what another system's order has and this project's has not: given; expected."""
-_MARKS = frozenset({CARD_REMOVED, CODE_REMOVED, TOO_LONG, TOO_DEEP, TOO_MANY, NOT_JSON, CONTROL})
+_MARKS = frozenset({CARD_REMOVED, CODE_REMOVED, TOO_LONG, TOO_LARGE, TOO_DEEP, TOO_MANY, NOT_JSON, CONTROL})
 
 HAS_REMOVED = "~removed"
 """The key under which content records removed fields: the places of fields that are not kept at all, with
@@ -334,7 +335,7 @@ def _clean_scalar(value: Any, name: str) -> Any:
     if isinstance(value, float) and not abs(value) < _LARGEST_FLOAT:
         value = str(value)
     if isinstance(value, int) and abs(value) >= 10**30:
-        return TOO_LONG
+        return TOO_LARGE
     if not isinstance(value, int | float | Decimal | str):
         return NOT_JSON
     text = _written(value)

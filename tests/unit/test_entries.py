@@ -11,7 +11,7 @@ from deployments.cli import order_saga
 from deployments.cli.entries import InputError, entries_of, read_each, read_json, read_orders
 from deployments.web.problems import ProblemError
 from deployments.web.requests import parse_json
-from shop.inventory.deliveries import read_delivery
+from shop.inventory.deliveries import merged, read_delivery
 from shop.inventory.errors import InvalidDelivery
 
 AMBIGUOUS = ['{"id": "A", "id": "B"}', '{"id": "A", "items": [{"price": NaN}]}', '{"id": 1e999}']
@@ -113,3 +113,20 @@ def test_fields_of_a_file_and_options_are_named(tmp_path: Path, capsys: pytest.C
     said = " ".join("".join(capsys.readouterr()).split())
     assert "line 2: recorded_by: missing" in said
     assert "--by" in said
+
+
+@pytest.mark.parametrize("pieces", ["0", "-1", "1.5", "few", "1000000001", "999999999999", "9" * 40])
+def test_pieces_have_one_limit_in_every_message(pieces: str) -> None:
+    with pytest.raises(InvalidDelivery, match=r"pieces: a whole number from 1 to 1,000,000,000$"):
+        read_delivery({"product_id": "A", "pieces": pieces})
+
+
+def test_pieces_of_all_lines_with_a_reference_have_the_same_limit() -> None:
+    lines = [{"reference": "DN-1", "product_id": "A", "pieces": 600_000_000}] * 2
+    why = "DN-1: 1,200,000,000 pieces of 'A' in all: at most 1,000,000,000"
+    with pytest.raises(InvalidDelivery, match=why):
+        merged([read_delivery(line) for line in lines])
+    with pytest.raises(InvalidDelivery, match="1,200,000,000 pieces"):
+        read_delivery({"items": [{"product_id": "A", "pieces": 600_000_000}] * 2})
+    (both,) = merged([read_delivery({**line, "pieces": 5}) for line in lines])
+    assert both.pieces == {"A": 10}
