@@ -336,9 +336,29 @@ def _details(case: ReviewCase, decisions: Iterable[ReviewEntry]) -> dict[str, st
         "last error": case.last_error,
         "retries": str(case.retries),
         "next try": _next_try(case),
-        "what to do": advice(case),
+        "what to do": in_commands(advice(case)),
         "decided before": "; ".join(_decision(each) for each in decisions) or "nothing",
     }
+
+
+_COMMANDS = {
+    "Run resolve-order: 'hold'": "Run order-saga review hold",
+    "resolve-order with ": "",
+    "'retry_now'": "order-saga review retry",
+    "'hold'": "order-saga review hold",
+    "'refunded_by_hand' with the reference": "order-saga review refunded --reference R",
+    "'refunded_by_hand' and the reference": "order-saga review refunded --reference R",
+    "'refunded_by_hand'": "order-saga review refunded",
+    "'written_off'": "order-saga review write-off",
+}
+"""What a person at the command line uses instead of the words of the form `resolve-order`."""
+
+
+def in_commands(text: str) -> str:
+    """Returns the advice for the command line."""
+    for words, command in _COMMANDS.items():
+        text = text.replace(words, command)
+    return text
 
 
 def _decision(row: ReviewEntry) -> str:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from saga.database import Tx, as_json, sync_engine, transaction
 from saga.errors import StepTimeout
@@ -31,7 +31,7 @@ from shop.payments.errors import (
 )
 from shop.settings import settings
 from shop.shipping.errors import CarrierMismatch, CarrierTimeout, CarrierUnavailable, VoidRefused
-from shop.values.money import show
+from shop.values.money import exact, show
 
 _PUT = text(
     """
@@ -211,14 +211,18 @@ def read_queue_sync(most: int = 500) -> ReviewQueue:
 
 
 def _read(connection: Connection, most: int) -> ReviewQueue:
-    cases = [ReviewCase(**row) for row in connection.execute(_OPEN, {"most": most}).mappings()]
+    cases = [_case(row) for row in connection.execute(_OPEN, {"most": most}).mappings()]
     totals = connection.execute(_TOTALS).all()
     return ReviewQueue(
         cases=cases,
         orders=sum(row.orders for row in totals),
-        at_risk={row.currency: row.at_risk for row in totals},
+        at_risk={row.currency: exact(row.at_risk, row.currency) for row in totals},
         disputes=read_open(connection, most),
     )
+
+
+def _case(row: RowMapping) -> ReviewCase:
+    return ReviewCase(**{**row, "amount_at_risk": exact(row["amount_at_risk"], row["currency"])})
 
 
 _LATER = "It is retried automatically; resolve-order with 'retry_now' retries at once."
@@ -308,4 +312,4 @@ def select_sync(selection: Selection, ids: Sequence[str] | None = None) -> list[
     those that were resolved since."""
     parameters = {**selection.model_dump(), "ids": None if ids is None else list(ids)}
     with sync_engine(settings().database_url).connect() as connection:
-        return [ReviewCase(**row) for row in connection.execute(_SELECT, parameters).mappings()]
+        return [_case(row) for row in connection.execute(_SELECT, parameters).mappings()]

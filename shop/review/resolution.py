@@ -249,7 +249,8 @@ def _is_settled(row: RowMapping, decided: Decision) -> bool:
     if not row["was_here"]:
         where = f"it is {row['outcome']}" if row["outcome"] else "it is still in progress"
         raise NotUnderReview(
-            f"order {order_id} is not under manual review: {where}. To cancel it, use cancel-order"
+            f"order {order_id} is not under manual review: {where}. To cancel it, use cancel-order "
+            "or order-saga cancel"
         )
     if before is None:
         return False

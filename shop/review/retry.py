@@ -145,7 +145,10 @@ def _why_not(connection: Connection, row: RowMapping) -> tuple[str, str] | None:
         case None:
             return "it is in progress", "Wait for its outcome"
         case Outcome.COMPLETED:
-            return "it is completed", "There is nothing to try again. To return it, use cancel-order"
+            return (
+                "it is completed",
+                "There is nothing to try again. To return it, use cancel-order or order-saga cancel",
+            )
         case Outcome.NEEDS_ATTENTION if not _can_be_corrected(row):
             return "it is under manual review", "Resolve it first: order-saga review"
     if row["cancelled"]:

@@ -79,6 +79,8 @@ async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(
     order_ids = await many(saga, unique, 30)
     code, said = await review("list")
     assert (code, "at risk: 29,999.70 USD" in said) == (0, True)
+    code, said = await review("list", "--json")
+    assert (code, said.count('"amount_at_risk":"999.99"')) == (0, 30)
     assert saga.stock("PROD-001") == stock
     saga.misbehave(take_refunds=True)
 

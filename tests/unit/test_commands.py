@@ -6,13 +6,17 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from deployments.cli import make_app, order_saga
+from deployments.cli.review import in_commands
 from deployments.local.environment import environment
+from shop.review import attention
+from shop.review.attention import ReviewCase
 
 HOME = Path(__file__).resolve().parent.parent.parent
 NOWHERE = "postgresql://postgres@127.0.0.1:1/nowhere"
@@ -172,3 +176,15 @@ def test_the_script_of_the_package_is_the_command() -> None:
     scripts = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, name = scripts["order-saga"].partition(":")
     assert getattr(import_module(module), name) is import_module("deployments.cli").main
+
+
+def test_advice_at_the_command_line_names_its_commands() -> None:
+    for code in (*attention._ADVICE, "another"):
+        for being_retried in (False, True):
+            case = ReviewCase.model_construct(
+                error_code=code, amount_at_risk=Decimal(1), currency="USD", being_retried=being_retried
+            )
+            said = in_commands(attention.advice(case))
+            assert "resolve-order" not in said
+            assert "'" not in said.replace("'s ", " "), said
+            assert "order-saga review" in said
