@@ -24,7 +24,7 @@ from sqlalchemy import text
 from saga.database import Tx, as_json
 from shop.inventory.errors import DeliveryConflict, InvalidDelivery, UnknownProducts
 from shop.inventory.reservations import lock_products
-from shop.orders.entered import EnteredId, OptionalWords, Reference
+from shop.orders.entered import EnteredId, OptionalWords
 from shop.orders.scalars import Pieces
 from shop.values.messages import in_words
 
@@ -84,7 +84,7 @@ class DeliveredItem(_Part):
 class DeliveryNote(_Part):
     """One delivery, as whoever received it records it."""
 
-    reference: Reference = Field(
+    reference: EnteredId = Field(
         default_factory=lambda: f"delivery-{uuid4().hex}",
         description="Number of the delivery note: the same delivery again changes nothing. Generated if left "
         "out; then sending it again receives the goods twice",

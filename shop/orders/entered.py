@@ -33,8 +33,6 @@ def _no_card(value: str) -> str:
 
 
 EnteredId = Annotated[Text, AfterValidator(_usable)]
-Reference = Annotated[EnteredId, AfterValidator(_no_card)]
-"""An id that another system or a person gave, without card data."""
 _Clean = Annotated[str, Field(max_length=300), AfterValidator(_no_card)]
 Words = Annotated[_Clean, BeforeValidator(_words)]
 """One line of text, without card data."""

@@ -13,7 +13,7 @@ from saga import manual
 from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
-from shop.orders.entered import EnteredId, Reference, Words
+from shop.orders.entered import EnteredId, Words
 from shop.orders.outcomes import Outcome
 from shop.orders.parts import BANK_TRANSFER, CASH_ON_DELIVERY
 from shop.orders.scalars import Amount
@@ -72,7 +72,7 @@ class MoneyReceived(Frozen):
     amount: Annotated[Amount, AfterValidator(_positive)] = Field(
         description="What came, in the order's currency", examples=["1059.97"]
     )
-    reference: Reference = Field(
+    reference: EnteredId = Field(
         description="Number of the bank's transfer or of the carrier's settlement: the same again changes "
         "nothing",
         examples=["2031-02-03/17"],

@@ -280,13 +280,6 @@ def breaches() -> list[tuple[Rule, str]]:
     return [(each.rule, each.subject) for each in found]
 
 
-def test_a_card_number_is_no_reference() -> None:
-    given = {"order_id": "A", "amount": "1", "reference": "4242424242424242", "recorded_by": "ann"}
-    with pytest.raises(NotReceivable) as refused:
-        read_incoming(given)
-    assert [field for field, _ in refused.value.problems] == ["reference"]
-
-
 def test_every_problem_of_a_payment_is_named() -> None:
     given = {
         "order_id": "a\u200bb",
