@@ -60,7 +60,8 @@ def paid(
 
     Args:
         order: The order's id, such as ORDER-1001.
-        amount: What came, in the order's currency, such as 1059.97.
+        amount: What came, in the order's currency, such as 1059.97; negative: what was given back because it
+            was more than is due.
         reference: Number of the transfer, or of the carrier's settlement. The same again changes nothing.
         by: Who records it. Stored with the payment.
         file: A file of payments: JSON, one JSON object per line, or CSV with a header; - reads standard

@@ -1,4 +1,5 @@
-"""Records money that came for an order by transfer, or was collected on delivery."""
+"""Records money that came for an order by transfer, or was collected on delivery, and what was given back of
+it because it was more than is due."""
 
 from __future__ import annotations
 
@@ -47,6 +48,13 @@ _ADD = text(
     "VALUES (:id, :reference, :amount, :currency, :by) ON CONFLICT DO NOTHING RETURNING order_id"
 )
 _KNOWN = text("SELECT amount FROM received_payment WHERE order_id = :id AND reference = :reference")
+# What the shop said is paid, without naming a transfer: a transfer that is recorded is the same money.
+_OF_SHOP = "reference = left(recorded_by || ': ' || order_id, 200)"
+_REPLACE_OF_SHOP = text(
+    f"UPDATE received_payment SET amount = amount - least(amount, :amount) "  # noqa: S608  (a constant)
+    f"WHERE order_id = :id AND {_OF_SHOP} AND reference <> :reference"
+)
+_DROP_REPLACED = text("DELETE FROM received_payment WHERE order_id = :id AND amount = 0")
 # Wakes an order that waits for this money. A worker that has it reads the sum itself, or postpones it with
 # the hook `urgent`. It is due now, and not since its submission: until it is claimed, it raises no alert.
 _WAKE = text(
@@ -58,19 +66,21 @@ _REOPEN = text(f"UPDATE customer_order SET {REOPEN} WHERE id = :id")  # noqa: S6
 _RECORDING = failpoint("the commit of a received payment")
 
 
-def _positive(amount: Decimal) -> Decimal:
-    if amount <= 0:
-        raise ValueError("it has to be more than 0")
+def _not_zero(amount: Decimal) -> Decimal:
+    if amount == 0:
+        raise ValueError("it has to be more than 0; less than 0 for money that was given back")
     return amount
 
 
 class MoneyReceived(Frozen):
-    """Money that came by transfer or on delivery, as whoever saw it records it."""
+    """Money that came by transfer or on delivery, as whoever saw it records it. A negative amount was given
+    back, of what came beyond what is due."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    amount: Annotated[Amount, AfterValidator(_positive)] = Field(
-        description="What came, in the order's currency", examples=["1059.97"]
+    amount: Annotated[Amount, AfterValidator(_not_zero)] = Field(
+        description="What came, in the order's currency; negative: what was given back of the excess",
+        examples=["1059.97"],
     )
     reference: EnteredId = Field(
         description="Number of the bank's transfer or of the carrier's settlement: the same again changes "
@@ -140,6 +150,26 @@ async def record_all(payments: Sequence[IncomingPayment]) -> list[Received]:
         return await tx.run_sync(_record_all, payments)
 
 
+async def record_rest(order_id: str, shop: str) -> Received | None:
+    """Records that the shop says that the order is paid: what is missing of the amount due. Returns None if
+    nothing is, or if the order is not valid. A transfer that is recorded later replaces it. Raises
+    `NotReceivable`."""
+    async with transaction(_RECORDING) as tx:
+        return await tx.run_sync(_record_rest, order_id, shop)
+
+
+def _record_rest(connection: Connection, order_id: str, shop: str) -> Received | None:
+    order = connection.execute(_ORDER, {"id": order_id}).one_or_none()
+    if order is None or (due := _due(order.content)) is None:
+        return None
+    came = connection.execute(SUM, {"id": order_id, "currency": order.currency}).scalar_one()
+    if (missing := due - came) <= 0:
+        return None
+    # One reference for each order: the shop's messages name different transactions.
+    payment = {"order_id": order_id, "amount": missing, "reference": f"{shop}: {order_id}"[:200]}
+    return _record(connection, read_incoming({**payment, "recorded_by": shop}))
+
+
 def record_all_sync(payments: Sequence[IncomingPayment]) -> list[Received]:
     return run_sync(lambda: record_all(payments))
 
@@ -176,12 +206,18 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
         "currency": order.currency,
         "by": payment.recorded_by,
     }
+    due = _due(order.content)
+    if payment.amount < 0 and not connection.execute(_KNOWN, row).one_or_none():
+        _check_returned(payment, order, due, Decimal(connection.execute(SUM, row).scalar_one()))
     new = connection.execute(_ADD, row).one_or_none() is not None
     if not new and (known := connection.execute(_KNOWN, row).scalar_one()) != payment.amount:
         shown = money.show(known, order.currency)
         raise ReferenceConflict(("reference", f"{payment.reference} was recorded before with {shown}"))
     if new and order.outcome is None and order.failing:  # its compensation may have looked already
         raise NotReceivable(("order_id", "the order is being compensated: record it again in a minute"))
+    if new and payment.amount > 0:
+        connection.execute(_REPLACE_OF_SHOP, row)
+        connection.execute(_DROP_REPLACED, row)
     if new and connection.execute(_WAKE, {"id": payment.order_id, "code": PaymentAwaited.code}).rowcount:
         connection.execute(notification(ORDERS, WAITING))
     if new and order.outcome not in {None, Outcome.COMPLETED}:  # in vain: a person has to give it back
@@ -198,14 +234,24 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
         new=new,
         outcome=order.outcome,
     )
-    if not received.came_in_vain:
-        received.overpaid = money.exact(max(Decimal(0), total - _due(order.content, total)), order.currency)
+    if not received.came_in_vain and due is not None:
+        received.overpaid = money.exact(max(Decimal(0), total - due), order.currency)
     return received
 
 
-def _due(content: Mapping[str, Any], otherwise: Decimal) -> Decimal:
-    """Returns what is due for the order, of an order that may not be valid: then `otherwise`."""
+def _due(content: Mapping[str, Any]) -> Decimal | None:
+    """Returns what is due for the order; None if the order is not valid."""
     try:
         return ORDERS.parse(content).amount_due
     except ValidationError:
-        return otherwise
+        return None
+
+
+def _check_returned(payment: IncomingPayment, order: Any, due: Decimal | None, came: Decimal) -> None:
+    """Raises `NotReceivable` if more is given back than came beyond what is due."""
+    if order.outcome not in {None, Outcome.COMPLETED}:
+        raise NotReceivable(("amount", f"the order is {order.outcome}: use order-saga review refunded"))
+    excess = Decimal(0) if due is None else max(Decimal(0), came - due)
+    if -payment.amount > excess:
+        shown = money.show(excess, order.currency)
+        raise NotReceivable(("amount", f"{shown} are more than is due, and no more can be given back"))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection, text
 
 from saga.cancelling import Asked
@@ -26,12 +26,10 @@ from shop.orders.comparison import Difference, Stored, differences, lock_stored,
 from shop.orders.errors import UnusableOrder
 from shop.orders.formats.mapping import Mapped
 from shop.orders.intake_content import Content
-from shop.orders.order import read_stored
 from shop.orders.outcomes import Outcome
 from shop.orders.parts import ALREADY_PAID
-from shop.payments.elsewhere import received
 from shop.payments.errors import NotReceivable
-from shop.payments.recording import read_incoming, record
+from shop.payments.recording import record_rest
 from shop.review.actions import Entry, add_entry, read_entries
 from shop.review.address import ACTION as CHANGE_ADDRESS
 from shop.review.address import change_address
@@ -220,15 +218,10 @@ async def _with_payment(
         return found
     in_vain = stored.is_given_up or stored.outcome not in (None, Outcome.COMPLETED)
     try:
-        order = read_stored(stored.content)
-        missing = order.amount_due - await received(mapped.order_id, order.currency)
-        if missing > 0:
-            # One reference for each order: the shop's messages name different transactions.
-            reference = f"{shop}: {mapped.order_id}"[:200]
-            paid = {"order_id": mapped.order_id, "amount": missing, "reference": reference}
-            in_vain |= (await record(read_incoming({**paid, "recorded_by": shop}))).came_in_vain
-    except (ValidationError, NotReceivable):
+        recorded = await record_rest(mapped.order_id, shop)
+    except NotReceivable:
         return found
+    in_vain |= recorded is not None and recorded.came_in_vain
     if in_vain:  # a person has to give it back
         return found
     return [each for each in found if not each.place.startswith(f"{_PAYMENT}.")]

@@ -26,7 +26,7 @@ from shop.orders.report import read
 from shop.orders.store import ORDERS
 from shop.payments.errors import NotReceivable, PaymentAwaited
 from shop.payments.gateways import gateway
-from shop.payments.recording import Received, read_incoming
+from shop.payments.recording import Received, read_incoming, record_rest
 from shop.payments.recording import record as record_one
 from shop.reconciliation.books import Books, gateway_totals, read_books
 from shop.reconciliation.reconcile import compare_order, reconcile
@@ -454,6 +454,37 @@ async def test_what_is_more_than_is_due_is_to_be_given_back(saga: World, unique:
     assert (late.outcome, late.overpaid, late.total_received) == (Outcome.COMPLETED, 101, PRICE + 101)
     (row,) = [row for row in (await books(saga)).rows if row.ours == "101.00 USD"]
     assert row.ok is None, "it is somebody's to do, and no contradiction"
+    with pytest.raises(NotReceivable):
+        await record(order_id, Decimal(-102), reference="BACK-1", recorded_by="ann")
+    for _ in range(2):
+        back = await record(order_id, Decimal(-101), reference="BACK-1", recorded_by="ann")
+        assert (back.overpaid, back.total_received) == (0, PRICE)
+    assert [row for row in (await books(saga)).rows if "give back" in row.source] == []
+    assert await cost(order_id) == (0, PRICE), "what a return gives back"
+
+
+async def test_money_is_not_given_back_before_it_has_come(saga: World, unique: str) -> None:
+    order_id = f"NONE-{unique}"
+    intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"})])
+    with pytest.raises(NotReceivable):
+        await record(order_id, Decimal(-1), reference="BACK-1", recorded_by="ann")
+    await record(order_id, PRICE, reference="T-1", recorded_by="bank")
+    with pytest.raises(NotReceivable):
+        await record(order_id, Decimal(-1), reference="BACK-1", recorded_by="ann")
+
+
+async def test_a_transfer_that_the_shop_has_told_of_counts_once(saga: World, unique: str) -> None:
+    """The merchant marks the order as paid, and the bank's file has the transfer, too."""
+    order_id = f"BOTH-{unique}"
+    intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"})])
+    told = await record_rest(order_id, "shopify")
+    assert told is not None
+    assert told.total_received == PRICE
+    for reference, amount in (("T-1", PRICE - 400), ("T-2", Decimal(400))):
+        again = await record(order_id, amount, reference=reference, recorded_by="bank")
+        assert (again.total_received, again.overpaid) == (PRICE, 0)
+        assert await record_rest(order_id, "shopify") is None
+    assert (await record(order_id, Decimal(5), reference="T-3", recorded_by="bank")).overpaid == 5
 
 
 async def test_money_that_comes_while_a_worker_has_the_order_wakes_it_at_once(

@@ -124,7 +124,7 @@ async def test_files_are_recorded_as_a_whole(
     header = "order_id,amount,reference"
     table.write_text(f"{header}\n{two},999.99,B-1\n{one},500,B-2\n")
     lines.write_text(json.dumps({"order_id": one, "amount": 499.99, "reference": "B-3"}) + "\n")
-    broken.write_text(f"{header}\n{one},500,B-4\n\n{one},-1,B-5\n{two},1,\n")
+    broken.write_text(f"{header}\n{one},500,B-4\n\n{one},0,B-5\n{two},1,\n")
     unknown.write_text(f"{header}\nnobody,5,B-6\n{one},5,B-7\n{two},5,B-1\n")
     assert await run("--file", str(broken), "--by", "ann") == 2
     told = capsys.readouterr().out
@@ -164,7 +164,7 @@ async def test_over_http(saga: World, web: httpx.Client, unique: str) -> None:
     problem(await post(unique, amount="1000"), 409)
     problem(await post(f"CARD-{unique}"), 409)
     problem(await post("nobody"), 404)
-    wrong = problem(await post(unique, amount="-1", reference=None, recorded_by=" ", more=1), 422)
+    wrong = problem(await post(unique, amount="0", reference=None, recorded_by=" ", more=1), 422)
     assert {each["pointer"] for each in wrong["errors"]} == {
         "#/amount",
         "#/reference",
