@@ -22,8 +22,9 @@ _PAUSE_SECONDS = 0.5
 """Interval between two attempts to connect."""
 _NOT_PERMITTED = "42501"
 """The SQLSTATE of insufficient privileges."""
-_CREATING, _SETTING_UP = 7_236_115, 7_236_116
-"""Advisory locks: of creating the database, and of everything that `order-saga setup` does."""
+_CREATING, _SETTING_UP = 7_236_115, 7_236_118
+"""Advisory locks: of creating the database, and of everything that `order-saga setup` does. No other lock may
+have these numbers: `shop.monitoring.traces` holds 7_236_116 as long as a worker runs."""
 
 
 class DatabaseUnusable(Exception):

@@ -16,8 +16,9 @@ from deployments.cli import order_saga
 from deployments.local.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
-from deployments.setup.database import DatabaseUnusable, ensure_database
+from deployments.setup.database import DatabaseUnusable, ensure_database, only_one_sets_up
 from deployments.setup.server import Change, NoAnswer, wait_for_server
+from shop.monitoring import traces
 from shop.runtime.migrate import newest_revision
 from tests.conftest import HOME, own_port
 
@@ -55,6 +56,16 @@ def test_a_missing_database_is_created_once(postgres: EmbeddedPostgres, missing:
             "tables": Change.UNCHANGED,
         }
     )
+
+
+def test_a_worker_that_sends_traces_does_not_block_setting_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=3000")
+    with psycopg.connect(database_url, autocommit=True) as sender:
+        sender.execute("SELECT pg_advisory_lock(%s)", [traces._LOCK])
+        with only_one_sets_up(database_url):
+            pass
 
 
 def test_tables_of_another_version_are_told(postgres: EmbeddedPostgres, missing: str) -> None:
