@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from pydantic import ValidationError
 
 from shop.runtime import secrets
 from shop.settings import Settings
+from tests.conftest import HOME
 
 KEY = "sk_test_PLANTED"
 
@@ -101,3 +105,24 @@ def test_a_program_without_prefect_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(secrets, "_block", None)
     monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "stripe-key")
     assert "cannot read" in wrong()
+
+
+def test_flows_can_be_imported_with_a_secret_in_a_block() -> None:
+    """As a Prefect worker, `prefect deploy` and the engine of a run do: they import nothing else before."""
+    program = (
+        "from prefect.blocks.system import Secret\n"
+        f"Secret.load = classmethod(lambda cls, name: cls(value={KEY!r}))\n"
+        "import flows.process_order\n"
+        "from shop.settings import settings\n"
+        "print(settings().stripe.api_key.get_secret_value())\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=HOME,
+        env={**os.environ, "STRIPE_API_KEY_BLOCK": "stripe-key"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ran.stdout.split() == [KEY], ran.stderr
