@@ -137,8 +137,11 @@ def _nanoseconds(time: datetime) -> int:
 log = logging.getLogger(__name__)
 _EVERY_SECONDS = 2.0
 _RETRY_SECONDS = 10.0
-_END_SECONDS = 5.0
+_END_SECONDS = 2.0
+"""Limits the time for sending the last traces, in seconds: less than `deployments.worker` gives a process to
+exit, because the end of the process is recorded afterwards."""
 _LOCK = 7_236_116
+"""The advisory lock of the process that sends: held as long as it runs."""
 _PAGE = 200
 _OVERLAP = timedelta(seconds=15)
 """Overlap with the previous reading: an outcome's time is before its commit."""

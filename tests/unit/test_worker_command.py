@@ -14,6 +14,7 @@ from prefect.settings import get_current_settings
 
 from deployments import worker
 from deployments.local.environment import environment
+from shop.monitoring import traces
 
 NAME = "PREFECT_WORKER_QUERY_SECONDS"
 
@@ -53,3 +54,7 @@ def test_who_wants_another_interval_gets_it(monkeypatch: pytest.MonkeyPatch) -> 
     with environment({NAME: "7"}):
         assert started(monkeypatch)[0] == 7
         assert os.environ[NAME] == "7"
+
+
+def test_sending_the_last_traces_leaves_time_to_record_the_end() -> None:
+    assert traces._END_SECONDS < worker._EXIT_SECONDS
