@@ -38,8 +38,8 @@ class Taken:
 
 @dataclass
 class MailServer:
-    """`answer_sender`, `answer_recipient`, `answer_data`: a reply instead of yes. `after_data`: is told of
-    each mail that was kept; True: the connection is cut then, without an answer."""
+    """`answer_hello`, `answer_sender`, `answer_recipient`, `answer_data`: a reply instead of yes.
+    `after_data`: is told of each mail that was kept; True: the connection is cut then, without an answer."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -47,6 +47,7 @@ class MailServer:
     connections: int = 0
     logins: int = 0
     answer_recipient: Callable[[str], str | None] = lambda _: None
+    answer_hello: Callable[[str], str | None] = lambda _: None
     answer_sender: Callable[[str], str | None] = lambda _: None
     answer_data: Callable[[bytes], str | None] = lambda _: None
     after_data: Callable[[Taken], bool] = lambda _: False
@@ -62,6 +63,18 @@ class MailServer:
         return [taken.id for taken in self.taken]
 
     # -- what aiosmtpd calls
+
+    async def handle_EHLO(  # noqa: N802  (aiosmtpd's)
+        self, _server: SMTP, session: Session, _envelope: Envelope, name: str, responses: list[str]
+    ) -> list[str]:
+        if reply := self.answer_hello(name):
+            return [reply]
+        session.host_name = name
+        return responses
+
+    async def handle_HELO(self, _server: SMTP, session: Session, _envelope: Envelope, name: str) -> str:  # noqa: N802
+        session.host_name = name
+        return self.answer_hello(name) or "250 hello"
 
     async def handle_MAIL(  # noqa: N802  (aiosmtpd's)
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]

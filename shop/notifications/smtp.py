@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 _CLOSING = 421
 _TOO_BIG = 552
 _LOGIN_FIRST = 530
-_RELAY_DENIED = re.compile(r"\brelay|\b(?:un)?authenticat", re.IGNORECASE)
-"""How Postfix and others refuse each recipient if they do not accept our login: it does not concern the
-recipient."""
+_RELAY_DENIED = re.compile(r"\brelay|\b(?:un)?authenticat|\bhelo command|\bclient host", re.IGNORECASE)
+"""How Postfix and others refuse each recipient if they do not accept our login or our machine: it does not
+concern the recipient."""
 _ADDRESS = re.compile(r"<[^<>]*>|(?<![^\s@])[^\s@]++@\S*+")
 """The recipient's address in a refusal, whose words are ignored."""
 _MAX_REPLY = 1_000
@@ -122,8 +122,6 @@ class _Connection:
     async def _hand_over(self, client: SMTP, mail: Mail) -> DeliveryResult:
         try:
             async with asyncio.timeout(self._seconds):
-                if client.is_ehlo_or_helo_needed:
-                    await client.ehlo()
                 if mail.international and not client.supports_extension("smtputf8"):
                     return DeliveryResult(
                         "refused", "the mail server does not accept addresses that are not ASCII (SMTPUTF8)"
@@ -205,6 +203,8 @@ class _Connection:
         )
         try:
             await client.connect()
+            if client.is_ehlo_or_helo_needed:
+                await client.ehlo()
         except BaseException:
             client.close()
             raise

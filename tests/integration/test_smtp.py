@@ -337,10 +337,30 @@ class TestRefusals:
         assert {what for what, _ in (await state(shop)).values()} == {"waiting"}
         assert "SHOP_EMAIL" in str((await state(shop))["A"][1])
 
+    @pytest.mark.parametrize("starttls", ["if-offered", "never"])
+    async def test_a_greeting_that_the_server_refuses_is_our_matter(
+        self, shop: Shop, server: MailServer, starttls: str
+    ) -> None:
+        url = f"smtp://{server.host}:{server.port}?starttls={starttls}"
+        with environment({"SMTP_URL": url}):
+            await self._greeting_refused(shop, server)
+
+    async def _greeting_refused(self, shop: Shop, server: MailServer) -> None:
+        server.answer_hello = lambda _: "550 5.7.1 Helo command rejected: need fully-qualified hostname"
+        await store(shop, "A", "B")
+        await put([confirmation("A"), confirmation("B")])
+        assert await outbox.deliver() == (0, 2)
+        assert {what for what, _ in (await state(shop)).values()} == {"waiting"}
+        server.answer_hello = lambda _: None
+        await make_all_due(shop)
+        assert await outbox.deliver() == (2, 0)
+
     @pytest.mark.parametrize(
         "said",
         [
             *(
+                "554 5.7.1 <x@example.com>: Helo command rejected: Host not found",
+                "554 5.7.1 <shop[192.0.2.1]>: Client host rejected: Access denied",
                 "554 5.7.1 <x@example.com>: Relay access denied",
                 "530 5.7.0 Authentication required",
                 "550 relaying denied",
