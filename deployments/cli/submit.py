@@ -191,7 +191,7 @@ def _show_receipts(console: Console, receipts: list[Receipt]) -> None:
         why = f": {'; '.join(receipt.reasons)}" if receipt.reasons else ""
         ended = f"known: {receipt.order_id} ended as {receipt.outcome} and is not retried{why}"
         again = f"\n  to retry it: {receipt.how_to_retry}" if receipt.how_to_retry is not None else ""
-        console.print(Text(f"{ended}{again}", "yellow"))
+        console.print(Text(f"{ended}{again}", "yellow"), soft_wrap=True)
 
 
 def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], options: _Options) -> int:

@@ -93,7 +93,7 @@ def _run(console: Console, *, demo: bool) -> int:
         console.print(*shown)
         if demo:
             return 0 if as_expected(ended, books) else 1
-        console.print(_next_steps(stack, shows_secrets=console.is_terminal))
+        show_next_steps(console, stack)
         _run_until_stopped(console, stack)
     return 0
 
@@ -101,6 +101,11 @@ def _run(console: Console, *, demo: bool) -> int:
 def _short(file: Path) -> Path:
     """Returns the path relative to the project's folder."""
     return file.relative_to(HOME) if file.is_relative_to(HOME) else file
+
+
+def show_next_steps(console: Console, stack: Stack) -> None:
+    """Shows what to do next. Never wraps a line, so that commands can be copied."""
+    console.print(_next_steps(stack, shows_secrets=console.is_terminal), soft_wrap=True)
 
 
 def _next_steps(stack: Stack, *, shows_secrets: bool) -> Text:

@@ -12,11 +12,20 @@ from pathlib import Path
 import pytest
 
 from flows.order_saga import ORDER_SAGA
-from shop.orders.page.boxes import order_boxes
+from shop.orders.page.boxes import box, order_boxes
 from shop.orders.page.diagram import order_diagram
 from shop.orders.page.formatting import duration, for_markdown, for_mermaid
 from shop.orders.page.page import order_page, page_key, summary
-from shop.orders.page.story import MailRow, OrderStory, ReviewEntry, StepRow, StepState, UndoState, step_views
+from shop.orders.page.story import (
+    _CANCELLED,
+    MailRow,
+    OrderStory,
+    ReviewEntry,
+    StepRow,
+    StepState,
+    UndoState,
+    step_views,
+)
 from shop.settings import Settings
 from tests.node import node as mermaid
 
@@ -285,6 +294,17 @@ class TestBoxes:
         assert len({len(line) for line in lines[1:] if "◀" not in line and len(line) < 40}) == 1, (
             "the boxes are of one width"
         )
+
+    def test_what_is_wider_than_a_box_continues_in_the_next_line(self) -> None:
+        story = replace(compensated(), seconds=0.0123, amount_refunded=Decimal("12345678901.23"))
+        drawn = order_boxes(replace(story, failure_code=min(_CANCELLED)), ORDER_SAGA)
+        assert "compensated (cancelled)" in drawn
+        assert duration(0.0123) in drawn
+        assert "12,345,678,901.23" in drawn
+        words = ["x" * 70, "  refunded 12 words and more of them"]
+        assert max(map(len, box(words))) == min(map(len, box(words)))
+        said = "".join(line.strip("│") for line in box(words)[1:-1])
+        assert "".join(said.split()) == "".join("".join(words).split())
 
     @pytest.mark.parametrize("order_id", HOSTILE)
     def test_nothing_moves_the_cursor(self, order_id: str) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prefect.context import refresh_global_settings_context
 from prefect.settings import Settings, get_current_settings
+from rich.console import Console
 
 from deployments import running
 from deployments.cli import order_saga
 from deployments.local import run
 from deployments.local.environment import UnreadableSecret, read_secret_files, write_env_file
+from deployments.local.run import show_next_steps
 from deployments.running import configured_prefect_api_url, use_running_world
 
 OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example.com/api"
@@ -169,3 +174,27 @@ def test_the_login_of_a_profile_is_not_sent_to_another_address(
     settings = Settings()
     assert settings.api.url == THEIRS
     assert bool(settings.api.key and settings.api.key.get_secret_value()) == sent
+
+
+@pytest.mark.parametrize("width", [60, 80, 130])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_commands_to_copy_are_not_wrapped(width: int, terminal: bool) -> None:
+    written = io.StringIO()
+    stack: Any = SimpleNamespace(
+        ui_url="http://127.0.0.1:4200",
+        prefect_server=SimpleNamespace(
+            password_file=Path("/elsewhere/var/prefect/password"), auth_string="admin:planted"
+        ),
+        env_file=Path("/elsewhere/var/run.env"),
+        key_file=Path("/elsewhere/var/a-long-name-of-a-folder/orders-api-key"),
+        metrics_token_file=Path("/elsewhere/var/metrics-token"),
+        options=SimpleNamespace(orders_api_key=None, metrics_token=None),
+        web=SimpleNamespace(url="http://127.0.0.1:8400"),
+        worker=SimpleNamespace(metrics_url="http://127.0.0.1:9464/metrics"),
+    )
+    show_next_steps(Console(file=written, width=width, force_terminal=terminal, no_color=True), stack)
+    lines = written.getvalue().splitlines()
+    assert any("curl" in line and "http://127.0.0.1:8400/orders" in line for line in lines)
+    assert any("curl" in line and "http://127.0.0.1:9464/metrics" in line for line in lines)
+    assert any("/elsewhere/var/prefect/password" in line for line in lines)
+    assert ("admin:planted" in written.getvalue()) == terminal

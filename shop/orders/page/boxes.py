@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from saga.definition import Saga
 from shop.orders.page.diagram import state_words
@@ -89,11 +90,17 @@ def _undo_box(step: StepView, places: dict[str, int]) -> list[str]:
 
 
 def box(words: Sequence[str], width: int = _WIDTH, *, gate: bool = False, more: bool = True) -> list[str]:
-    """Returns a box around the words. `gate`: a line enters from above; `more`: a line leaves below."""
+    """Returns a box around the words; long ones continue in the next line. `gate`: a line enters from above;
+    `more`: a line leaves below."""
     half = width // 2
     lid = f"┌{'─' * half}{'┴' if gate else '─'}{'─' * (width - half - 1)}┐"
     floor = f"└{'─' * half}{'┬' if more else '─'}{'─' * (width - half - 1)}┘"
-    return [lid, *(f"│{f' {word}'[:width]:<{width}}│" for word in words), floor]
+    return [lid, *(f"│{f' {line}':<{width}}│" for word in words for line in _lines(word, width - 1)), floor]
+
+
+def _lines(word: str, width: int) -> list[str]:
+    indent = " " * (len(word) - len(word.lstrip()) + 2)
+    return wrap(word, width, subsequent_indent=indent) or [""]
 
 
 def _beside(left: Sequence[str], right: Sequence[str]) -> list[str]:
