@@ -13,6 +13,7 @@ from rich.text import Text
 
 from deployments import terminal
 from deployments.cli.entries import InputError, read_file, read_json
+from deployments.cli.seconds import Wait
 from deployments.running import user
 from deployments.terminal import FittedTable
 from shop.orders.page.formatting import for_terminal
@@ -31,7 +32,7 @@ def cancel(
     by: str = "",
     yes: Annotated[bool, Parameter(alias="-y")] = False,
     dry_run: bool = False,
-    timeout: float = 60,
+    timeout: Wait = 60,
 ) -> int:
     """Cancel an order, or return it if it is shipped. First shows what that undoes and costs.
 
@@ -43,8 +44,8 @@ def cancel(
 
     Args:
         order: The order's id, such as ORDER-1001.
-        reason: Required: why. Stored with the order; no card data.
-        by: Required: who asks for it. Stored with the order.
+        reason: Why; required without --dry-run. Stored with the order; no card data.
+        by: Who asks for it; required without --dry-run. Stored with the order.
         yes: Do not ask for confirmation.
         dry_run: Only show what cancelling would undo and cost.
         timeout: Limits the wait for the outcome, in seconds; 0 does not wait.
@@ -180,7 +181,7 @@ def address(
     *,
     by: str = "",
     reason: str | None = None,
-    timeout: float = 10,
+    timeout: Wait = 10,
     name: _Given = None,
     company: _Given = None,
     street: _Given = None,

@@ -35,12 +35,14 @@ from shop.text.sanitize import tame
 from shop.values.money import show
 
 _MOST = 100_000
+_AS_SHOWN = Parameter(name_transform=lambda name: name.lower().replace("-", "_"))
+"""Offers the choices as they are shown, such as `under_way`; accepts `under-way`, too."""
 
 
 def list_orders(
     *,
-    status: Status | None = None,
-    outcome: Outcome | None = None,
+    status: Annotated[Status | None, _AS_SHOWN] = None,
+    outcome: Annotated[Outcome | None, _AS_SHOWN] = None,
     customer: str | None = None,
     email: str | None = None,
     since: str | None = None,
@@ -56,7 +58,7 @@ def list_orders(
     Exit codes: 0; 2, an option is invalid, or the database does not answer.
 
     Args:
-        status: Where they stand: received, under_way, shipped, an outcome, or open (without an outcome).
+        status: Where they stand; open is without an outcome.
         outcome: The outcome.
         customer: The customer's id, exactly.
         email: The customer's e-mail address, in any case.

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from deployments import terminal
 from deployments.check.parts import Known, check_part, database
+from deployments.cli.seconds import Wait
 from deployments.running import use_running_world
 from deployments.setup.database import DatabaseUnusable, ensure_database, only_one_sets_up
 from deployments.setup.server import Change, Item
@@ -39,7 +40,7 @@ _STYLES = {
 _LOGIN_REFUSED = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
 
 
-def setup(*, check: bool = False, wait: float | None = None) -> int:
+def setup(*, check: bool = False, wait: Wait | None = None) -> int:
     """Prepare everything that the saga needs on servers of your own: the database of DATABASE_URL and its
     tables; on the Prefect server the work pool, its queues, the deployments with their schedules, limits and
     triggers, the automations. Prints what it did.
@@ -87,7 +88,7 @@ def setup(*, check: bool = False, wait: float | None = None) -> int:
     return int(any(item.wrong for item in items))
 
 
-def migrate(*, wait: float = 60) -> int:
+def migrate(*, wait: Wait = 60) -> int:
     """Create the database of DATABASE_URL if it is missing, and migrate its tables. Does nothing if they are
     up to date. Several may run at once: one works, the others wait for it.
 

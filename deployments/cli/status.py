@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from deployments import terminal
 from deployments.cli.outcome_table import STYLES
+from deployments.cli.seconds import Pause
 from deployments.database_errors import reason
 from deployments.terminal import FittedTable
 from shop.monitoring.buckets import Durations
@@ -36,7 +37,7 @@ _MORE = 12
 """Limits the processes that are shown."""
 
 
-def status(*, window: str | None = None, watch: bool = False, every: float = 2, json: bool = False) -> int:
+def status(*, window: str | None = None, watch: bool = False, every: Pause = 2, json: bool = False) -> int:
     """Show throughput, latency, errors and processes over any window.
 
     Exit codes: 0; 2, the window or a setting is invalid, or the database does not answer (with --watch it is
@@ -54,7 +55,7 @@ def status(*, window: str | None = None, watch: bool = False, every: float = 2, 
         return parse(window, shop_zone()) if window else default_window()
 
     try:
-        return _show(chosen, watch=watch, every=max(0.2, every), as_json=json)
+        return _show(chosen, watch=watch, every=every, as_json=json)
     except ValidationError:  # a subclass of ValueError
         raise
     except ValueError as error:  # of the window, or MonitoringConfigError

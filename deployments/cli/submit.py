@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from deployments import terminal, trigger
 from deployments.cli.entries import InputError, read_file, read_orders
 from deployments.cli.outcome_table import outcome_table
+from deployments.cli.seconds import Wait
 from deployments.cli.trouble import explanation
 from saga.database import is_database_error
 from saga.errors import StepError
@@ -55,7 +56,7 @@ def submit(
     format: str | None = None,  # noqa: A002  (the option's name)
     own_run: bool = False,
     no_wait: bool = False,
-    timeout: float = 300,
+    timeout: Wait = 300,
     json: bool = False,
 ) -> int:
     """Take orders from a file to their outcomes.

@@ -188,3 +188,31 @@ def test_advice_at_the_command_line_names_its_commands() -> None:
             assert "resolve-order" not in said
             assert "'" not in said.replace("'s ", " "), said
             assert "order-saga review" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["submit", "x.json", "--timeout", "-1"], "--timeout"),
+        (["submit", "x.json", "--timeout", "nan"], "--timeout"),
+        (["cancel", "A", "--timeout", "-1"], "--timeout"),
+        (["address", "A", "--timeout", "-0.5"], "--timeout"),
+        (["migrate", "--wait", "-1"], "--wait"),
+        (["setup", "--wait", "-1"], "--wait"),
+        (["status", "--every", "0"], "--every"),
+    ],
+)
+def test_impossible_durations_are_refused(call: Call, arguments: list[str], option: str) -> None:
+    code, said = call(*arguments)
+    assert code == 2
+    assert option in said
+    assert "give" in said
+
+
+def test_choices_are_offered_as_they_are_shown(call: Call) -> None:
+    _, said = call("list", "--help")
+    assert "under_way" in said
+    assert "under-way" not in said
+    for status in ("under_way", "under-way"):
+        code, said = call("list", "--status", status)
+        assert (code, "database" in said) == (2, True)
