@@ -41,6 +41,7 @@ from shop.runtime.setting_groups import readable, settings_in, with_ascii_host
 from shop.runtime.settings import ShopSettings, WebSettings, WorkerSettings
 from shop.shipping.easypost.settings import EasyPostSettings
 from shop.shipping.settings import ShippingSettings
+from shop.values.messages import in_words
 
 ENV_FILES = (HOME / "var" / "run.env", HOME / ".env")
 """Files of settings: later ones take precedence over earlier ones, and the environment over both."""
@@ -243,7 +244,7 @@ def at(database_url: str | None) -> Settings:
 def mistakes(error: ValidationError) -> Iterator[tuple[str, str]]:
     """Yields each invalid setting's environment variable and the reason, without the given value."""
     for each in error.errors(include_input=False, include_url=False, include_context=False):
-        place, what = [str(part) for part in each["loc"]], each["msg"].removeprefix("Value error, ")
+        place, what = [str(part) for part in each["loc"]], in_words(each)
         known = [position for position, part in enumerate(place) if part.upper() in settings_in(Settings)]
         if known:
             name, *within = place[known[0] :]

@@ -73,7 +73,7 @@ def submit(
         timeout: Limits the wait for outcomes, in seconds.
         json: Print the outcomes as JSON, one order per line.
     """
-    console = terminal.console(stderr=json)
+    console = terminal.console(stderr=json, width=150)
     if wrong := _wrong_format(format, own_run):
         console.print(Text(wrong, "red"))
         return 2

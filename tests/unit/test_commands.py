@@ -216,3 +216,11 @@ def test_choices_are_offered_as_they_are_shown(call: Call) -> None:
     for status in ("under_way", "under-way"):
         code, said = call("list", "--status", status)
         assert (code, "database" in said) == (2, True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("BATCH_SIZE", "many"), ("PAYMENT_TIMEOUT_SECONDS", "soon")])
+def test_a_wrong_setting_is_explained_in_plain_words(call: Call, name: str, value: str) -> None:
+    code, said = call("list", **{name: value})
+    assert code == 2
+    assert f"{name}: a " in said
+    assert "Input should be" not in said
