@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.engine import make_url
 
 from deployments import running
 from deployments.automations import ensure_automations
@@ -66,6 +67,23 @@ def test_with_nothing_configured_all_is_embedded(world: World) -> None:
     assert found["database"].state is State.EMBEDDED
     assert found["mail"].state is State.EMBEDDED
     assert found["language model"].state is State.OFF
+
+
+def test_what_make_run_starts_and_does_not_run_is_named(nobody: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://postgres@127.0.0.1:{nobody}/shop")
+    monkeypatch.setenv("PAYMENT_GATEWAY_URL", f"http://127.0.0.1:{nobody}")
+    found = ask(set())
+    for part in ("database", "payments"):
+        assert found[part].state is State.EMBEDDED
+        assert "not running now" in found[part].what
+
+
+def test_why_a_database_cannot_be_used_is_shown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = make_url(settings().database_url).set(database="nope").render_as_string(hide_password=False)
+    monkeypatch.setenv("DATABASE_URL", url)
+    found = ask({"DATABASE_URL"})
+    assert found["database"].wrong
+    assert 'database "nope" does not exist' in found["database"].what
 
 
 def test_what_is_configured_is_contacted(
