@@ -83,11 +83,13 @@ class FittedTable:
         self._optional = [self._names.index(name) for name in optional]
         self._keys = keys
         self._rows: list[list[Text]] = []
+        self._known_widths: dict[int, tuple[int, int]] = {}
 
     def add_row(self, *cells: str | Text) -> None:
         """Adds a row. Missing cells at its end are empty."""
         row = [Text(tame(cell)) if isinstance(cell, str) else cell for cell in cells]
         self._rows.append(row + [Text()] * (len(self._names) - len(row)))
+        self._known_widths.clear()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
         width = options.max_width
@@ -131,14 +133,22 @@ class FittedTable:
             yield from tame(row[column].plain).splitlines()
 
     def _natural_width(self, column: int) -> int:
-        return max(1, *map(cell_len, self._texts(column)))
+        return self._column_widths(column)[1]
 
     def _least_width(self, column: int) -> int:
-        natural = self._natural_width(column)
-        if not self._wrapped[column]:
-            return natural
-        words = (cell_len(word) for text in self._texts(column) for word in _WORD.findall(text))
-        return min(natural, max(min(_LONGEST_WORD, max(words, default=1)), _LONGEST_WORD // 2))
+        return self._column_widths(column)[0]
+
+    def _column_widths(self, column: int) -> tuple[int, int]:
+        """Returns the least width of the column, and the one that it takes if there is room."""
+        if (known := self._known_widths.get(column)) is not None:
+            return known
+        texts = set(self._texts(column))
+        least = natural = max(1, *map(cell_len, texts))
+        if self._wrapped[column]:
+            words = (cell_len(word) for text in texts for word in _WORD.findall(text))
+            least = min(natural, max(min(_LONGEST_WORD, max(words, default=1)), _LONGEST_WORD // 2))
+        self._known_widths[column] = least, natural
+        return least, natural
 
     def _widths(self, columns: Sequence[int], width: int, *, roomy: bool) -> dict[int, int]:
         """Returns the columns' widths: what is left is shared by those that need more."""
@@ -183,6 +193,8 @@ class FittedTable:
 
 def _lines(text: Text, width: int) -> Text:
     """Breaks the text into lines of at most this width, between words and not before a unit."""
+    if cell_len(text.plain) <= width:
+        return text
     breaks = []
     for line in re.finditer(r"[^\n]+", text.plain):
         begin = line.start()
