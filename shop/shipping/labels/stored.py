@@ -91,7 +91,7 @@ async def find_label(order_id: str, *, keep: bool = False) -> Label:
         raise LabelGone("the customer's data of this order is erased")
     if (row.booked_at or EMBEDDED) == EMBEDDED:
         return Label(label_content(row, settings()))
-    path = label_path(settings().label_dir, order_id)
+    path = label_path(settings().label_dir, row.order_id)  # as asked for, it may have spaces around it
     if (known := await asyncio.to_thread(_read, path)) is not None:
         return Label(known)
     fetched = await _fetch(row)
