@@ -26,14 +26,18 @@ _CLAIMING, _NOTING = (
     failpoint("the commit of claiming notices of alerts"),
     failpoint("the commit of delivered notices of alerts"),
 )
+DUE_DAYS = 2
+"""Limits the age of a notice that is delivered, in days: a service that was removed from `ALERT_URLS` leaves
+notices, which are not for the service that later has its position."""
 # The end of an alert is delivered after its beginning.
-_DUE = """
-    n.sent_at IS NULL AND n.way = ANY(CAST(:ways AS text[]))
+_DUE = f"""
+    n.sent_at IS NULL AND n.created_at > now() - interval '{DUE_DAYS} days'
+    AND n.way = ANY(CAST(:ways AS text[]))
     AND n.next_attempt_at <= now() - make_interval(secs => :waited)
     AND (n.phase = 'raised' OR NOT EXISTS (
         SELECT 1 FROM alert_notice b
         WHERE b.alert_id = n.alert_id AND b.way = n.way AND b.phase = 'raised' AND b.sent_at IS NULL))
-"""
+"""  # noqa: S608  (a constant)
 _IS_DUE = text(f"SELECT EXISTS (SELECT 1 FROM alert_notice n WHERE {_DUE})")  # noqa: S608  (a constant)
 _CLAIM = text(
     f"""
@@ -108,7 +112,7 @@ async def claim(*ways: str) -> list[Notice]:
 
 async def note(notices: Sequence[Notice], error: str | None = None) -> None:
     """Records that notices were delivered, or why not: then they are retried after 30 s, 1 min, 2 min, up
-    to about an hour."""
+    to about an hour, for `DUE_DAYS`."""
     async with transaction(_NOTING) as tx:
         for notice in notices:
             which = {"alert_id": notice.alert_id, "phase": notice.phase, "way": notice.way}

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from saga.database import sync_engine
 from saga.failpoints import failpoint
+from shop.alerts.notices import DUE_DAYS
 from shop.monitoring.config import Monitoring, monitoring
 from shop.settings import settings
 
@@ -24,8 +25,11 @@ def _delete(table: str, condition: str) -> TextClause:
 
 _OLD = "< now() - make_interval(secs => :seconds)"
 _OLD_EVENT = f"< now() - make_interval(secs => greatest(:seconds, {_REDELIVERY_HOURS * 3600}))"
-# Keeps an alert until all notices that it is resolved are sent.
-_ALL_SENT = "NOT EXISTS (SELECT 1 FROM alert_notice n WHERE n.alert_id = alert.id AND n.sent_at IS NULL)"
+# Keeps an alert until all its notices are sent, or too old to be.
+_ALL_SENT = (
+    "NOT EXISTS (SELECT 1 FROM alert_notice n WHERE n.alert_id = alert.id AND n.sent_at IS NULL "  # noqa: S608
+    f"AND n.created_at > now() - interval '{DUE_DAYS} days')"
+)
 _TRACES = {
     "system_sample": _delete("system_sample", f"at {_OLD}"),
     "worker_process": _delete("worker_process", f"seen_at {_OLD}"),

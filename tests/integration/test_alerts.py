@@ -401,6 +401,19 @@ async def test_each_service_hears_once_that_an_alert_was_raised_and_once_that_it
     )
 
 
+async def test_a_service_does_not_get_what_one_before_it_left_undelivered(
+    shop: Shop, server: MailServer
+) -> None:
+    await under_review(shop, "A")
+    await evaluate(shop)
+    await shop.rows("UPDATE alert_notice SET created_at = now() - interval '3 days'")
+    assert await notices.is_due("url-1") is False
+    assert await deliver() == (0, 0)
+    await shop.rows("UPDATE alert_notice SET created_at = now() - interval '1 day'")
+    assert await notices.is_due("url-1") is True
+    assert await deliver() == (1, 0)
+
+
 async def test_a_failed_delivery_is_recorded_with_its_reason_and_retried(
     shop: Shop, server: MailServer
 ) -> None:
