@@ -11,6 +11,8 @@ from shop.values.frozen import Frozen
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGO = re.compile(r"(\d{1,6})\s*([smhd])")
+_LONGEST = timedelta(days=36_525)
+"""Limits a relative window: times before the year 1 cannot be represented."""
 _ALWAYS = (datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC))
 
 
@@ -52,7 +54,10 @@ def parse(asked: str, zone: tzinfo = UTC) -> Window:
     if asked == "all":
         return Window(name="all time")
     if found := _AGO.fullmatch(asked):
-        return last(**{_UNITS[found[2]]: int(found[1])})
+        found_window = last(**{_UNITS[found[2]]: int(found[1])})
+        if found_window.ago is not None and found_window.ago > _LONGEST:
+            raise ValueError(f"{asked!r} is longer than 100 years: use all")
+        return found_window
     begin, slash, end = asked.partition("/")
     if not slash:
         raise ValueError(
