@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from enum import StrEnum
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import httpx
 import psycopg
@@ -29,9 +30,14 @@ from shop.runtime.migrate import newest_revision, revision
 from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings, mistakes
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
 _ALIKE = 0.87
 SECONDS = 20
 """Time limit per part, in seconds."""
+_PAGE = 200
+"""How many deployments are read at once: the most that the Prefect server returns."""
 NOT_RUNNING = "not running now: `make run` starts it"
 
 
@@ -108,6 +114,16 @@ async def check_part(part: str, ask: Check, known: Known) -> Finding:
         what = f"{type(error).__name__} (its text is hidden because it may contain a secret)"
         remedy = "see docs/reference/settings.md"
     return Finding(part, State.WRONG, what, remedy)
+
+
+async def _deployed(client: PrefectClient) -> set[str]:
+    """Returns the names of all deployments, which the server lists page by page."""
+    names: set[str] = set()
+    offset = 0
+    while page := await client.read_deployments(limit=_PAGE, offset=offset):
+        names |= {deployment.name for deployment in page}
+        offset += len(page)
+    return names
 
 
 def _state(*, is_real: bool) -> State:
@@ -191,7 +207,7 @@ async def prefect_server(known: Known) -> Answer:
             is_cloud = client.server_type == ServerType.CLOUD
             version = "Cloud" if is_cloud else await client.api_version()
             pool = await client.read_work_pool(name)
-            there = {deployment.name for deployment in await client.read_deployments(limit=200)}
+            there = await _deployed(client)
             automations = {automation.name for automation in await client.read_automations()}
     except ObjectNotFound:
         raise Misconfigured(f"{api} has no work pool {name}", _SETUP) from None
