@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from deployments.database_errors import described, reason
 from deployments.local.environment import UnreadableSecret
 from saga.database import is_database_error, is_schema_mismatch
+from shop.monitoring.config import MonitoringConfigError
 from shop.runtime.extras import MissingExtra
 from shop.settings import what_is_wrong
 
@@ -15,7 +16,7 @@ def explanation(error: Exception) -> str | None:
     """Returns a line for people; None for an error in the code."""
     if isinstance(error, ValidationError):
         return what_is_wrong(error)
-    if isinstance(error, MissingExtra | UnreadableSecret):
+    if isinstance(error, MissingExtra | UnreadableSecret | MonitoringConfigError):
         return str(error)
     if is_schema_mismatch(error):
         return f"The database's tables are of another version: {reason(error)}. Run order-saga migrate."

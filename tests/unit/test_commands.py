@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -136,6 +137,24 @@ def test_a_wrong_setting_is_named(call: Call, command: str, orders: str) -> None
     assert code == 2
     assert "BATCH_SIZE" in said
     assert "none-of-your-business" not in said
+
+
+@pytest.mark.parametrize("command", ["show", "web"])
+def test_a_typo_in_the_monitoring_configuration_is_named(command: str, orders: str, tmp_path: Path) -> None:
+    """In a process of its own: the configuration is read when the flows are imported."""
+    (config := tmp_path / "monitoring.yaml").write_text("logging: {levl: INFO}\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "deployments.cli", *given(command, orders)],
+        cwd=HOME,
+        env={**os.environ, "DATABASE_URL": NOWHERE, "MONITORING_CONFIG": str(config)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert "did you mean logging.level?" in " ".join(ran.stderr.split())
+    assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(
