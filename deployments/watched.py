@@ -23,13 +23,16 @@ log = logging.getLogger("shop.watched")
 
 
 @contextmanager
-def watched(kind: str, *, own_port: bool = False, database_url: str | None = None) -> Iterator[None]:
+def watched(
+    kind: str, *, own_port: bool = False, deletes_files: bool = True, database_url: str | None = None
+) -> Iterator[None]:
     """Monitors the process while the body runs. `own_port`: the process has no HTTP server, and listens on
-    `METRICS_PORT` if that is set. `database_url`: its database, if that is not the shop's."""
+    `METRICS_PORT` if that is set. `deletes_files`: deletes the files of erased customers; the web app does so
+    in its lifespan. `database_url`: its database, if that is not the shop's."""
     tighten(settings().var_dir)
     with ExitStack() as stack:
         stack.enter_context(sampling(kind, database_url=database_url))
-        if database_url is None:
+        if deletes_files and database_url is None:
             stack.enter_context(deleting_files_of_erased_customers())
         if own_port:
             _serve_metrics(kind, stack)

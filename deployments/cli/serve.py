@@ -34,7 +34,7 @@ def web(*, host: str | None = None, port: int | None = None, port_file: Path | N
     host = settings().web.host if host is None else host
     port = settings().web.port if port is None else port
     configure()
-    with _listening("the web app", host, port) as listener, watched("web app"):
+    with _listening("the web app", host, port) as listener, watched("web app", deletes_files=False):
         serve(app, listener, port_file, timeout_keep_alive=30, timeout_graceful_shutdown=5)
 
 

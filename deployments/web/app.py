@@ -40,6 +40,7 @@ from deployments.web.problems import Problem, ProblemError, answer_problems, ans
 from saga.database import close_engine
 from shop.monitoring.exposition.endpoint import PATH, Exposition, metrics_token
 from shop.payments.gateways import close_gateway
+from shop.retention.files import deleting_files_of_erased_customers
 from shop.settings import settings
 
 use_running_world()
@@ -105,6 +106,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.pending = starters.enter_context(Starter("the pending lane", wake_pending_lane))
         app.state.metrics = Exposition("web app", token=metrics_token())
         app.state.events = starters.enter_context(Starter("handling payment events", start_handling_events))
+        # Here, because uvicorn may serve the app without our command.
+        starters.enter_context(deleting_files_of_erased_customers())
         yield
     await close_gateway()
     await close_engine()

@@ -12,6 +12,7 @@ import pytest
 from pypdf import PdfReader
 
 from deployments.local.environment import environment
+from deployments.web.app import create_app
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga.cancelling import Asked
@@ -23,6 +24,7 @@ from shop.shipping.labels.stored import label_path, write_label
 from tests.integration.artifacts import page_of
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order
+from tests.waiting import until
 
 HOSTILE = '../../etc/passwd" onload=alert(1) <b>&kind=refund#'
 
@@ -111,6 +113,43 @@ async def test_another_carrier_s_label_is_the_file_that_it_made(
     write_label(label_path(settings().label_dir, shipped), b"%PDF-of-the-carrier")
     assert web.get("/documents/label", params=ask, auth=("", KEY)).content == b"%PDF-of-the-carrier"
     assert web.get("/documents/label", params={**ask, "format": "zpl"}, auth=("", KEY)).status_code == 404
+
+
+async def test_a_label_that_is_asked_for_with_spaces_is_deleted_with_the_others(
+    web: httpx.Client, saga: World, shipped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saga.sql(
+        """UPDATE order_step SET result = result || '{"booked_at": "easypost"}' WHERE order_id = :id """
+        "AND step = 'fulfill_order'",
+        id=shipped,
+    )
+
+    async def fetched(_: object) -> bytes:
+        return b"%PDF-of-the-carrier"
+
+    monkeypatch.setattr("shop.shipping.labels.stored._fetch", fetched)
+    asked = web.get("/documents/label", params={"id": f"{shipped} "}, auth=("", KEY))
+    assert asked.content == b"%PDF-of-the-carrier"
+    assert len(list(settings().label_dir.glob("*.pdf"))) == 1
+    saga.sql("UPDATE customer_order SET finished_at = now() - interval '40 days' WHERE id = :id", id=shipped)
+    assert await asyncio.to_thread(erase_customers, 30) == 1
+    assert list(settings().label_dir.glob("*.pdf")) == []
+
+
+async def test_the_app_deletes_labels_of_erased_orders_however_it_is_served(
+    saga: World, shipped: str
+) -> None:
+    """Those of another machine's erasure."""
+    saga.sql("UPDATE customer_order SET finished_at = now() - interval '40 days' WHERE id = :id", id=shipped)
+    assert await asyncio.to_thread(erase_customers, 30) == 1
+    left = label_path(settings().label_dir, shipped)
+    write_label(left, b"%PDF-of-the-carrier")
+
+    async def gone() -> bool:
+        return not left.exists()
+
+    async with create_app().router.lifespan_context(create_app()):
+        await until(gone, 20, "the label is deleted")
 
 
 async def test_a_mail_is_shown_as_its_reader_sees_it_and_can_do_nothing(
