@@ -14,7 +14,7 @@ from shop.inventory import errors as inventory_errors
 from shop.inventory.errors import InventoryTimeout, InventoryUnavailable
 from shop.orders import errors as order_errors
 from shop.payments import errors as payment_errors
-from shop.payments.errors import PaymentGatewayUnavailable
+from shop.payments.errors import PaymentAwaited, PaymentGatewayUnavailable, PaymentNeedsCustomer
 from shop.shipping import errors as shipping_errors
 from shop.shipping.errors import CarrierTimeout, CarrierUnavailable
 
@@ -35,6 +35,8 @@ SHOP_CODES = frozenset(kind.code for kind in _errors_of(*_SHOP)) - {StepError.co
 GATEWAY = (PaymentGatewayUnavailable.code,)
 INVENTORY = (InventoryUnavailable.code, InventoryTimeout.code)
 CARRIER = (CarrierUnavailable.code, CarrierTimeout.code)
+CUSTOMER = (PaymentAwaited.code, PaymentNeedsCustomer.code)
+"""The error codes with which an order waits for its customer's money."""
 INFRASTRUCTURE = (InfrastructureError.code,)
 VERSION = (UnknownStep.code,)
 EXTERNAL = (*GATEWAY, *INVENTORY, *CARRIER, *INFRASTRUCTURE, *VERSION)

@@ -111,8 +111,9 @@ async def deliver(*, most: int = 50, order_ids: Sequence[str] | None = None) -> 
 
 _MANY_ATTEMPTS = 3
 """Attempts from which a failed message is shown."""
-_SHOWN_DAYS = 30
-"""Limits the age of shown messages, in days."""
+SHOWN_DAYS = 30
+"""Limits the age of messages that are shown or counted as refused, or keep an order from being erased, in
+days."""
 _UNDELIVERED = text(
     """
     SELECT order_id, kind, created_at AS since, attempts, error, refused_at IS NOT NULL AS refused,
@@ -169,7 +170,7 @@ def send_again_sync(*order_ids: str) -> int:
 
 
 def _read(connection: Connection, most: int) -> list[Undelivered]:
-    rows = connection.execute(_UNDELIVERED, {"most": most, "many": _MANY_ATTEMPTS, "days": _SHOWN_DAYS})
+    rows = connection.execute(_UNDELIVERED, {"most": most, "many": _MANY_ATTEMPTS, "days": SHOWN_DAYS})
     return [Undelivered(**row) for row in rows.mappings()]
 
 
@@ -177,8 +178,12 @@ def _again(connection: Connection, order_ids: Sequence[str] | None) -> int:
     return connection.execute(_AGAIN, {"ids": list(order_ids) if order_ids is not None else None}).rowcount
 
 
-# A message that was refused for good stays so: there is no address any more.
-_MESSAGES = text("UPDATE outbox SET payload = '{}', error = NULL WHERE order_id = ANY(CAST(:ids AS text[]))")
+# A message that is not sent yet never will be: there is no address any more.
+_MESSAGES = text(
+    "UPDATE outbox SET payload = '{}', error = NULL, "
+    "refused_at = CASE WHEN sent_at IS NULL THEN coalesce(refused_at, now()) ELSE refused_at END "
+    "WHERE order_id = ANY(CAST(:ids AS text[]))"
+)
 _INTERACTIONS = text(
     "UPDATE customer_interaction SET customer_id = :erased, details = '{}' "
     "WHERE order_id = ANY(CAST(:ids AS text[]))"
@@ -186,6 +191,7 @@ _INTERACTIONS = text(
 
 
 def erase(connection: Connection, order_ids: Sequence[str], erased: str) -> None:
-    """Empties the orders' messages and interactions; `erased` replaces the customer's id."""
+    """Empties the orders' messages and interactions; `erased` replaces the customer's id. Messages that are
+    not sent yet will not be."""
     connection.execute(_MESSAGES, {"ids": list(order_ids)})
     connection.execute(_INTERACTIONS, {"ids": list(order_ids), "erased": erased})

@@ -305,3 +305,42 @@ def test_labels_stay_few_whatever_orders_contain(world: World, at_once: None) ->
     writers = found.all("confirmations_total")
     assert sum(writers.values()) == 50
     assert len(writers) == 21
+
+
+async def test_an_order_that_waits_for_its_customer_s_money_is_not_late(world: World, unique: str) -> None:
+    for code in ("payment_awaited", "payment_needs_customer"):
+        order = an_order(f"{code}-{unique}")
+        await asyncio.to_thread(submit, [order])
+        world.sql(
+            "UPDATE customer_order SET submitted_at = now() - interval '1 h', waits_for = :code, "
+            "not_before = now() + interval '1 min' WHERE id = :id",
+            code=code,
+            id=order["id"],
+        )
+    found = await asyncio.to_thread(fresh)
+    assert found("oldest_open_order_age_seconds") == 0
+    assert found("open_orders", state="postponed") == 2
+    world.sql(
+        "UPDATE customer_order SET waits_for = 'carrier_timeout' WHERE id = :id",
+        id=f"payment_awaited-{unique}",
+    )
+    assert (await asyncio.to_thread(fresh))("oldest_open_order_age_seconds") >= 3600, (
+        "for a system: it is late"
+    )
+    world.sql(
+        "UPDATE customer_order SET waits_for = 'payment_awaited', not_before = now() - interval '1 h' "
+        "WHERE id = :id",
+        id=f"payment_awaited-{unique}",
+    )
+    assert (await asyncio.to_thread(fresh))("oldest_open_order_age_seconds") >= 3600, "no worker looks"
+
+
+async def test_a_message_refused_long_ago_counts_no_more(world: World, unique: str) -> None:
+    for number, days in enumerate((31, 29)):
+        world.sql(
+            "INSERT INTO outbox (order_id, kind, payload, error, attempts, created_at, refused_at) VALUES "
+            "(:id, 'confirmation', '{}', '550', 1, now() - make_interval(days => :days), now())",
+            id=f"OLD-{unique}-{number}",
+            days=days,
+        )
+    assert (await asyncio.to_thread(fresh))("outbox_messages", state="refused") == 1

@@ -17,11 +17,11 @@ from prometheus_client.metrics_core import Metric
 
 from saga.database import pool_use
 from shop.monitoring.buckets import middle_ms
-from shop.monitoring.error_codes import EXTERNAL, POSTPONED, REFUSALS, SHOP_CODES
+from shop.monitoring.error_codes import CUSTOMER, EXTERNAL, POSTPONED, REFUSALS, SHOP_CODES
 from shop.monitoring.exposition.reading import Now, Read, Total
+from shop.notifications.outbox import SHOWN_DAYS
 from shop.notifications.stored import CONFIRMATION_STEP
 from shop.orders.outcomes import Outcome
-from shop.payments.errors import PaymentAwaited, PaymentNeedsCustomer
 from shop.values.money import is_currency
 
 PREFIX = "order_saga"
@@ -29,7 +29,7 @@ STEP_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 
 ORDER_BOUNDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 21_600, 86_400)
 OTHER = "other"
 _MOST_WRITERS = 20
-_REASONS = (*EXTERNAL, PaymentNeedsCustomer.code, PaymentAwaited.code)
+_REASONS = (*EXTERNAL, *CUSTOMER)
 """The reasons for postponing orders: reported even if there are no such orders."""
 _OPEN_STATES = ("waiting", "held", "postponed", "left_behind")
 _OUTBOX_STATES = ("waiting", "failing", "refused")
@@ -67,7 +67,8 @@ _HELP = {
     ),
     "orders_being_undone": "Orders without an outcome that are being compensated.",
     "oldest_open_order_age_seconds": (
-        "Age of the oldest order without an outcome, without those under manual review; 0 if there is none."
+        "Age of the oldest order without an outcome, without those under manual review and those that wait "
+        "for their customer's money; 0 if there is none."
     ),
     "left_behind_age_seconds": (
         "Time since the lease of the order that waits longest for recovery expired; 0 if there is none."
@@ -81,7 +82,7 @@ _HELP = {
     "refunds_owed_amount": "Money that is to be refunded: the amount at risk, and refunds in progress.",
     "outbox_messages": (
         "Messages that are not sent. failing: an attempt failed and will be repeated; "
-        "refused: the recipient rejects it."
+        f"refused: the recipient rejects it, in the last {SHOWN_DAYS} days."
     ),
     "outbox_oldest_age_seconds": "Age of the oldest message that is still to be sent; 0 if there is none.",
     "payment_events_waiting": "Events of the gateway that are not handled yet.",

@@ -24,16 +24,25 @@ from typing import Any
 from sqlalchemy import Connection, NullPool, text
 
 from saga.database import new_engine
+from saga.finish import BLOCKED_SECONDS
 from shop.monitoring.buckets import bucket_sql
 from shop.monitoring.business import BEING_REFUNDED
 from shop.monitoring.config import monitoring
-from shop.monitoring.error_codes import EXTERNAL, POSTPONED, REFUSALS, STEP_IS_POSTPONED, UNDO_IS_POSTPONED
+from shop.monitoring.error_codes import (
+    CUSTOMER,
+    EXTERNAL,
+    POSTPONED,
+    REFUSALS,
+    STEP_IS_POSTPONED,
+    UNDO_IS_POSTPONED,
+)
+from shop.notifications.outbox import SHOWN_DAYS
 from shop.payments import charge
 from shop.settings import Settings
 
-# Orders under manual review wait for a person, not for a worker.
+# Orders under manual review wait for a person, and others for their customer's money, not for a worker.
 _OPEN = text(
-    """
+    f"""
     SELECT state, count(*) AS orders, count(*) FILTER (WHERE undoing) AS undoing, max(age) AS age,
         max(since_over) AS since_over
     FROM (
@@ -41,14 +50,17 @@ _OPEN = text(
                         THEN CASE WHEN o.not_before > now() THEN 'postponed' ELSE 'waiting' END
                     WHEN l.until >= now() THEN 'held' ELSE 'left_behind' END AS state,
             o.failure IS NOT NULL AS undoing,
-            CASE WHEN a.order_id IS NULL THEN extract(epoch FROM now() - o.submitted_at) END AS age,
+            CASE WHEN a.order_id IS NULL
+                    AND (o.waits_for = ANY(CAST(:customer AS text[]))
+                        AND o.not_before > now() - interval '{BLOCKED_SECONDS} s') IS NOT TRUE
+                 THEN extract(epoch FROM now() - o.submitted_at) END AS age,
             CASE WHEN o.lease_id IS NOT NULL AND l.until < now()
                  THEN extract(epoch FROM now() - l.until) END AS since_over
         FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id
             LEFT JOIN attention a ON a.order_id = o.id AND a.resolved_at IS NULL
         WHERE o.outcome IS NULL
     ) each GROUP BY state
-    """
+    """  # noqa: S608  (a constant)
 )
 _POSTPONED = text(
     """
@@ -67,15 +79,17 @@ _REFUNDS = text(
     "FROM attention a JOIN customer_order o ON o.id = a.order_id "
     f"WHERE a.resolved_at IS NULL AND o.amount_at_risk > 0 GROUP BY 1 UNION ALL {BEING_REFUNDED}"
 )
+# Messages that were refused long ago are shown nowhere any more: they would alert for ever.
 _OUTBOX = text(
-    """
+    f"""
     SELECT CASE WHEN attempts = 0 OR error IS NULL THEN 'waiting' ELSE 'failing' END AS state,
         count(*) AS messages, max(extract(epoch FROM now() - created_at)) AS age
     FROM outbox WHERE sent_at IS NULL AND refused_at IS NULL GROUP BY 1
     UNION ALL
     SELECT 'refused', count(*), NULL FROM outbox
     WHERE sent_at IS NULL AND error IS NOT NULL AND refused_at IS NOT NULL
-    """
+        AND created_at > now() - interval '{SHOWN_DAYS} days'
+    """  # noqa: S608  (a constant)
 )
 _OTHERS = text(
     "SELECT (SELECT count(*) FROM dispute WHERE closed_at IS NULL) AS disputes, "
@@ -124,7 +138,7 @@ def read_now(connection: Connection) -> Now:
         return list(connection.execute(statement, parameters).all())
 
     return Now(
-        open=rows(_OPEN),
+        open=rows(_OPEN, customer=list(CUSTOMER)),
         postponed=rows(_POSTPONED),
         review=rows(_REVIEW),
         refunds=rows(_REFUNDS, step=charge.STEP),
