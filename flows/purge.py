@@ -10,7 +10,12 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterEndTime
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+)
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
@@ -73,17 +78,18 @@ async def erase_old_customers(days: float) -> int:
     retry_delay_seconds=3,
 )
 async def delete_runs_of_erased_orders(days: float) -> int:
-    """Deletes runs that ended at least this many days ago and whose order is erased: the Prefect server keeps
-    a run's parameters, which contain the order, or why it was cancelled. Returns how many."""
+    """Deletes runs that were due at least this many days ago and whose order is erased: the Prefect server
+    keeps a run's parameters, which contain the order, or why it was cancelled. Returns how many."""
     before = await database_time() - timedelta(days=days)
-    ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=before))
+    # Not by the end: a run whose worker died before it began has none.
+    old = FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(before_=before))
     flows, deleted, kept = FlowFilter(name=FlowFilterName(any_=_RUNS_OF_ONE_ORDER)), 0, 0
     async with get_client() as client:
         page, unreadable = _PAGE, 0
         while True:
             try:
                 runs = await client.read_flow_runs(
-                    flow_filter=flows, flow_run_filter=ended, limit=page, offset=kept
+                    flow_filter=flows, flow_run_filter=old, limit=page, offset=kept
                 )
             except PrefectHTTPStatusError as error:
                 if (

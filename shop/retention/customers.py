@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 from saga import manual
 from saga.database import sync_engine
 from saga.failpoints import failpoint
+from shop.notifications.outbox import SHOWN_DAYS
 from shop.notifications.outbox import erase as erase_messages
 from shop.orders.changes import erase as erase_orders
 from shop.orders.changes import erase_tries
@@ -33,16 +34,17 @@ from shop.settings import settings
 _BATCH_SIZE = 500
 _ERASING = failpoint("the commit of erasing customers")
 # Excludes orders that are open or under manual review, and orders with disputes, messages or events to
-# handle.
-_IS_ERASABLE = """
+# handle. A message that could not be sent for many days does not keep its customer's data for ever.
+_IS_ERASABLE = f"""
     o.outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated') AND o.erased_at IS NULL
     AND o.finished_at < now() - make_interval(secs => :seconds)
     AND NOT EXISTS (
-        SELECT 1 FROM outbox m WHERE m.order_id = o.id AND m.sent_at IS NULL AND m.refused_at IS NULL)
+        SELECT 1 FROM outbox m WHERE m.order_id = o.id AND m.sent_at IS NULL AND m.refused_at IS NULL
+            AND m.created_at > now() - interval '{SHOWN_DAYS} days')
     AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
     AND NOT EXISTS (SELECT 1 FROM dispute d WHERE d.order_id = o.id AND d.closed_at IS NULL)
     AND NOT EXISTS (SELECT 1 FROM payment_event e WHERE e.order_id = o.id AND e.handled_at IS NULL)
-"""
+"""  # noqa: S608  (a constant)
 _NEXT = text(
     f"""
     SELECT o.id, o.outcome, o.amount_charged, o.finished_at, o.content, o.failure, o.reasons, o.undone
@@ -61,7 +63,8 @@ def erase_customers(days: float | None = None) -> int:
     """Erases the customer data of orders that ended at least `days` days ago (None: `CUSTOMER_DATA_DAYS`; if
     that is not set, erases nothing). Returns the number of orders.
 
-    Skips orders that are open, under manual review, or disputed, or have unsent messages. Erases hundreds of
+    Skips orders that are open, under manual review, or disputed, or have unsent messages of the last
+    `SHOWN_DAYS`. Erases hundreds of
     orders per transaction; concurrent calls process different orders. Deletes labels and mails in this
     process's `VAR_DIR`; other machines delete theirs (`shop.retention.files`). Must not be called in an event
     loop. Raises SQLAlchemyError if the database is unavailable, and OSError if a file cannot be deleted: run

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.states import Pending
 from sqlalchemy import create_engine, text
 
 from deployments.local.postgres import EmbeddedPostgres
@@ -19,6 +20,7 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.purge import purge
 from saga.cancelling import Asked
+from shop.notifications import outbox
 from shop.notifications.maildir import mail_name
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
@@ -230,6 +232,26 @@ async def test_what_somebody_still_works_with_keeps_everything(
     assert files_about(saga.var_dir) == files
 
 
+async def test_a_message_that_cannot_be_sent_keeps_nothing_for_ever(
+    saga: World, erasing: None, unique: str
+) -> None:
+    order_id = f"FULL-{unique}"
+    intake.submit([planted(order_id)])
+    await process_pending_orders(consumer_seconds=0)
+    age(saga, order_id, days=400)
+    saga.sql(
+        "UPDATE outbox SET sent_at = NULL, error = '452 mailbox full', attempts = 400, "
+        "created_at = now() - interval '29 days' WHERE order_id = :id",
+        id=order_id,
+    )
+    assert await asyncio.to_thread(erase_customers) == 0
+    saga.sql("UPDATE outbox SET created_at = now() - interval '31 days' WHERE order_id = :id", id=order_id)
+    assert await asyncio.to_thread(erase_customers) == 1
+    assert rows_about(saga.database_url) == []
+    assert not await outbox.is_due(), "nothing is sent without an address"
+    assert await outbox.send_again() == 0
+
+
 async def test_only_when_it_is_asked_for(world: World, unique: str) -> None:
     intake.submit([planted(f"OLD-{unique}")])
     world.sql("UPDATE customer_order SET outcome = 'completed', finished_at = now() - interval '9 years'")
@@ -268,11 +290,15 @@ async def test_runs_of_erased_orders_go_from_the_prefect_server(
         await cancel_order(
             order_id, reason=f"{name} moved away", requested_by=name, confirmed=False, return_state=True
         )
+    async with get_client() as client:  # a run whose worker died before it began
+        await client.create_flow_run(
+            process_order, parameters={"order": planted(old)}, name=f"order {old}", state=Pending()
+        )
     age(saga, old)
     monkeypatch.setenv("CUSTOMER_DATA_DAYS", "0.0000001")  # the server's runs cannot be aged
     settings.cache_clear()
     saga.sql("UPDATE customer_order SET finished_at = now() + interval '1 day' WHERE id = :id", id=young)
-    assert (await purge())["runs"] == 2
+    assert (await purge())["runs"] == 3
     kinds = ("order", "preview cancelling")
     async with get_client() as client:
         ours = FlowRunFilter(
@@ -317,9 +343,18 @@ async def test_traces_go_after_their_time(world: World) -> None:
         "INSERT INTO alert_notice (alert_id, phase, way, sent_at) "
         "SELECT id, 'cleared', 'url-1', now() FROM alert"
     )
+    for age_days, subject in ((1, "late"), (3, "undeliverable")):  # to a service that ALERT_URLS has no more
+        world.sql(
+            "WITH a AS (INSERT INTO alert (rule, subject, resource, value, threshold, details, over_at) "
+            "VALUES ('order_waiting', :id, 'r', 1, 1, '{}', now() - interval '10 days') RETURNING id) "
+            "INSERT INTO alert_notice (alert_id, phase, way, created_at) "
+            "SELECT id, 'cleared', 'url-2', now() - make_interval(days => :days) FROM a",
+            id=subject,
+            days=age_days,
+        )
     deleted = await asyncio.to_thread(purge_traces)
-    assert deleted == {"system_sample": 1, "worker_process": 0, "payment_event": 1, "alert": 1}
-    assert world.sql("SELECT subject FROM alert ORDER BY id") == [("young",), ("open",)]
+    assert deleted == {"system_sample": 1, "worker_process": 0, "payment_event": 1, "alert": 2}
+    assert world.sql("SELECT subject FROM alert ORDER BY id") == [("young",), ("open",), ("late",)]
     assert world.sql("SELECT id FROM payment_event ORDER BY id") == [
         ("old-waiting",),
         ("young",),
