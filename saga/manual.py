@@ -33,6 +33,7 @@ _DUE = sql("SELECT step FROM {journal} WHERE {key} = :id AND undo_due ORDER BY n
 _SETTLE = sql(
     "UPDATE {journal} SET undo_status = 'done', undo_due = false, undo_result = CAST(:result AS jsonb), "
     "undo_error = NULL, undo_ended_at = now(), undo_begun_at = coalesce(undo_begun_at, now()), "
+    "notes = notes || CAST(:notes AS jsonb), "
     "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))) "
     "WHERE {key} = :id AND step = ANY(CAST(:steps AS text[]))"
 )
@@ -114,10 +115,14 @@ def settle(
     instance_id: str,
     steps: Sequence[str],
     result: Mapping[str, Any],
+    *,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Records the compensations of these steps as done by a person."""
+    """Records the compensations of these steps as done by a person. Adds `notes` to theirs: what must outlive
+    the next compensation, which replaces the result."""
+    about = {"id": instance_id, "steps": list(steps)}
     connection.execute(
-        _SETTLE(store), {"id": instance_id, "steps": list(steps), "result": as_json(dict(result))}
+        _SETTLE(store), {**about, "result": as_json(dict(result)), "notes": as_json(dict(notes or {}))}
     )
 
 

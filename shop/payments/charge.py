@@ -42,6 +42,7 @@ from shop.payments.errors import (
 )
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus, Refund
 from shop.payments.results import PaymentResult, RefundResult
+from shop.payments.settled import Settled, settled_in
 from shop.values.money import currency_of, show, to_minor
 
 STEP = "process_payment"
@@ -207,6 +208,7 @@ def _charged(payment: Payment, paid_in_part: Decimal) -> PaymentResult:
 
 async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResult:
     """Refunds what was charged and cancels what was only created, according to the gateway, not the journal.
+    Leaves out what a person has settled before.
 
     Raises `RefundRefused` if the order needs manual review: the gateway refuses a refund, reports more to
     refund than the order's amount, or gave no clear answer to too many refunds; or others have taken money,
@@ -218,9 +220,10 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
     earlier = (entry.undo_error or {}) if entry else {}
     refusals, unclear = int(earlier.get("refusals", 0)), int(earlier.get("unclear_refunds", 0))
     is_decided = earlier.get(UNDECIDED) is False
-    undone = _Undone(_currency(instance))
+    settled = settled_in(entry)
+    undone = _Undone(_currency(instance), settled=(settled or Settled()).gateway)
     refused: PaymentError | None = None
-    others = await _taken_elsewhere(instance, gateway, decided=is_decided)
+    others = await _taken_elsewhere(instance, gateway, settled, decided=is_decided)
     known = (journalled, *earlier_payments(instance.content))
     payments = await payments_of(instance.id, gateway, *known)
     for payment in sorted(payments, key=lambda payment: payment.id != journalled):  # the journalled one first
@@ -247,20 +250,24 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
             currency=undone.currency,
             refusals=refusals + 1,
             elsewhere=others,
+            settled=(settled or Settled()).gateway,
         )
     return undone.result()
 
 
-async def _taken_elsewhere(instance: OrderInstance, gateway: PaymentGateway, *, decided: bool) -> Decimal:
+async def _taken_elsewhere(
+    instance: OrderInstance, gateway: PaymentGateway, settled: Settled | None, *, decided: bool
+) -> Decimal:
     """Returns what others have taken, and a person has to give back. Makes the gateway's payment of an order
-    that is paid already the order's, so that it is refunded with the others.
+    that is paid already the order's, so that it is refunded with the others. `settled`: by a person before.
 
     Raises `RefundRefused` for an order that is paid and not valid, unless a person has `decided` that it is
     refunded.
     """
-    entry = instance.journal.get(STEP)
-    if entry is not None and (entry.undo_result or {}).keys() & {"refunded_by_hand", "written_off"}:
-        return Decimal(0)
+    if settled is not None:  # since then, only transfers can have come
+        if not elsewhere.is_paid_later(instance.content):
+            return Decimal(0)
+        return max(await elsewhere.taken(instance, None) - settled.elsewhere, Decimal(0))
     paid, currency = elsewhere.paid_before(instance.content), _currency(instance)
     rejected = instance.failure is not None and instance.failure.kind == OrderRejected.code
     if rejected and not decided and elsewhere.is_paid_before(instance.content):
@@ -300,10 +307,18 @@ class _Undone:
     cancelled: bool = False
     of_try: dict[int, Decimal] = field(default_factory=dict)
     """By the try's number, what was refunded."""
+    settled: Decimal = Decimal(0)
+    """What a person has settled, and is not refunded from the payments that are left."""
 
     def refund(self, payment: Payment, amount: Decimal) -> None:
         self.refunded += amount
         self.of_try[payment.try_number] = self.of_try.get(payment.try_number, Decimal(0)) + amount
+
+    def keep(self, amount: Decimal) -> Decimal:
+        """Returns what is to be refunded of the amount that the gateway keeps: not what a person settled."""
+        kept = min(self.settled, amount)
+        self.settled -= kept
+        return amount - kept
 
     def leave_out(self, earlier: Decimal) -> None:
         """Leaves out what earlier tries have charged and refunded before this one began."""
@@ -364,7 +379,7 @@ async def _undo(
     undone.refund(payment, payment.amount_refunded)
     for earlier in payment.refunds:
         undone.refund_id, undone.when = earlier.id, earlier.created_at
-    left = payment.amount - payment.amount_refunded
+    left = undone.keep(payment.kept)
     if left <= 0:
         return
     _check_refund(instance, payment, undone, unclear)

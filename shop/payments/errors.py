@@ -226,17 +226,20 @@ class RefundRefused(PaymentError):
         refunded: Decimal = Decimal(0),
         refusals: int = 1,
         elsewhere: Decimal = Decimal(0),
+        settled: Decimal = Decimal(0),
     ) -> None:
         self.payment_id, self.charged, self.refunded, self.currency = payment_id, charged, refunded, currency
         self.elsewhere = elsewhere
-        """What others have taken for the order, besides the gateway."""
+        """What others have taken for the order, besides the gateway, and a person has not settled yet."""
+        self.settled = settled
+        """What a person has settled of what the gateway has charged."""
         self.refusals = refusals
         """The number of refusals, including this one."""
         super().__init__(error_code, error_message, retryable=False)
 
     @property
     def amount_at_risk(self) -> Decimal:
-        return self.charged - self.refunded + self.elsewhere
+        return max(self.charged - self.refunded - self.settled, Decimal(0)) + self.elsewhere
 
     def details(self) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ from shop.orders.order import OrderInstance
 from shop.orders.tries import earlier_money
 from shop.payments.charge import LATE, STEP
 from shop.payments.elsewhere import paid_before
+from shop.payments.settled import Settled, settled_in
 
 
 def money_moved(instance: OrderInstance) -> tuple[Decimal, Decimal, Decimal]:
@@ -37,7 +38,10 @@ def _moved_in_this_try(instance: OrderInstance) -> tuple[Decimal, Decimal, Decim
         return charged, refunded, Decimal(0)
     if (at_risk := error.get("amount_at_risk")) is None:
         at_risk = sum(Decimal(done.get(name, 0)) for name in ("amount_charged", "amount_elsewhere"))
-        at_risk = at_risk if done else _total(instance)
+        settled = settled_in(entry) or Settled()
+        at_risk = max(
+            (at_risk if done else _total(instance)) - settled.gateway - settled.elsewhere, Decimal(0)
+        )
     return charged, refunded, Decimal(at_risk)
 
 
@@ -54,10 +58,14 @@ def moved_elsewhere(instance: OrderInstance) -> Decimal:
     entry = instance.journal.get(STEP)
     if entry is None:
         return Decimal(0)
+    settled = (settled_in(entry) or Settled()).elsewhere
     if entry.undo_error is not None:
-        known = entry.undo_error if "amount_elsewhere" in entry.undo_error else entry.result
-        return paid_before(instance.content) if known is None else _elsewhere(known)
-    return _elsewhere(entry.undo_result if entry.undo_result is not None else entry.result or {})
+        if "amount_elsewhere" in entry.undo_error:  # what is not settled yet
+            return settled + _elsewhere(entry.undo_error)
+        known = paid_before(instance.content) if entry.result is None else _elsewhere(entry.result)
+        return max(settled, known)
+    known = _elsewhere(entry.undo_result if entry.undo_result is not None else entry.result or {})
+    return max(settled, known)
 
 
 def _elsewhere(result: Mapping[str, Any]) -> Decimal:
@@ -65,6 +73,5 @@ def _elsewhere(result: Mapping[str, Any]) -> Decimal:
 
 
 def given_by_hand(instance: OrderInstance) -> Decimal:
-    """Returns the amount that a person reported as refunded outside the gateway."""
-    entry = instance.journal.get(STEP)
-    return Decimal((entry.undo_result or {}).get("refunded_by_hand", 0)) if entry else Decimal(0)
+    """Returns the amount that people reported as refunded outside the gateway."""
+    return (settled_in(instance.journal.get(STEP)) or Settled()).by_hand

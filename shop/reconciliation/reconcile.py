@@ -16,6 +16,7 @@ from shop.orders.outcomes import Outcome
 from shop.orders.tries import TRY
 from shop.payments.errors import BAD_ANSWER, PaymentError, PaymentGatewayError
 from shop.payments.gateway import Payment, PaymentGateway
+from shop.payments.settled import GATEWAY_AT_RISK, GATEWAY_SETTLED
 from shop.reconciliation.compare import OurOrder, discrepancies_of
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.outstanding import remember
@@ -31,23 +32,21 @@ from shop.settings import settings
 
 _CONCURRENCY = 8
 _OURS = text(
-    """
+    f"""
     SELECT o.id, o.outcome, o.finished_at, o.currency,
         o.amount_charged AS charged, o.amount_refunded AS refunded,
-        trim_scale(greatest(o.amount_at_risk - o.amount_elsewhere, 0)) AS at_risk,
+        trim_scale(greatest({GATEWAY_AT_RISK}, 0)) AS at_risk,
         CASE WHEN o.outcome = 'completed'
             THEN trim_scale(CAST(o.content ->> 'total_amount' AS numeric) - o.amount_elsewhere)
             END AS total,
-        trim_scale(greatest(coalesce(CAST(s.undo_result ->> 'refunded_by_hand' AS numeric), 0)
-            + coalesce(CAST(s.undo_result ->> 'written_off' AS numeric), 0) - o.amount_elsewhere, 0))
-            AS settled,
+        trim_scale({GATEWAY_SETTLED}) AS settled,
         CASE WHEN o.content ? :try THEN coalesce(CAST(s.notes ->> 'late' AS numeric), 0)
             + CAST(o.content -> :try ->> 'charged' AS numeric) ELSE 0 END AS earlier,
         coalesce(CAST(o.content -> :try ->> 'number' AS int), 1) AS try_number,
         s.notes ->> 'payment_id' AS payment_id, o.content -> :try -> 'payments' AS earlier_payments
     FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment'
     WHERE o.id = :id
-    """
+    """  # noqa: S608  (constants)
 )
 
 

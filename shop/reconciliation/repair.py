@@ -32,6 +32,7 @@ from shop.payments.charge import LATE, STEP, refund, settle_earlier_tries
 from shop.payments.errors import RefundRefused
 from shop.payments.gateway import PaymentGateway, PaymentStatus
 from shop.payments.moved import money_moved
+from shop.payments.settled import Settled, settled_in
 from shop.review import attention
 from shop.text.customer_words import hidden
 
@@ -101,10 +102,9 @@ async def refund_is_gone(order_id: str, gateway: PaymentGateway) -> bool:
         # By id: the result of a search may be minutes old.
         payments = [await gateway.get(payment.id) for payment in await gateway.find(order_id)]
         charges = [payment for payment in payments if payment.status is PaymentStatus.SUCCEEDED]
-        if not any(payment.kept > 0 for payment in charges):
-            return False
+        kept = sum((payment.kept for payment in charges), Decimal(0))
         async with transaction(_BEGINNING) as tx:
-            order = await _begin(tx, order_id)
+            order = await _begin(tx, order_id, kept)
         if order is None:
             return False
         payment, earlier = next(p for p in charges if p.kept > 0), earlier_money(order.content)
@@ -115,7 +115,9 @@ async def refund_is_gone(order_id: str, gateway: PaymentGateway) -> bool:
             charged=sum((each.amount for each in charges), Decimal(0)) - earlier,
             refunded=sum((each.amount_refunded for each in charges), Decimal(0)) - earlier,
             currency=payment.currency,
-            refusals=1,  # gives a refund that a person requests a new key
+            settled=(settled_in(order.journal[STEP]) or Settled()).gateway,
+            # Gives a refund that a person requests a new key, each time that the bank returns one.
+            refusals=order.journal[STEP].undo_attempts,
         )
         await _end(order, gone, hold=True)
         return True
@@ -142,11 +144,16 @@ async def cancel_unconfirmed(order_id: str, payment_id: str, gateway: PaymentGat
         await gateway.cancel(payment_id, key=names.key(order_id, f"cancel-{payment_id}"))
 
 
-async def _begin(tx: Tx, order_id: str) -> OrderInstance | None:
+async def _begin(tx: Tx, order_id: str, kept: Decimal | None = None) -> OrderInstance | None:
+    """Begins the compensation. Returns None if the order has another outcome, or if `kept`, what the gateway
+    keeps, is no more than what a person has settled."""
     row = (await tx.execute(_LOCK, {"id": order_id})).mappings().one_or_none()
     if row is None or row["outcome"] not in _UNCOMPLETED:
         return None
     order = OrderInstance(row["id"], row["content"], row["fence"], ORDERS)
+    await journal.load(tx, [order])
+    if kept is not None and kept <= (settled_in(order.journal.get(STEP)) or Settled()).gateway:
+        return None
     await tx.run_sync(manual.begin_step, ORDERS, order_id, STEP)  # adds a charge that the journal lacks
     await journal.load(tx, [order])
     await journal.begin_undo(tx, STEP, [order])

@@ -60,6 +60,8 @@ _COMPARE = text(
                 OR t.charged <> CAST(o.content ->> 'total_amount' AS numeric) - o.amount_elsewhere
         WHEN o.outcome = 'needs_attention'
             THEN t.charged - t.refunded <> o.amount_at_risk - o.amount_elsewhere
+                OR EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id
+                    AND s.step = 'process_payment' AND s.notes ? 'settled')
         ELSE t.charged <> t.refunded
     END
     UNION

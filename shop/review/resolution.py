@@ -24,6 +24,7 @@ from shop.payments.charge import payments_of
 from shop.payments.errors import UNDECIDED, PaymentError
 from shop.payments.gateway import PaymentGateway
 from shop.payments.gateways import gateway
+from shop.payments.settled import GATEWAY_AT_RISK, GATEWAY_SETTLED, Settled, read_settled
 from shop.review.actions import add_entry, lock_order, optional_text, required_text, system_text
 from shop.review.attention import REOPEN
 from shop.review.errors import (
@@ -47,10 +48,12 @@ _LOOK = text(
     """
 )
 _AT_RISK = text(
-    "SELECT o.currency, o.amount_at_risk - o.amount_elsewhere AS amount_at_risk, o.content, "
-    "s.notes ->> 'payment_id' AS payment_id "
-    "FROM customer_order o JOIN attention a ON a.order_id = o.id AND a.resolved_at IS NULL "
-    "LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step WHERE o.id = :id AND o.amount_at_risk > 0"
+    f"""
+    SELECT o.currency, {GATEWAY_AT_RISK} AS amount_at_risk, {GATEWAY_SETTLED} AS settled, o.content,
+        s.notes ->> 'payment_id' AS payment_id
+    FROM customer_order o JOIN attention a ON a.order_id = o.id AND a.resolved_at IS NULL
+    LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step WHERE o.id = :id AND o.amount_at_risk > 0
+    """  # noqa: S608  (constants)
 )
 _RESOLVED = text(
     "UPDATE attention SET resolved_at = now(), resolution = :resolution, "
@@ -163,7 +166,8 @@ def resolve_sync(decided: Decision) -> bool:
 
 
 async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> None:
-    """Raises `RefundedAlready` if less is left of the charge than is at risk, and `GatewayNotAsked`."""
+    """Raises `RefundedAlready` if less is left of the charge than is at risk or settled before, and
+    `GatewayNotAsked`."""
     async with transaction() as tx:
         row = (await tx.execute(_AT_RISK, {"id": decided.order_id, "step": PAYMENT})).one_or_none()
     if row is None:  # `_resolve` raises the error
@@ -188,7 +192,7 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
     kept = sum((payment.kept for payment in mine), Decimal(0))
     if payments and not mine:  # the payments are another order's, or in another currency
         return
-    if kept < row.amount_at_risk:
+    if kept - row.settled < row.amount_at_risk:
         charged = show(sum((payment.charged for payment in mine), Decimal(0)), row.currency)
         back = show(sum((payment.amount_refunded for payment in mine), Decimal(0)), row.currency)
         raise RefundedAlready(
@@ -279,22 +283,33 @@ def _settle(connection: Connection, decided: Decision, row: RowMapping) -> None:
             f"the failed compensations are {', '.join(sorted(due))}. Use retry_now, or written_off"
         )
     if PAYMENT in due:
-        manual.settle(connection, ORDERS, order_id, [PAYMENT], _settled_money(decided, row))
+        settled = _settled(connection, row, by_hand=by_hand)
+        money = _settled_money(decided, row, settled)
+        manual.settle(connection, ORDERS, order_id, [PAYMENT], money, notes=settled.notes)
     if not by_hand and (others := [step for step in due if step != PAYMENT]):
         result = {"compensation_status": "written_off", "by": decided.by, "reason": decided.reason}
         manual.settle(connection, ORDERS, order_id, others, result)
 
 
-def _settled_money(decided: Decision, row: RowMapping) -> dict[str, Any]:
-    """Returns the refund's new journal entry, about this try. What was at risk had been charged, or others
-    had taken it."""
-    how = decided.resolution.value
-    earlier, others = earlier_money(row["content"]), row["amount_elsewhere"]
+def _settled(connection: Connection, row: RowMapping, *, by_hand: bool) -> Settled:
+    """Returns the sums of what was settled before and of what is at risk now."""
+    entries = {entry["step"]: entry for entry in manual.read_entries(connection, ORDERS, [row["id"]])}
+    before = read_settled(entries[PAYMENT]["notes"], entries[PAYMENT]["undo_result"]) or Settled()
+    amount: Decimal = row["amount_at_risk"]
+    others = min(amount, max(row["amount_elsewhere"] - before.elsewhere, Decimal(0)))
+    given_back = amount if by_hand else Decimal(0)
+    return before.plus(gateway=amount - others, elsewhere=others, by_hand=given_back)
+
+
+def _settled_money(decided: Decision, row: RowMapping, settled: Settled) -> dict[str, Any]:
+    """Returns the refund's new journal entry, about this try. What is `settled` now had been charged, or
+    others had taken it."""
+    how, earlier = decided.resolution.value, earlier_money(row["content"])
     amount, refunded = row["amount_at_risk"], row["amount_refunded"] - earlier
     return {
         "compensation_status": how,
-        "amount_charged": str(max(row["amount_charged"] - earlier, refunded + amount - others)),
-        "amount_elsewhere": str(others),
+        "amount_charged": str(max(row["amount_charged"] - earlier, refunded + settled.gateway)),
+        "amount_elsewhere": str(max(row["amount_elsewhere"], settled.elsewhere)),
         "refunded_amount": str(refunded),
         how: str(amount),
         "currency": row["currency"],

@@ -584,6 +584,34 @@ async def test_money_that_comes_in_vain_goes_to_a_person(saga: World, unique: st
     await books(saga)
 
 
+@pytest.mark.parametrize("settled_as", ["refunded_by_hand", "written_off"])
+async def test_money_that_comes_after_a_person_has_settled_is_at_risk(
+    saga: World, unique: str, settled_as: str
+) -> None:
+    """Half of a transfer comes too late, and is settled; then the other half comes, too."""
+    order_id, first, second = f"HALF-{unique}", Decimal(400), PRICE - 400
+    intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"})])
+    saga.sql("UPDATE customer_order SET submitted_at = now() - interval '15 days'")
+    await record(order_id, first, reference="T-1", recorded_by="bank")
+    await process_pending_orders(consumer_seconds=0)
+    await resolve(decision(order_id, settled_as, resolved_by="Kim", reference="B-1", reason="lost"))
+    assert (await finish_reopened(order_id)).outcome is Outcome.COMPENSATED
+    await assert_all_is_well(saga, order_id)
+    told = saga.told(order_id)
+
+    await record(order_id, second, reference="T-2", recorded_by="bank")
+    outcome = await finish_reopened(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.NEEDS_ATTENTION, second)
+    assert (outcome.amount_elsewhere, review_queue(saga)) == (PRICE, [order_id])
+    assert saga.told(order_id) == told, "nobody is told that the payment failed"
+    await assert_all_is_well(saga, order_id)
+    await resolve(decision(order_id, "refunded_by_hand", resolved_by="Kim", reference="B-2"))
+    outcome = await finish_reopened(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.COMPENSATED, 0)
+    assert (outcome.amount_elsewhere, review_queue(saga)) == (PRICE, [])
+    await assert_all_is_well(saga, order_id)
+
+
 @pytest.mark.parametrize(
     "given", [{"amount": Decimal(0)}, {"amount": Decimal("1.001")}, {"reference": " "}, {"recorded_by": ""}]
 )

@@ -47,6 +47,7 @@ from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.outstanding import ACTION, accept_sync
 from shop.reconciliation.reconcile import reconcile
 from shop.review.attention import read_queue_sync
+from shop.review.cancel import ask_to_cancel
 from shop.review.errors import NothingToAccept, ResolutionIncomplete
 from shop.review.resolution import Resolution
 from shop.settings import settings
@@ -549,17 +550,95 @@ async def test_what_was_settled_past_the_gateway_and_then_refunded_there_too_is_
     )
 
 
-async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books, sandbox: Sandbox) -> None:
-    """Days after the order was undone. Nothing is paid again before a person says so, and then once."""
-    order_id = f"BACK-{books.unique}"
-    await books.ended(an_order(order_id, country="AQ"))
-    assert books.world.money(order_id) == (PRICE, PRICE)
+def send_back(sandbox: Sandbox, order_id: str) -> None:
+    """The customer's bank returns the order's refunds."""
     with closing(sqlite3.connect(sandbox.ledger, isolation_level=None)) as ledger:
         ledger.execute(
             "DELETE FROM refunds WHERE payment IN (SELECT number FROM payments WHERE order_id = ?)",
             [order_id],
         )
         ledger.execute("UPDATE payments SET refunded = 0 WHERE order_id = ?", [order_id])
+
+
+async def assert_at_risk(books: Books, order_id: str, amount: Decimal) -> None:
+    """The returned refund is under review, with this amount at risk, and every account agrees."""
+    (found,) = await books.found()
+    assert (found.kind, found.amount, found.repaired) == (Kind.REFUND_UNKNOWN_TO_GATEWAY, amount, False)
+    (case,) = read_queue_sync().cases
+    assert (case.order_id, case.amount_at_risk, case.next_retry_at) == (order_id, amount, None)
+    books.world.assert_books_balance()
+    assert await books.found() == []
+
+
+async def assert_settled(books: Books, order_id: str) -> None:
+    assert (books.world.order(order_id).outcome, read_queue_sync().cases) == ("compensated", [])
+    books.world.assert_books_balance()
+    assert await books.found() == []
+
+
+async def test_what_a_person_gave_back_is_not_refunded_with_a_refund_that_the_bank_sends_back(
+    books: Books, sandbox: Sandbox
+) -> None:
+    """A part was refunded in the gateway's dashboard, the rest by hand; then that part comes back, twice."""
+    part, rest = Decimal(400), PRICE - 400
+    order_id = await books.completed("CLOSED", card="0259")
+    books.world.misbehave(take_refunds=True)
+    (payment,) = await gateway().find(order_id)
+    await books.refunded(payment, part)
+    books.world.misbehave(take_refunds=False)
+    await ask_to_cancel(order_id, reason="returned", requested_by="ann")
+    await process_pending_orders(consumer_seconds=0)
+    await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="T-1", return_state=True)
+    await assert_settled(books, order_id)
+
+    send_back(sandbox, order_id)
+    await assert_at_risk(books, order_id, part)
+    books.world.misbehave(take_refunds=True)
+    await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    books.world.misbehave(take_refunds=False)
+    assert books.world.money(order_id) == (PRICE, part), "the rest was given back by hand"
+    await assert_settled(books, order_id)
+
+    send_back(sandbox, order_id)
+    await assert_at_risk(books, order_id, part)
+    await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    (case,) = read_queue_sync().cases
+    assert (case.amount_at_risk, case.error_code) == (part, "refund_refused")
+    await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann", reason="no account", return_state=True)
+    assert books.world.money(order_id) == (PRICE, 0)
+    rows = books.world.sql("SELECT amount_by_hand, amount_written_off FROM attention")
+    assert rows == [(rest, part)]
+    await assert_settled(books, order_id)
+
+
+@pytest.mark.parametrize("how", [Resolution.RETRY_NOW, Resolution.REFUNDED_BY_HAND])
+async def test_a_gift_card_that_was_given_back_is_not_at_risk_again(
+    books: Books, sandbox: Sandbox, how: Resolution
+) -> None:
+    """The gateway refunded its part, a person the gift card's; then the bank returns the gateway's refund."""
+    order_id, charged = f"GIFT-{books.unique}", PRICE - 300
+    parts = [{"method": "gift_card", "amount": "300"}]
+    await books.ended(an_order(order_id, country="AQ", part_payments=parts))
+    await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="GC-1", return_state=True)
+    assert books.world.money(order_id) == (charged, charged)
+    await assert_settled(books, order_id)
+
+    send_back(sandbox, order_id)
+    await assert_at_risk(books, order_id, charged)
+    await resolve_order(order_id, how, "ann", reference="T-2", return_state=True)
+    refunded = charged if how is Resolution.RETRY_NOW else 0
+    assert books.world.money(order_id) == (charged, refunded)
+    rows = books.world.sql("SELECT amount_by_hand, amount_written_off FROM attention")
+    assert rows == [(300 + charged - refunded, 0)]
+    await assert_settled(books, order_id)
+
+
+async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books, sandbox: Sandbox) -> None:
+    """Days after the order was undone. Nothing is paid again before a person says so, and then once."""
+    order_id = f"BACK-{books.unique}"
+    await books.ended(an_order(order_id, country="AQ"))
+    assert books.world.money(order_id) == (PRICE, PRICE)
+    send_back(sandbox, order_id)
     (found,) = await books.found()
     assert (found.kind, found.order_id, found.amount, found.repaired) == (
         Kind.REFUND_UNKNOWN_TO_GATEWAY,

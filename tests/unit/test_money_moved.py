@@ -12,6 +12,7 @@ from shop.orders.order import EXAMPLE, OrderInstance
 from shop.orders.store import ORDERS
 from shop.payments.charge import STEP
 from shop.payments.moved import money_moved, moved_elsewhere
+from shop.payments.settled import Settled
 
 GIFT = {"part_payments": [{"method": "gift_card", "amount": "300"}]}
 DONE = {"amount_charged": "759.97", "amount_elsewhere": "300"}
@@ -39,6 +40,31 @@ AT_RISK = {
         (
             {"status": "done", "result": DONE, "undo_status": "failed", "undo_error": AT_RISK},
             ("759.97", "759.97", "300"),
+            "300",
+        ),
+        # the gateway's refund came back after a person gave the gift card's part back
+        (
+            {
+                "status": "done",
+                "result": DONE,
+                "notes": Settled(elsewhere=Decimal(300)).notes,
+                "undo_status": "failed",
+                "undo_error": {**AT_RISK, "refunded_amount": "0", "amount_elsewhere": "0"}
+                | {"amount_at_risk": "759.97"},
+            },
+            ("759.97", "0", "759.97"),
+            "300",
+        ),
+        # the same, without an answer
+        (
+            {
+                "status": "done",
+                "result": DONE,
+                "notes": Settled(Decimal(200), Decimal(300)).notes,
+                "undo_status": "failed",
+                "undo_error": {"code": "timeout"},
+            },
+            ("759.97", "0", "559.97"),
             "300",
         ),
         # a person gave it back

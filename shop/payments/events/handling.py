@@ -22,6 +22,7 @@ from shop.payments.errors import PaymentError
 from shop.payments.events import inbox
 from shop.payments.events.inbox import PaymentEvent
 from shop.payments.gateway import PaymentGateway
+from shop.payments.settled import GATEWAY_SETTLED
 from shop.payments.stripe.disputes import DisputeRecord, look_up, to_dispute
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.reconcile import compare_order, known_payments
@@ -35,9 +36,12 @@ _NEVER = frozenset({"no_such_payment", "no_such_dispute", "resource_missing"})
 """Error codes for which a retry is useless."""
 _NOT_ALLOWED = frozenset({"permission", "http_404"})
 _ORDER = text(
-    "SELECT o.outcome, s.notes ->> 'payment_id' AS payment_id, a.next_retry_at IS NULL AS held "
-    "FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step "
-    "LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id"
+    f"""
+    SELECT o.outcome, s.notes ->> 'payment_id' AS payment_id, a.next_retry_at IS NULL AS held,
+        {GATEWAY_SETTLED} AS settled
+    FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step
+    LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
+    """  # noqa: S608  (a constant)
 )
 _NO_GRACE_PERIOD = datetime.max.replace(tzinfo=UTC)
 """Compares payments of any age. Needs no grace period: our side is read first, and an ended order does not
@@ -88,7 +92,7 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
         and row.outcome == Outcome.NEEDS_ATTENTION
         and any(each.kind is Kind.REFUND_UNKNOWN_TO_US for each in found)
     ):
-        reopened = await _retry_compensation(event, order_id, known, held=row.held)
+        reopened = await _retry_compensation(event, order_id, known, held=row.held, settled=row.settled)
     done = "compensation retried: it was refunded at the gateway" if reopened else _describe(found)
     # A refund may have been refused or cancelled.
     review_changed = any(each.repairable or each.remark for each in found)
@@ -98,12 +102,12 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
 
 
 async def _retry_compensation(
-    event: PaymentEvent, order_id: str, gateway: PaymentGateway, *, held: bool
+    event: PaymentEvent, order_id: str, gateway: PaymentGateway, *, held: bool, settled: Decimal
 ) -> bool:
     """Retries the compensation, so that the saga finds a refund that was made at the gateway. Skips an order
     that is held if the retry would refund the rest: a person is about to refund it in another way."""
     kept = sum((payment.kept for payment in await gateway.find(order_id)), Decimal(0))
-    if held and kept > 0:
+    if held and kept > settled:
         return False
     retry = decision(
         order_id,
