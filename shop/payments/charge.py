@@ -51,7 +51,7 @@ LATE = "late"
 MOST_UNCLEAR_REFUNDS = 5
 """Limits the refund requests of one order that had no clear answer, before the order goes to manual review.
 The gateway may have executed each of them."""
-_NOT_SENT = frozenset({"unreachable", "circuit_open", "authentication"})
+_NOT_SENT = frozenset({"unreachable", "circuit_open", "authentication", "rate_limit", "lock_timeout"})
 """Errors after which the gateway has certainly not executed the request."""
 _CREATING, _CONFIRMING, _CANCELLING, _REFUNDING = (
     failpoint(what)
@@ -95,12 +95,20 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
 async def settle_earlier_tries(instance: OrderInstance, gateway: PaymentGateway) -> Decimal:
     """Cancels the payments of earlier tries, and refunds those that succeeded late. Returns the amount that
     they have charged and refunded in addition to what was known when this try began; `LATE` in the step's
-    notes."""
-    undone = _Undone(_currency(instance))
-    for payment in await payments_of(instance.id, gateway, *earlier_payments(instance.content)):
-        if payment.try_number < try_number(instance) and payment.id != elsewhere.reference(instance.content):
+    notes. Refunds nothing if the gateway no longer has a refund that was known."""
+    undone, known = _Undone(_currency(instance)), earlier_money(instance.content)
+    earlier = [
+        payment
+        for payment in await payments_of(instance.id, gateway, *earlier_payments(instance.content))
+        if payment.try_number < try_number(instance)
+    ]
+    # The bank has returned a refund: only a person may repeat it.
+    is_returned = sum(payment.amount_refunded for payment in earlier) < known
+    for payment in earlier:
+        is_left = not is_returned or payment.status is PaymentStatus.CREATED
+        if is_left and payment.id != elsewhere.reference(instance.content):
             await _undo(instance, payment, gateway, undone, (0, 0))
-    return max(undone.refunded - earlier_money(instance.content), Decimal(0))
+    return max(undone.refunded - known, Decimal(0))
 
 
 def _checked(instance: OrderInstance, payment: Payment, payment_id: str | None = None) -> Payment:
@@ -268,15 +276,14 @@ async def _taken_elsewhere(
         if not elsewhere.is_paid_later(instance.content):
             return Decimal(0)
         return max(await elsewhere.taken(instance, None) - settled.elsewhere, Decimal(0))
-    paid, currency = elsewhere.paid_before(instance.content), _currency(instance)
     rejected = instance.failure is not None and instance.failure.kind == OrderRejected.code
     if rejected and not decided and elsewhere.is_paid_before(instance.content):
         raise PaidAndRejected(
             PAID_AND_REJECTED,
             "the order is paid and was not valid. Correct what is wrong, and try it again: order-saga retry; "
             "or have the money given back: order-saga review retry",
-            currency=currency,
-            elsewhere=paid,
+            currency=_currency(instance),
+            elsewhere=await elsewhere.taken(instance, None),
         )
     try:
         adopted = await elsewhere.payment_of(instance, gateway)
@@ -389,7 +396,7 @@ async def _undo(
     try:
         made = await _refund_rest(payment, left, gateway, key)
     except PaymentError as error:
-        if error.retryable and error.error_code not in _NOT_SENT:
+        if error.retryable and not error.before_request and error.error_code not in _NOT_SENT:
             error.unclear_refunds = unclear + 1
         raise
     undone.refund_id, undone.when = made.id, made.created_at

@@ -33,6 +33,8 @@ class PaymentError(StepError):
     others_words = True
     unclear_refunds: int = 0
     """The number of refund requests of the order that had no clear answer, including this one."""
+    before_request: bool = False
+    """Whether a look-up failed before the request was sent."""
 
     def __init__(
         self,

@@ -92,7 +92,8 @@ def _completed(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepan
         yield describe(
             Kind.CHARGED_MORE_THAN_ONCE,
             _sum(payment.kept for payment in standing) - (ours.charged - ours.refunded),
-            repairable=len(standing) - len(late) == 1,
+            # A refund that the bank has returned is repeated by a person only.
+            repairable=len(standing) - len(late) == 1 and not _is_returned(ours, charges),
         )
     else:
         (payment,) = standing
@@ -107,6 +108,12 @@ def _completed(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepan
             yield describe(Kind.REFUND_UNKNOWN_TO_US, payment.amount_refunded - ours_refunded)
         elif payment.amount_refunded < ours_refunded:
             yield describe(Kind.REFUND_UNKNOWN_TO_GATEWAY, ours_refunded - payment.amount_refunded)
+
+
+def _is_returned(ours: OurOrder, charges: Sequence[Payment]) -> bool:
+    """Returns whether the gateway no longer has a refund that our record has of an earlier try."""
+    before = _sum(each.amount_refunded for each in charges if each.try_number < ours.try_number)
+    return bool(before < ours.earlier)
 
 
 def _uncompleted(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepancy]:

@@ -735,6 +735,32 @@ async def test_a_gateway_that_pays_and_says_error_is_asked_a_few_times_only(till
     assert money_moved(order) == (TOTAL, 0, TOTAL)
 
 
+@pytest.mark.parametrize(("code", "looking"), [("rate_limit", False), ("lock_timeout", False), ("x", True)])
+async def test_a_refund_that_was_certainly_not_made_is_no_unclear_one(
+    till: Till, code: str, looking: bool
+) -> None:
+    order = await till.order()
+    await till.charge(order)
+    honest = till.gateway
+
+    class Busy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(honest, name)
+
+        async def refund(self, _payment_id: str, **_: Any) -> Any:
+            error = PaymentGatewayError(code, "later", retryable=True)
+            error.before_request = looking
+            raise error
+
+    till.gateway = Busy()  # type: ignore[assignment]
+    for _ in range(MOST_UNCLEAR_REFUNDS + 1):
+        with pytest.raises(PaymentGatewayError, match=code):
+            await till.refund(order)
+    till.gateway = honest
+    await till.refund(order)
+    assert till.money() == (UNITS, UNITS)
+
+
 @pytest.mark.parametrize("forget", [False, True])
 async def test_a_refund_of_a_dead_worker_that_arrives_late_is_no_refusal(till: Till, forget: bool) -> None:
     """It arrives after the next worker looked, and before that one's own request:

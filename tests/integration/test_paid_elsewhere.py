@@ -584,6 +584,22 @@ async def test_money_that_comes_in_vain_goes_to_a_person(saga: World, unique: st
     await books(saga)
 
 
+async def test_a_transfer_for_an_order_that_is_not_valid_is_at_risk_with_its_part_payments(
+    saga: World, unique: str
+) -> None:
+    order_id = f"ODD-{unique}"
+    parts = [{"method": "gift_card", "amount": "20"}]
+    info = {"method": "bank_transfer"}
+    outcome = await outcome_of(
+        an_order(order_id, product=f"NEW-{unique}", part_payments=parts, payment_info=info)
+    )
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.NEEDS_ATTENTION, 20)
+    await record(order_id, Decimal(50), reference="T-1", recorded_by="bank")
+    outcome = await finish_reopened(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.NEEDS_ATTENTION, 70)
+    await assert_all_is_well(saga, order_id)
+
+
 @pytest.mark.parametrize("settled_as", ["refunded_by_hand", "written_off"])
 async def test_money_that_comes_after_a_person_has_settled_is_at_risk(
     saga: World, unique: str, settled_as: str

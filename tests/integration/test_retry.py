@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -11,6 +13,7 @@ import pytest
 
 from deployments.cli import order_saga
 from deployments.local.environment import environment
+from deployments.local.programs import Sandbox
 from flows.order_run import finish_reopened
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
@@ -30,6 +33,7 @@ from shop.orders.page.story import read_story
 from shop.orders.report import read, read_status
 from shop.orders.tries import MOST_TRIES, TRY, number_of
 from shop.payments.gateways import gateway
+from shop.reconciliation.discrepancy import Kind as Difference
 from shop.reconciliation.reconcile import compare_order
 from shop.retention.customers import erase_customers
 from shop.review.cancel import ask_to_cancel
@@ -175,6 +179,30 @@ async def test_a_retry_that_is_declined_says_so_and_refunds_nothing_twice(saga: 
     assert mail_name(order_id, Kind.PAYMENT_FAILED, 2) in mails
     assert mail_name(order_id, Kind.REFUND, 2) not in mails
     await assert_nothing_differs(saga, order_id)
+
+
+@pytest.mark.parametrize("before_the_retry", [True, False])
+async def test_a_refund_of_an_earlier_try_that_the_bank_sends_back_is_for_a_person(
+    saga: World, sandbox: Sandbox, unique: str, monkeypatch: pytest.MonkeyPatch, before_the_retry: bool
+) -> None:
+    order_id = f"BOUNCED-{unique}"
+    await process_order(an_order(order_id, country="AQ"), return_state=True)
+    monkeypatch.setenv("CARRIER_REFUSES", "[]")
+    settings.cache_clear()
+    if not before_the_retry:
+        assert (await again(order_id)).outcome is Outcome.COMPLETED
+    with closing(sqlite3.connect(sandbox.ledger, isolation_level=None)) as ledger:
+        ledger.execute(
+            "DELETE FROM refunds WHERE payment IN (SELECT number FROM payments WHERE order_id = ?)",
+            [order_id],
+        )
+        ledger.execute("UPDATE payments SET refunded = 0 WHERE order_id = ?", [order_id])
+        ledger.execute("DELETE FROM answers")  # days later: the keys have expired
+    if before_the_retry:
+        assert (await again(order_id)).outcome is Outcome.COMPLETED
+    (found,) = await compare_order(order_id, gateway(), datetime.max.replace(tzinfo=UTC), fix=True)
+    assert (found.kind, found.repaired) == (Difference.CHARGED_MORE_THAN_ONCE, False)
+    assert saga.money(order_id) == (2 * PRICE, 0), "not repeated by itself"
 
 
 @pytest.mark.parametrize("card", [GOOD, DECLINED])

@@ -26,6 +26,7 @@ from typing import Any, Unpack
 from saga.clock import Now, machine_time
 from shop.payments.errors import (
     BAD_ANSWER,
+    PaymentError,
     PaymentGatewayError,
     PaymentLapsed,
     PaymentNeedsCustomer,
@@ -186,8 +187,12 @@ class StripeGateway:
         params: Any = {"payment_intent": checked_id(payment_id), "amount": units, "metadata": {"key": key}}
 
         async def ask(key: str) -> Refund:
-            intent = await self._statement.intent(payment_id)
-            made = [refund for refund in await self._statement.refunds(intent) if refund.counts]
+            try:
+                intent = await self._statement.intent(payment_id)
+                made = [refund for refund in await self._statement.refunds(intent) if refund.counts]
+            except PaymentError as error:
+                error.before_request = True
+                raise
             for refund in made:
                 if refund.metadata.get("key") == params["metadata"]["key"]:
                     expect(refund.amount == units, "another refund than was asked for")
