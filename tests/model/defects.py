@@ -58,9 +58,11 @@ def live_leases_ignored() -> AbstractContextManager[Any]:
         name: _always(claim.replace(mine, f"{mine} AND i.lease_id <> :lease"))
         for name, claim in claims.items()
     }
-    return patch.multiple(
-        saga.claims, _DEAD_LEASES=_always("SELECT id FROM lease FOR UPDATE SKIP LOCKED"), **others
+    lock_all = (
+        "WITH everybody AS (SELECT id FROM lease WHERE id IS DISTINCT FROM CAST(:own AS uuid) "
+        "FOR UPDATE SKIP LOCKED) SELECT CAST(:own AS uuid) UNION ALL SELECT id FROM everybody"
     )
+    return patch.multiple(saga.claims, _LOCK_LEASES=_always(lock_all), **others)
 
 
 def charged_without_looking() -> AbstractContextManager[Any]:
