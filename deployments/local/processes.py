@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -104,6 +105,8 @@ class Child:
             signal.getsignal(each) is signal.SIG_IGN
             for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         ):
+            if shutil.which(command[0]) is None:
+                raise StackError(f"{self.name} could not be started: there is no {command[0]}")
             command = [sys.executable, "-I", "-S", "-c", _DEFAULT_SIGNALS, *command]
         self._write_pid_file(0, 0, mark)  # before the start: an unrecorded process could not be stopped later
         make_private(self.log.parent)
