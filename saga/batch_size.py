@@ -30,8 +30,9 @@ class BatchSize:
     def ended(self, number: int, seconds: float) -> None:
         """Learns from a batch of so many instances that took this long."""
         self._is_known = True
-        if seconds > _BATCH_SECONDS:
-            self.size = max(min(_LEAST, self._most), min(self.size, int(number * _BATCH_SECONDS / seconds)))
+        if seconds > _BATCH_SECONDS:  # half of it, so that consumers end at about the same time
+            fitting = int(number * _BATCH_SECONDS / seconds / 2)
+            self.size = max(min(_LEAST, self._most), min(self.size, fitting))
         elif number * 2 >= self.size:
             growth = min(_LARGEST_GROWTH, _BATCH_SECONDS / max(seconds, 0.001))
             self.size = max(self.size, min(self._most, int(number * growth)))
