@@ -79,7 +79,7 @@ def test_batches_fit_the_time_they_take() -> None:
     size.ended(first, 0.1)
     assert (size.size, size.is_probing) == (1_000, False)
     size.ended(1_000, 50)
-    assert size.size == 100
+    assert 25 <= size.size <= 100, "such a batch takes five seconds at most"
     for _ in range(10):
         size.ended(size.size, 60)
     small = size.size
