@@ -39,7 +39,7 @@ class Taken:
 @dataclass
 class MailServer:
     """`answer_hello`, `answer_sender`, `answer_recipient`, `answer_data`: a reply instead of yes.
-    `after_data`: is told of each mail that was kept; True: the connection is cut then, without an answer."""
+    `after_data`: is called with each mail that was kept; True: the connection is cut without an answer."""
 
     host: str = "127.0.0.1"
     port: int = 0

@@ -154,7 +154,7 @@ class Web(Served):
 
 
 class Preloaded(Program):
-    """A command of Prefect's. `prepare` loads its code while other parts start; it begins when it is told the
+    """A command of Prefect's. `prepare` loads its code while other parts start; it begins when it gets the
     API's address (`deployments.local.warm`)."""
 
     def __init__(

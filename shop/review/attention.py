@@ -1,5 +1,5 @@
-"""Orders under manual review: a compensation failed. It is retried with growing pauses, and a person is told
-what to do."""
+"""Orders under manual review: a compensation failed. It is retried with growing pauses, and a person
+sees what to do."""
 
 from __future__ import annotations
 
