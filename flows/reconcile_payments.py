@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from prefect import Task, flow, task
+from prefect import flow, task
 from prefect.artifacts import acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateName,
 )
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
@@ -25,8 +25,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from saga.clock import database_time
-from saga.database import is_database_error
-from saga.errors import StepError
+from saga.prefect import worth_retrying
 from saga.shares import share
 from shop.orders.store import ORDERS
 from shop.payments.gateways import PAYMENT_GATEWAY, gateway
@@ -87,20 +86,13 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
     return Completed(name="Repaired" if report.repaired else "Balanced", message=summary, data=summary)
 
 
-async def _is_retryable(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    error: object = await state.aresult(raise_on_failure=False)
-    if isinstance(error, StepError):
-        return error.retryable and error.retry_after is None
-    return isinstance(error, BaseException) and is_database_error(error)
-
-
 @task(
     name="compare_books",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=3,
     retry_delay_seconds=[5, 20, 60],
-    retry_condition_fn=_is_retryable,
+    retry_condition_fn=worth_retrying,
 )
 async def compare_books(report: Report, since: datetime, fix: bool) -> dict[str, int]:
     """Fills the report and, with `fix`, repairs what can be repaired. Each attempt starts over; repaired
@@ -109,7 +101,7 @@ async def compare_books(report: Report, since: datetime, fix: bool) -> dict[str,
     async with share(PAYMENT_GATEWAY, ORDERS):
         async for discrepancy in reconcile(gateway(), since, fix=fix):
             report.add(discrepancy)
-    return {"mended": report.repaired.total(), "open": report.open.total()}
+    return {"repaired": report.repaired.total(), "open": report.open.total()}
 
 
 async def _since() -> datetime:

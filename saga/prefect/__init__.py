@@ -13,6 +13,7 @@ from saga.prefect.steps import (
     external_compensation,
     external_step,
     reading_step,
+    worth_retrying,
 )
 from saga.prefect.takeover import report_takeovers
 from saga.prefect.termination import cancelled_by_sigterm
@@ -32,4 +33,5 @@ __all__ = [
     "recover",
     "report_takeovers",
     "run_saga",
+    "worth_retrying",
 ]

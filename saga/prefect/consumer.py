@@ -104,11 +104,12 @@ class Consumer(Generic[P]):
                 self._on_trial, self._survived = False, self._survived + 1
             if not self._on_trial and not self.is_full:
                 most = self._batch_size.size
-                if claimed := await self._claim(lease_id, most):
+                claimed = await self._claim(lease_id, most)
+                if claimed:
                     self._start(claimed)
                     if len(claimed) == most:  # more may wait; later ones notify
                         continue
-                elif seconds == 0 and self.runner.idle:
+                elif claimed is not None and seconds == 0 and self.runner.idle:
                     return
             if seconds > 0 and time.monotonic() > until:
                 return
@@ -138,7 +139,8 @@ class Consumer(Generic[P]):
         self.claimed, self.started = self.claimed + number, self.started + 1
         self._on_claimed(claimed)
 
-    async def _claim(self, lease_id: UUID, most: int) -> list[SagaInstance[P]]:
+    async def _claim(self, lease_id: UUID, most: int) -> list[SagaInstance[P]] | None:
+        """Claims instances. None: the database is unavailable, so that it is unknown whether any wait."""
         claim = partial(
             claims.claim_batch,
             self._store,
@@ -160,7 +162,7 @@ class Consumer(Generic[P]):
                 raise
             self._unclear = True
             get_run_logger().warning("the database is unavailable (%s); retrying", type(error).__name__)
-            return []
+            return None
         return claimed
 
     async def _release_strays(self, lease_id: UUID) -> None:

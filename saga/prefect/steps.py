@@ -155,17 +155,17 @@ def _task(body: Any, action: Any, *, external: bool = False, in_database: bool =
         task_run_name=_run_name,
         cache_policy=NO_CACHE,
         persist_result=False,
-        retry_condition_fn=_worth_retrying,
+        retry_condition_fn=worth_retrying,
     )(body)
     return made
 
 
-_with_retries_cache: dict[tuple[int, int], StepTask] = {}
+_with_retries_cache: dict[tuple[StepTask, int], StepTask] = {}
 
 
 def _with_retries(made: StepTask, retries: int) -> StepTask:
     """Returns the task with its retries: exponential pauses from half a second, with jitter."""
-    key = (id(made), retries)
+    key = (made, retries)
     if key not in _with_retries_cache:
         pauses = exponential_backoff(backoff_factor=0.5)(retries) if retries else 0
         _with_retries_cache[key] = made.with_options(
@@ -178,9 +178,9 @@ def _run_name() -> str:
     return f"{task_run.task_name} {task_run.parameters['execution'].title}"[:200]
 
 
-async def _worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Returns whether to retry: after transient errors and database errors. Refusals and postponements are
-    not retried."""
+async def worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Returns whether Prefect retries a task run: after transient errors and database errors, not after
+    refusals and postponements."""
     error: object = await state.aresult(raise_on_failure=False)
     if isinstance(error, StepError):
         return error.retryable and error.retry_after is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from prefect import flow
 from sqlalchemy import text
 
+from saga import claims
 from saga.database import Tx, transaction
 from saga.definition import Kind, Saga, Step
+from saga.execution import StepExecution
 from saga.lease import lease
 from saga.limit import Limit
 from saga.prefect import (
@@ -25,9 +28,10 @@ from saga.prefect import (
     process,
     recover,
 )
+from saga.prefect.steps import run_step
 from saga.submission import InstanceConflict
 from saga.wakeup import WAITING, listening
-from tests.saga.scripted import ids
+from tests.saga.scripted import gone, ids
 from tests.saga.trips import TRIPS, Agency, Busy, NoSeat, Trip, TripInstance
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -177,6 +181,24 @@ async def test_a_consumer_takes_all_and_those_that_fail_do_not_disturb_the_other
     assert await agency.count("trip_lease") == 0
 
 
+async def test_a_consumer_does_not_end_because_the_database_did_not_answer_its_claim(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it does not know whether any trip waits."""
+    claim_batch, errors = claims.claim_batch, [gone()]
+
+    async def claim(*given: Any, **wanted: Any) -> list[TripInstance]:
+        if errors:
+            raise errors.pop()
+        return await claim_batch(*given, **wanted)
+
+    monkeypatch.setattr(claims, "claim_batch", claim)
+    await agency.store("A")
+    await consume(Consumed())
+    assert await made(agency, "A") == DONE
+    assert (await agency.trip("A")).outcome == "completed"
+
+
 async def test_a_consumer_that_is_stopped_finishes_or_releases_what_it_has(agency: Agency) -> None:
     await agency.store(*"ABC")
     consumed = Consumed()
@@ -249,3 +271,24 @@ async def test_a_last_step_that_keeps_failing_is_tried_less_and_less_often(agenc
         await agency.rows("UPDATE trip SET not_before = now()")
     assert pauses == sorted(pauses)
     assert pauses[2] > 2 * pauses[0]
+
+
+async def test_a_task_that_is_gone_never_runs_for_another_one(agency: Agency) -> None:
+    """The tasks of a saga that a function defines may get the places in memory of earlier ones."""
+
+    def saga_with(number: int) -> Step:
+        @external_step()
+        async def note(trip: TripInstance) -> dict[str, int]:
+            return {"number": number}
+
+        return Step(note, None, Kind.PIVOT, time_limit=20, retries=0)
+
+    @flow
+    async def run_one(number: int) -> int:
+        (trip,) = await agency.instance(f"T{number}")
+        await run_step(StepExecution(saga_with(number), [trip]))
+        return int(trip.result("note")["number"])
+
+    for number in range(10):
+        assert await run_one(number) == number
+        gc.collect()
