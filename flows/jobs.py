@@ -32,12 +32,9 @@ _EVENTS_AT_ONCE = 8
 
 
 async def retry_compensations() -> dict[str, int]:
-    """Reopens the orders under manual review whose pause is over (`DESK_RETRY_SECONDS`, doubling up to
-    `DESK_RETRY_MAX_SECONDS`), and shows the review queue and the undelivered messages in the UI. Skips orders
-    on hold.
-
-    Whoever claims a reopened order runs the compensations that are still due.
-    """
+    """Reopens the orders under manual review whose pause is over (`REVIEW_RETRY_SECONDS`, doubling up to
+    `REVIEW_RETRY_MAX_SECONDS`), and shows the review queue and the undelivered messages in the UI. Skips
+    orders on hold."""
     reopened = await reopen_due_orders() if await attention.is_retry_due() else []
     await attention_artifact.show_review_queue()
     await attention_artifact.show_undelivered()

@@ -49,6 +49,8 @@ _REPLACED = {
     "ALERT_EMAIL": "set ALERT_URLS, such as mailto://user:password@mail.example?to=oncall@shop.example",
     "ALERT_WEBHOOK_URL": "set ALERT_URLS, such as jsons://hooks.example/path",
     "CONFIRMATION_PROGRAM": "the program is in the database: see order-saga program",
+    "DESK_RETRY_MAX_SECONDS": "set REVIEW_RETRY_MAX_SECONDS",
+    "DESK_RETRY_SECONDS": "set REVIEW_RETRY_SECONDS",
     "DRAIN_SECONDS": "set CONSUMER_SECONDS",
 }
 """Former settings, and what replaces them."""

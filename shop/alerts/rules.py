@@ -41,7 +41,7 @@ class Rule(StrEnum):
     """Seconds since an order without an outcome was submitted."""
     NEEDS_ATTENTION = "needs_attention"
     """Amount at risk of an order under manual review, in its currency."""
-    EXTERNAL_UNAVAILABLE = "outside_away"
+    EXTERNAL_UNAVAILABLE = "external_unavailable"
     """Orders postponed because an external system is unavailable (its circuit breaker is open)."""
     RECOVERY_BEHIND = "recovery_behind"
     """Seconds since the lease of an order expired."""

@@ -9,7 +9,7 @@ from shop.runtime.setting_groups import Group, prefixed
 class ReviewSettings(Group):
     """Manual review"""
 
-    model_config = prefixed("DESK_")
+    model_config = prefixed("REVIEW_")
 
     retry_seconds: Seconds = 60
     """Pause before the first retry of a failed compensation; it doubles with each retry."""

@@ -119,7 +119,7 @@ async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once
     assert found("compensations_total", step="check_inventory", result="done") == 2
     assert found("compensations_total", step="process_payment", result="failed") == 1
     assert found("confirmations_total", writer="template") == 4
-    assert found("desk_orders") == 1
+    assert found("manual_review_orders") == 1
     assert found("needs_attention_orders", step="process_payment") == 1
     charged, refunded = saga.money(f"REFUSED-{unique}")
     assert (

@@ -71,17 +71,25 @@ def test_what_is_wrong_is_named_and_secrets_are_not_shown(given: dict[str, str],
 
 
 @pytest.mark.parametrize(
-    "name", ["ALERT_EMAIL", "ALERT_WEBHOOK_URL", "ALERT_WEBHOOK_URL_FILE", "ALERT_WEBHOOK_URL_BLOCK"]
+    ("name", "replacement"),
+    [
+        ("ALERT_EMAIL", "ALERT_URLS"),
+        ("ALERT_WEBHOOK_URL", "ALERT_URLS"),
+        ("ALERT_WEBHOOK_URL_FILE", "ALERT_URLS"),
+        ("ALERT_WEBHOOK_URL_BLOCK", "ALERT_URLS"),
+        ("DESK_RETRY_SECONDS", "REVIEW_RETRY_SECONDS"),
+        ("DRAIN_SECONDS", "CONSUMER_SECONDS"),
+    ],
 )
 @pytest.mark.parametrize("in_file", [True, False])
 def test_a_former_setting_is_refused_wherever_it_is_set(
-    name: str, in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, replacement: str, in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / ".env"
     file.write_text(f"{name}=PLANTED\n" if in_file else "")
     if not in_file:
         monkeypatch.setenv(name, "PLANTED")
-    with pytest.raises(ValidationError, match="is no longer a setting: set ALERT_URLS") as refused:
+    with pytest.raises(ValidationError, match=f"is no longer a setting: set {replacement}") as refused:
         Settings(_env_file=file)
     assert "PLANTED" not in repr(refused.value)
 

@@ -75,7 +75,7 @@ _HELP = {
     ),
     "postponed_orders": "Postponed orders, by the code of the reason.",
     "needs_attention_orders": "Orders under manual review, by the step whose compensation failed.",
-    "desk_orders": "Orders under manual review: a compensation failed, and a person must act.",
+    "manual_review_orders": "Orders under manual review: a compensation failed, and a person must act.",
     "disputes_open": "Charges disputed by customers' banks.",
     "at_risk_amount": "Charged and neither earned nor refunded: of orders under manual review.",
     "refunds_owed_orders": "Orders whose money is to be refunded.",
@@ -172,7 +172,7 @@ def _orders_now(now: Now) -> Iterator[Metric]:
 
 def _money_now(now: Now) -> Iterator[Metric]:
     yield _gauges("needs_attention_orders", "step", _sums((row.step, row.orders) for row in now.review))
-    yield _gauge("desk_orders", sum(row.orders for row in now.review))
+    yield _gauge("manual_review_orders", sum(row.orders for row in now.review))
     yield _gauge("disputes_open", now.others.disputes)
     yield _amounts("at_risk_amount", ((row.currency, row.at_risk) for row in now.review))
     yield _gauge("refunds_owed_orders", sum(row.orders for row in now.refunds))
