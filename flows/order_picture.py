@@ -55,7 +55,7 @@ async def _create_artifact_of(run: UUID, key: str, page: str, description: str) 
 
 def report_takeovers(orders: Sequence[OrderInstance]) -> None:
     """Reports those of the orders that another worker had begun."""
-    takeover.report_takeovers(ORDER_SAGA, orders, noun="order", finished=_show_in)
+    takeover.report_takeovers(ORDER_SAGA, orders, finished=_show_in)
 
 
 async def _show_in(order_id: str, run: UUID) -> None:

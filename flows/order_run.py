@@ -107,7 +107,7 @@ class OrderRun(InstanceRun[Order]):
         if receipt.status == "refused":
             raise OrderConflict(content.order_id)
         self.instance_id = content.order_id
-        self._log_context.enter_context(about_instance(self.instance_id))
+        self._log_context.enter_context(about_instance(ORDERS, self.instance_id))
         self._own = self.instance_id if claimed else None
         return claimed
 

@@ -221,7 +221,7 @@ class _TimeLimit:
         self._call_later(max(shortest, _ALARM_SECONDS))
 
     async def _limited(self, action: ExternalAction, instance: Instance, timer: CallTimer) -> Result:
-        bind_instance(instance.id)
+        bind_instance(instance)
         timed(timer)
         with measuring_waits() as waited:
             try:

@@ -32,13 +32,16 @@ class SagaStore(Generic[P]):
     """Makes the payload of the stored content."""
     key: str = "instance_id"
     """The journal's column that holds the instance's id."""
+    noun: str = "instance"
+    """What people call an instance: in artifacts, in the fields of log lines (`<noun>_id`, and `<noun>s` for
+    the number of several), and as the failing step of one that was cancelled (`cancel_<noun>`)."""
     hooks: Hooks[P] = field(default_factory=Hooks)
 
     def __post_init__(self) -> None:
-        for name in (self.instances, self.journal, self.leases, self.key):
+        for name in (self.instances, self.journal, self.leases, self.key, self.noun):
             if not _IDENTIFIER.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} is not a valid name of a table or column: "
+                    f"{name!r} is not a valid name of a table, a column or an instance: "
                     "use up to 50 lower case letters, digits and _"
                 )
 

@@ -214,7 +214,7 @@ class BatchRunner:
         """Runs the coroutine and handles its errors. This worker keeps renewing its lease, so it has to
         release instances that it cannot continue: no other worker could claim them."""
         if len(instances) == 1:
-            bind_instance(instances[0].id)
+            bind_instance(instances[0])
         try:
             await coroutine
         except LeaseLost as lost:

@@ -30,8 +30,6 @@ from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.steps import run_step
 
 log = get_logger("saga")
-CANCELLING = "cancel_order"
-"""The failing step of an instance that was cancelled before a worker claimed it."""
 _LONGEST_RETRY_SECONDS = 300
 """Limits the pause, in seconds, before the next try of a step past the pivot that failed. It doubles with
 each claim."""
@@ -106,7 +104,7 @@ def _check_resumable(saga: Saga, instance: Instance) -> None:
         failure = (
             SagaReturned(instance.cancel_reason) if past_pivot else SagaCancelled(instance.cancel_reason)
         )
-        instance.fail(CANCELLING, failure)
+        instance.fail(f"cancel_{instance.store.noun}", failure)
         raise failure
     if instance.lone_deaths > config().max_takeovers and not past_pivot:
         raise TooManyTakeovers(instance.lone_deaths)

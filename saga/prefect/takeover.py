@@ -32,33 +32,30 @@ _LIMIT_SECONDS = 300
 _reporting: set[asyncio.Task[None]] = set()
 
 
-def report_takeovers(
-    saga: Saga, instances: Sequence[Instance], *, noun: str = "instance", finished: Finished | None = None
-) -> None:
+def report_takeovers(saga: Saga, instances: Sequence[Instance], *, finished: Finished | None = None) -> None:
     """Logs each instance that another worker had begun, and the number of the rest; a background task creates
     the artifacts.
 
-    `noun`: what people call an instance. `finished`: is called for instances whose worker lost them, once
-    this run has finished with them.
+    `finished`: is called for instances whose worker lost them, once this run has finished with them.
     """
     resumed = [instance for instance in instances if instance.fence > 1]
     if not resumed:
         return
-    log = get_run_logger()
+    log, store = get_run_logger(), resumed[0].store
     shown = resumed[:_SHOWN]
     for instance in shown:
-        with about_instance(instance.id):
+        with about_instance(store, instance.id):
             log.info(
                 "recovering %s %s (%s): %s; %s",
-                noun,
+                store.noun,
                 instance.id,
                 _why(instance),
                 _how_far(saga, instance),
                 _then(instance),
             )
     if len(resumed) > len(shown):
-        log.info("recovering %d more %ss", len(resumed) - len(shown), noun)
-    reporting = asyncio.create_task(_create_artifacts(saga, resumed, noun, finished))
+        log.info("recovering %d more %ss", len(resumed) - len(shown), store.noun)
+    reporting = asyncio.create_task(_create_artifacts(saga, resumed, finished))
     _reporting.add(reporting)
     reporting.add_done_callback(_reporting.discard)
 
@@ -69,9 +66,8 @@ async def wait_for_artifacts() -> None:
         await asyncio.wait(_reporting, timeout=5)
 
 
-async def _create_artifacts(
-    saga: Saga, instances: Sequence[Instance], noun: str, finished: Finished | None
-) -> None:
+async def _create_artifacts(saga: Saga, instances: Sequence[Instance], finished: Finished | None) -> None:
+    noun = instances[0].store.noun
     try:
         rows = [
             f"| {_safe(i.id)} | {_left_by(i)} | {_why(i)} | {_how_far(saga, i)} | {_then(i)} |"

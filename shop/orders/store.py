@@ -166,6 +166,7 @@ ORDERS: SagaStore[Order] = SagaStore(
     journal="order_step",
     leases="lease",
     key="order_id",
+    noun="order",
     parse=read_stored,
     hooks=OrderHooks(),
 )

@@ -18,6 +18,7 @@ from saga.definition import Kind, Saga, Step
 from saga.execution import StepExecution
 from saga.lease import lease
 from saga.limit import Limit
+from saga.log_context import about, bind_instance, fields
 from saga.prefect import (
     Consumer,
     cancelled_by_sigterm,
@@ -292,3 +293,23 @@ async def test_a_task_that_is_gone_never_runs_for_another_one(agency: Agency) ->
     for number in range(10):
         assert await run_one(number) == number
         gc.collect()
+
+
+async def test_a_trip_is_called_a_trip_wherever_people_see_it(agency: Agency) -> None:
+    async def run() -> None:
+        (a, b) = await agency.instance("A", "B")
+        with about("depart", [a]):
+            assert fields().items() >= {"step": "depart", "trip_id": "A"}.items()
+        with about("depart", [a, b]):
+            assert fields().items() >= {"trips": 2}.items()
+            bind_instance(b)
+            assert fields()["trip_id"] == "B"
+
+    await asyncio.create_task(run())
+    await agency.rows("UPDATE trip SET lease_id = NULL")
+    await agency.rows("UPDATE trip SET cancel_requested_at = now(), cancel_reason = 'ill' WHERE id = 'A'")
+    assert await take_up() == 2
+    assert ((await agency.trip("A")).failing_step, (await agency.trip("A")).outcome) == (
+        "cancel_trip",
+        "compensated",
+    )

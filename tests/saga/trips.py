@@ -41,7 +41,12 @@ async def _book(tx: Tx, what: str, trips: Sequence[TripInstance]) -> None:
 
 
 TRIPS = SagaStore(
-    "trip", journal="trip_step", leases="trip_lease", parse=Trip.model_validate, hooks=TripHooks()
+    "trip",
+    journal="trip_step",
+    leases="trip_lease",
+    noun="trip",
+    parse=Trip.model_validate,
+    hooks=TripHooks(),
 )
 
 

@@ -97,7 +97,7 @@ def test_console_writes_no_file_and_file_shows_nothing(
 
 def test_a_batch_says_how_many_and_an_order_beside_it_says_which(configured: Any) -> None:
     def one_continues_alone() -> None:
-        bind_instance("B")
+        bind_instance(orders("B")[0])
         log.info("one of them")
 
     path = configured("logging: {default_logger: file}")
