@@ -5,6 +5,8 @@ order to its outcome.
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from deployments.database_errors import clear_database_errors
 from deployments.running import use_running_world, user
 from deployments.trigger import wait_for_outcome, wake_pending_lane
@@ -76,10 +78,12 @@ def resolve_order(
     resolved_by: str,
     reference: str | None = None,
     reason: str | None = None,
+    amount: str | Decimal | None = None,
     timeout: float = 300,
 ) -> OrderOutcome:
     """Resolves an order under manual review, or retries its compensations, and waits for the outcome.
-    Repeating the same decision has no effect.
+    Repeating the same decision has no effect. With `amount`, such as `"1059.97 USD"`, settles only this one:
+    if another amount is at risk by now, raises `AmountChanged`.
 
     Raises the errors of `shop.review.errors`, and `TimeoutError` if there is no outcome after `timeout`
     seconds: the decision is stored nevertheless.
@@ -91,6 +95,7 @@ def resolve_order(
         reference=reference,
         reason=reason,
         started_by=user("in Python"),
+        amount=None if amount is None else f"{amount:f}" if isinstance(amount, Decimal) else amount,
     )
     if review.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
         wake_pending_lane()

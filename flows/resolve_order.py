@@ -31,12 +31,13 @@ def _run_name() -> str:
 
 
 @flow(name="resolve-order", flow_run_name=_run_name, persist_result=False)
-async def resolve_order(
+async def resolve_order(  # noqa: PLR0917  (a form)
     order_id: OrderId,
     resolution: Resolution,
     resolved_by: Words,
     reference: OptionalWords = None,
     reason: OptionalWords = None,
+    amount: OptionalWords = None,
 ) -> State[OrderOutcome]:
     """Resolves an order under manual review, or retries its compensations. Stores who, when and why (table
     `desk_entry`).
@@ -53,6 +54,8 @@ async def resolve_order(
         reference: Required for refunded_by_hand: a proof, such as the number of a bank transfer. No card
             data.
         reason: Required for written_off: the reason. No card data.
+        amount: The amount at risk that you see, such as 1059.97 USD. If another amount is at risk by now,
+            nothing is settled. For refunded_by_hand and written_off.
     """
     decided = review.decision(
         order_id,
@@ -61,6 +64,7 @@ async def resolve_order(
         reference=reference,
         reason=reason,
         started_by=await started_by(),
+        amount=amount,
     )
     new = await _resolve(decided)
     get_run_logger().info(

@@ -3,6 +3,7 @@ gateway; never Prefect."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,7 @@ _DONE = {
     Resolution.REFUNDED_BY_HAND: "refund recorded",
     Resolution.WRITTEN_OFF: "written off",
 }
-_OPTIONS = {"resolved_by": "--by", "reference": "--reference", "reason": "--reason"}
+_OPTIONS = {name: f"--{name}" for name in ("reference", "reason", "amount")} | {"resolved_by": "--by"}
 _REOPENED = (
     "They are reopened, and a running worker or consumer takes them to their outcome. "
     "Nothing was started on a Prefect server: if no worker runs, they stay open until one does."
@@ -87,6 +88,14 @@ class Who:
 
 
 _ANYTHING, _UNNAMED = Filters(), Who()
+_Amount = Annotated[
+    str | None,
+    Parameter(
+        help='For one order: the amount at risk that you see, such as 12.34 or "12.34 EUR". '
+        "If another amount is at risk by now, nothing is settled.",
+        group=_WHO,
+    ),
+]
 
 review = App(
     name="review",
@@ -118,6 +127,8 @@ def list_(*, filters: Filters = _ANYTHING, json: bool = False) -> int:
             terminal.write_json(case.model_dump_json())
     else:
         terminal.console(width=200).print(_listed(cases))
+        for command in filter(None, map(_settling, cases)):
+            terminal.write(command)
     return 0
 
 
@@ -166,39 +177,62 @@ def hold(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED) -> int
 
 @review.command
 def refunded(
-    *orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED, reference: str | None = None
+    *orders: str,
+    filters: Filters = _ANYTHING,
+    who: Who = _UNNAMED,
+    reference: str | None = None,
+    amount: _Amount = None,
 ) -> int:
     """Record a refund outside the gateway, after asking the gateway whether it has refunded the money.
+
+    Settles the amount that is shown; an order whose amount at risk changes meanwhile is left out.
 
     Args:
         orders: Their ids, unless --all is given.
         reference: Required: a proof, such as the number of a bank transfer. No card data.
     """
-    return _decide(Resolution.REFUNDED_BY_HAND, orders, filters, who, reference)
+    return _decide(Resolution.REFUNDED_BY_HAND, orders, filters, who, reference=reference, amount=amount)
 
 
 @review.command
-def write_off(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED) -> int:
+def write_off(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED, amount: _Amount = None) -> int:
     """Write off what is still due. Needs --reason.
+
+    Settles the amount that is shown; an order whose amount at risk changes meanwhile is left out.
 
     Args:
         orders: Their ids, unless --all is given.
     """
-    return _decide(Resolution.WRITTEN_OFF, orders, filters, who)
+    return _decide(Resolution.WRITTEN_OFF, orders, filters, who, amount=amount)
 
 
 def _decide(
-    resolution: Resolution, orders: Sequence[str], filters: Filters, who: Who, reference: str | None = None
+    resolution: Resolution,
+    orders: Sequence[str],
+    filters: Filters,
+    who: Who,
+    *,
+    reference: str | None = None,
+    amount: str | None = None,
 ) -> int:
     """Decides, shows the results, and returns the exit code."""
     settings()
     orders = list(dict.fromkeys(orders))
     problems = _which(orders, filters, who)
     problems += _selection(filters)[1]
+    if amount is not None and (who.all or len(orders) > 1):
+        problems.append("--amount is for one order; each of several is settled with the amount that is shown")
+    if amount is not None and not amount.strip():
+        problems.append("--amount is empty")
     try:
-        started_by = user("with order-saga")
         decision = decisions.decision(
-            "", resolution, resolved_by=who.by, reference=reference, reason=who.reason, started_by=started_by
+            "",
+            resolution,
+            resolved_by=who.by,
+            reference=reference,
+            reason=who.reason,
+            started_by=user("with order-saga"),
+            amount=amount,
         )
     except ResolutionIncomplete as error:
         problems += [_as_option(problem) for problem in error.problems]
@@ -274,8 +308,11 @@ async def _each(
 ) -> None:
     for number, case in enumerate(cases, 1):
         status.update(f"{number} of {len(cases)}")
+        about = replace(decision, order_id=case.order_id)
+        if about.amount is None:  # only what was selected
+            about = replace(about, amount=case.amount_at_risk, currency=case.currency)
         try:
-            new = await decisions.resolve(replace(decision, order_id=case.order_id), dry_run=dry_run)
+            new = await decisions.resolve(about, dry_run=dry_run)
         except ReviewError as error:
             rows.append(_Row(case, str(error), refused=True))
         else:
@@ -337,6 +374,7 @@ def _details(case: ReviewCase, decisions: Iterable[ReviewEntry]) -> dict[str, st
         "retries": str(case.retries),
         "next try": _next_try(case),
         "what to do": in_commands(advice(case)),
+        "to settle it": _settling(case) or "no money is at risk",
         "decided before": "; ".join(_decision(each) for each in decisions) or "nothing",
     }
 
@@ -359,6 +397,15 @@ def in_commands(text: str) -> str:
     for words, command in _COMMANDS.items():
         text = text.replace(words, command)
     return text
+
+
+def _settling(case: ReviewCase) -> str | None:
+    """Returns the command that settles this amount and no other; None if no money is at risk."""
+    if case.amount_at_risk <= 0:
+        return None
+    amount = f"{case.amount_at_risk} {case.currency}"
+    order = shlex.quote(case.order_id)
+    return f'order-saga review refunded {order} --amount "{amount}" --by NAME --reference R'
 
 
 def _decision(row: ReviewEntry) -> str:

@@ -55,7 +55,7 @@ _CLEAR = text(
     "WHERE order_id = ANY(CAST(:ids AS text[])) AND resolved_at IS NULL"
 )
 _CASES = """
-    SELECT a.order_id, a.since, a.step, a.currency, a.amount_at_risk,
+    SELECT a.order_id, a.since, a.step, a.currency, o.amount_at_risk,
         a.last_error, a.error_code, a.retries, a.next_retry_at, o.outcome IS NULL AS being_retried
     FROM attention a JOIN customer_order o ON o.id = a.order_id
 """
@@ -69,14 +69,15 @@ _SELECT = text(
       AND (CAST(:currency AS text) IS NULL OR a.currency = :currency)
       AND (CAST(:held AS boolean) IS NULL OR (a.next_retry_at IS NULL) = :held)
       AND (CAST(:older_than AS interval) IS NULL OR a.since < now() - CAST(:older_than AS interval))
-      AND (CAST(:at_least AS numeric) IS NULL OR a.amount_at_risk >= :at_least)
-      AND (CAST(:at_most AS numeric) IS NULL OR a.amount_at_risk <= :at_most)
+      AND (CAST(:at_least AS numeric) IS NULL OR o.amount_at_risk >= :at_least)
+      AND (CAST(:at_most AS numeric) IS NULL OR o.amount_at_risk <= :at_most)
     ORDER BY a.since, a.order_id
     """
 )
 _TOTALS = text(
-    "SELECT currency, count(*) AS orders, sum(amount_at_risk) AS at_risk FROM attention "
-    "WHERE resolved_at IS NULL GROUP BY currency ORDER BY currency"
+    "SELECT a.currency, count(*) AS orders, sum(o.amount_at_risk) AS at_risk "
+    "FROM attention a JOIN customer_order o ON o.id = a.order_id "
+    "WHERE a.resolved_at IS NULL GROUP BY a.currency ORDER BY a.currency"
 )
 # Reopens an order without an owner: it is claimed like any other, and the saga continues with what is still
 # due.
@@ -129,6 +130,7 @@ class ReviewCase(BaseModel, frozen=True):
     """The step whose compensation failed."""
     currency: str
     amount_at_risk: Decimal
+    """The amount at risk now, which a decision settles."""
     last_error: str
     error_code: str
     retries: int

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import ClassVar
 
 from saga.errors import StepError
 from shop.orders.errors import Problem
+from shop.values.money import exact
 
 
 class ReviewError(StepError):
@@ -54,6 +56,21 @@ class ResolutionIncomplete(ReviewError):
 
     def reasons(self) -> list[str]:
         return list(self.problems)
+
+
+class AmountChanged(ReviewError):
+    """The amount at risk is not the one that the person saw."""
+
+    code = "amount_changed"
+
+    def __init__(self, order_id: str, *, seen: tuple[Decimal, str], at_risk: tuple[Decimal, str]) -> None:
+        """`seen`, `at_risk`: amount and currency."""
+        self.seen, self.at_risk = seen, at_risk
+        given, now = (f"{exact(amount, currency):,} {currency}" for amount, currency in (seen, at_risk))
+        super().__init__(
+            f"{now} are at risk for order {order_id}, and not {given}, so nothing was changed: "
+            "look at it again (order-saga review show), and decide about that amount"
+        )
 
 
 class RefundedAlready(ReviewError):

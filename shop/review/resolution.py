@@ -6,12 +6,14 @@ outcome, by the same saga.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from saga import manual
 from saga.database import transaction
@@ -21,6 +23,7 @@ from shop.orders.store import ORDERS
 from shop.orders.tries import earlier_money, earlier_payments
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
+from shop.payments.elsewhere import SUM, is_paid_later, paid_before
 from shop.payments.errors import UNDECIDED, PaymentError
 from shop.payments.gateway import PaymentGateway
 from shop.payments.gateways import gateway
@@ -29,6 +32,7 @@ from shop.review.actions import add_entry, lock_order, optional_text, required_t
 from shop.review.attention import REOPEN
 from shop.review.errors import (
     AlreadyResolved,
+    AmountChanged,
     GatewayNotAsked,
     NotUnderReview,
     OrderBusy,
@@ -68,6 +72,7 @@ _BACK_TO_REVIEW = text(
 )
 _OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN}, lone_deaths = 0 WHERE id = :id")  # noqa: S608  (a constant)
 _DECIDING = failpoint("the commit of a person's decision")
+_AMOUNT = re.compile(r"(\d{1,12}|\d{1,3}(?:,\d{3}){1,3})(\.\d{1,6})?(?:\s+([A-Za-z]{3}))?", re.ASCII)
 
 
 class Resolution(StrEnum):
@@ -83,6 +88,10 @@ class Resolution(StrEnum):
     """A person handles it: nothing is retried automatically, so that the money is not refunded twice."""
 
 
+_SETTLING = frozenset({Resolution.REFUNDED_BY_HAND, Resolution.WRITTEN_OFF})
+"""The resolutions that settle the amount at risk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A person's decision, validated."""
@@ -95,6 +104,10 @@ class Decision:
     reason: str | None
     started_by: str | None
     """The user that the system knows."""
+    amount: Decimal | None = None
+    """The amount at risk that the person saw: another one is not settled. None: whatever is at risk."""
+    currency: str | None = None
+    """Of `amount`; None: the order's."""
 
 
 def decision(
@@ -105,8 +118,10 @@ def decision(
     reference: str | None = None,
     reason: str | None = None,
     started_by: str | None = None,
+    amount: str | None = None,
 ) -> Decision:
     """Validates a decision. `resolved_by` is typed, `started_by` is what the system knows; both are stored.
+    `amount`: the amount at risk that the person saw, with or without its currency.
 
     Raises `ResolutionIncomplete`, with every problem, if this resolution lacks something.
     """
@@ -133,9 +148,19 @@ def decision(
     given_reference = cleaned("reference", reference, needed=chosen is Resolution.REFUNDED_BY_HAND, why=proof)
     loss = "written_off needs the reason for giving this money up"
     given_reason = cleaned("reason", reason, needed=chosen is Resolution.WRITTEN_OFF, why=loss)
+    seen, currency = None, None
+    if (words := cleaned("amount", amount, needed=False, why="")) is not None:
+        if chosen not in _SETTLING:
+            problems.append(f"amount is given, and {chosen} settles none")
+        elif (found := _AMOUNT.fullmatch(words)) is None:
+            problems.append("amount is none: give what is at risk, such as 1059.97 or '1059.97 USD'")
+        else:
+            seen = Decimal(found[1].replace(",", "") + (found[2] or ""))
+            currency = found[3].upper() if found[3] else None
     if problems or by is None:
         raise ResolutionIncomplete(*problems)
-    return Decision(order_id.strip(), chosen, by, given_reference, given_reason, system_text(started_by))
+    who = system_text(started_by)
+    return Decision(order_id.strip(), chosen, by, given_reference, given_reason, who, seen, currency)
 
 
 async def resolve(decided: Decision, *, dry_run: bool = False) -> bool:
@@ -145,8 +170,8 @@ async def resolve(decided: Decision, *, dry_run: bool = False) -> bool:
     Asks the gateway what is left of the charge before it records a refund by hand. `dry_run` does the same
     and rolls it back.
 
-    Raises `OrderUnknown`, `NotUnderReview`, `AlreadyResolved` (otherwise), `RefundedAlready`,
-    `ResolutionIncomplete`, and the retryable `OrderBusy` and `GatewayNotAsked`.
+    Raises `OrderUnknown`, `NotUnderReview`, `AlreadyResolved` (otherwise), `AmountChanged`,
+    `RefundedAlready`, `ResolutionIncomplete`, and the retryable `OrderBusy` and `GatewayNotAsked`.
     """
     if decided.resolution is Resolution.REFUNDED_BY_HAND:
         await _check_with_gateway(decided, gateway())
@@ -204,7 +229,7 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
 
 
 def _resolve(connection: Connection, decided: Decision) -> bool:
-    row = lock_order(connection, decided.order_id, _LOOK)
+    row: Mapping[str, Any] = {**lock_order(connection, decided.order_id, _LOOK)}
     if _is_settled(row, decided):
         return False
     if row["outcome"] is None:
@@ -225,6 +250,8 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             changes = {"unclear_refunds": 0, UNDECIDED: False}
             manual.change_error(connection, ORDERS, decided.order_id, PAYMENT, changes)
         case settled:
+            row = _with_later_money(connection, row)
+            _check_amount(decided, row)
             _settle(connection, decided, row)
             amount = row["amount_at_risk"]
             by_hand = amount if settled is Resolution.REFUNDED_BY_HAND else Decimal(0)
@@ -247,7 +274,26 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
     return True
 
 
-def _is_settled(row: RowMapping, decided: Decision) -> bool:
+def _with_later_money(connection: Connection, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Adds the money that came by transfer since the amount at risk was found, while the retry that would
+    find it waits."""
+    if not is_paid_later(row["content"]):
+        return row
+    received = connection.execute(SUM, {"id": row["id"], "currency": row["currency"]}).scalar_one()
+    later = max(received + paid_before(row["content"]) - row["amount_elsewhere"], Decimal(0))
+    return {**row, **{name: row[name] + later for name in ("amount_at_risk", "amount_elsewhere")}}
+
+
+def _check_amount(decided: Decision, row: Mapping[str, Any]) -> None:
+    """Raises `AmountChanged` if the amount at risk is not the one that the person saw."""
+    if decided.amount is None:
+        return
+    seen = (decided.amount, decided.currency or row["currency"])
+    if seen != (row["amount_at_risk"], row["currency"]):
+        raise AmountChanged(decided.order_id, seen=seen, at_risk=(row["amount_at_risk"], row["currency"]))
+
+
+def _is_settled(row: Mapping[str, Any], decided: Decision) -> bool:
     """Returns whether the same was decided before. Raises if another decision was, or if none is due."""
     order_id, before = decided.order_id, row["resolution"]
     if not row["was_here"]:
@@ -273,7 +319,7 @@ def _is_settled(row: RowMapping, decided: Decision) -> bool:
     )
 
 
-def _settle(connection: Connection, decided: Decision, row: RowMapping) -> None:
+def _settle(connection: Connection, decided: Decision, row: Mapping[str, Any]) -> None:
     """Settles what is due: the refund, and if it is written off, all other compensations, too."""
     order_id, by_hand = decided.order_id, decided.resolution is Resolution.REFUNDED_BY_HAND
     due = manual.due_compensations(connection, ORDERS, order_id)
@@ -291,7 +337,7 @@ def _settle(connection: Connection, decided: Decision, row: RowMapping) -> None:
         manual.settle(connection, ORDERS, order_id, others, result)
 
 
-def _settled(connection: Connection, row: RowMapping, *, by_hand: bool) -> Settled:
+def _settled(connection: Connection, row: Mapping[str, Any], *, by_hand: bool) -> Settled:
     """Returns the sums of what was settled before and of what is at risk now."""
     entries = {entry["step"]: entry for entry in manual.read_entries(connection, ORDERS, [row["id"]])}
     before = read_settled(entries[PAYMENT]["notes"], entries[PAYMENT]["undo_result"]) or Settled()
@@ -301,7 +347,7 @@ def _settled(connection: Connection, row: RowMapping, *, by_hand: bool) -> Settl
     return before.plus(gateway=amount - others, elsewhere=others, by_hand=given_back)
 
 
-def _settled_money(decided: Decision, row: RowMapping, settled: Settled) -> dict[str, Any]:
+def _settled_money(decided: Decision, row: Mapping[str, Any], settled: Settled) -> dict[str, Any]:
     """Returns the refund's new journal entry, about this try. What is `settled` now had been charged, or
     others had taken it."""
     how, earlier = decided.resolution.value, earlier_money(row["content"])

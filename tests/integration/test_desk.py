@@ -463,6 +463,19 @@ async def test_books_tell_when_a_decision_is_missing(saga: World, unique: str) -
     assert not read_books(saga.database_url, None).balanced
 
 
+async def test_the_form_settles_no_other_amount_than_was_seen(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"FORM-{unique}")
+    how: dict[str, Any] = {"reference": "transfer 4711", "return_state": True}
+    refused = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", amount="900 USD", **how)
+    assert refused.is_failed()
+    assert (entries(saga, order_id), on_desk(saga, order_id).resolved_at) == ([], None)
+    with pytest.raises(ResolutionIncomplete, match="amount"):
+        await resolve_order(order_id, Resolution.HOLD, "ann", amount="999.99 USD")
+    await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", amount="999.99 USD", **how)
+    assert on_desk(saga, order_id).amount_by_hand == PRICE
+    saga.assert_books_balance()
+
+
 async def test_retry_now(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"NOW-{unique}")
     state = await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)

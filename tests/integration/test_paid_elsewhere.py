@@ -32,9 +32,9 @@ from shop.reconciliation.books import Books, gateway_totals, read_books
 from shop.reconciliation.reconcile import compare_order, reconcile
 from shop.review.attention import REOPEN
 from shop.review.cancel import ask_to_cancel
-from shop.review.errors import NotRetryable, RetryInvalid
+from shop.review.errors import AmountChanged, NotRetryable, RetryInvalid
 from shop.review.preview import preview_cancel
-from shop.review.resolution import decision, resolve
+from shop.review.resolution import Decision, decision, resolve
 from shop.review.retry import NewMeans, retry
 from shop.settings import settings
 from tests.integration.world import World, an_order
@@ -622,6 +622,41 @@ async def test_money_that_comes_after_a_person_has_settled_is_at_risk(
     assert saga.told(order_id) == told, "nobody is told that the payment failed"
     await assert_all_is_well(saga, order_id)
     await resolve(decision(order_id, "refunded_by_hand", resolved_by="Kim", reference="B-2"))
+    outcome = await finish_reopened(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.COMPENSATED, 0)
+    assert (outcome.amount_elsewhere, review_queue(saga)) == (PRICE, [])
+    await assert_all_is_well(saga, order_id)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("settled_as", ["refunded_by_hand", "written_off"])
+async def test_a_decision_settles_the_amount_that_the_person_saw_and_no_other(
+    saga: World, unique: str, settled_as: str, counted: bool
+) -> None:
+    """The rest of a transfer comes after the person has looked; `counted`: and a retry has found it."""
+    order_id, first = f"SEEN-{unique}", Decimal(400)
+    intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"})])
+    saga.sql("UPDATE customer_order SET submitted_at = now() - interval '15 days'")
+    await record(order_id, first, reference="T-1", recorded_by="bank")
+    await process_pending_orders(consumer_seconds=0)
+    assert ended(order_id).amount_at_risk == first
+
+    def settling(amount: str) -> Decision:
+        return decision(
+            order_id, settled_as, resolved_by="Kim", reference="B-1", reason="lost", amount=amount
+        )
+
+    await record(order_id, PRICE - first, reference="T-2", recorded_by="bank")
+    if counted:
+        await finish_reopened(order_id)
+    else:  # the gateway is down, so the retry waits
+        saga.sql("UPDATE customer_order SET waits_for = 'x', not_before = now() + interval '1 hour'")
+    for seen in ("400", "400.00 USD", "999.99 EUR", "1,400 USD"):
+        with pytest.raises(AmountChanged, match=r"999\.99 USD are at risk"):
+            await resolve(settling(seen))
+    assert saga.sql("SELECT 1 FROM desk_entry") == []
+    assert await resolve(settling("999.99 usd"))
+    assert saga.sql("SELECT amount, currency FROM desk_entry") == [(PRICE, "USD")]
     outcome = await finish_reopened(order_id)
     assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.COMPENSATED, 0)
     assert (outcome.amount_elsewhere, review_queue(saga)) == (PRICE, [])

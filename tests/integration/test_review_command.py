@@ -256,3 +256,52 @@ async def test_a_database_that_stops_answering_says_how_far_it_came(
     assert "1 held" in said
     assert "2 were not reached" in said
     assert len(saga.sql("SELECT 1 FROM desk_entry")) == 1
+
+
+async def test_the_command_that_is_shown_settles_the_amount_that_is_shown(
+    saga: World, unique: str, review: Command
+) -> None:
+    (order_id,) = await many(saga, unique, 1)
+    printed = f'order-saga review refunded {order_id} --amount "999.99 USD" --by NAME --reference R'
+    for command in (["list"], ["show", order_id], ["show", order_id, "--json"]):
+        code, said = await review(*command)
+        assert (code, printed in said.replace("\\", "")) == (0, True)
+    before = state(saga)
+    how = ("--by", "ann", "--reference", "4711")
+    for wrong in ("999.98", "999.99 EUR", "99999"):
+        code, said = await review("refunded", order_id, "--amount", wrong, *how)
+        assert (code, "999.99 USD are at risk" in said) == (1, True)
+    for wrong in ("much", "", "-5", "1,2", "999.99 USD and more"):
+        code, said = await review("refunded", order_id, f"--amount={wrong}", *how)
+        assert (code, "--amount" in said) == (2, True)
+    for several in ([order_id, order_id + "-2"], ["--all"]):
+        assert (await review("refunded", *several, "--amount", "999.99", *how))[0] == 2
+    assert state(saga) == before
+    code, said = await review("refunded", *printed.replace('"', "").split()[3:4], "--amount=999.99 USD", *how)
+    assert (code, "1 refund recorded" in said) == (0, True)
+    assert saga.sql("SELECT amount FROM desk_entry") == [(PRICE,)]
+
+
+@pytest.mark.parametrize("which", ["all", "ids"])
+async def test_an_order_whose_amount_changes_after_it_was_selected_is_left_out(
+    saga: World, unique: str, review: Command, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    from shop.review import resolution
+
+    first, second = await many(saga, unique, 2)
+    resolve = resolution.resolve
+
+    async def after_a_change(decided: Any, *, dry_run: bool) -> bool:
+        saga.sql("UPDATE customer_order SET amount_at_risk = 1234.56 WHERE id = :id", id=second)
+        return await resolve(decided, dry_run=dry_run)
+
+    monkeypatch.setattr(resolution, "resolve", after_a_change)
+    code, said = await review(
+        "write-off", *(["--all"] if which == "all" else [first, second]), "--by", "ann", "--reason", "old"
+    )
+    assert (code, "1 written off, 1 refused" in said) == (1, True)
+    assert "1,234.56 USD" in said
+    assert "999.99 USD" in said
+    assert saga.sql("SELECT order_id, amount FROM desk_entry") == [(first, PRICE)]
+    code, said = await review("list")
+    assert "at risk: 1,234.56 USD" in said
