@@ -61,6 +61,8 @@ _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
 _ESCAPED_SIGN = re.compile(r"\\[ntr\"\\]")
 _INTEGER_PART = re.compile(r"\s*[+-]?(\d+)(\.\d*)?\s*")
 _UNSEEN = re.compile(f"[{UNSEEN}]")
+_IS_REMOVED = re.compile(rf'(?<!\\)"{re.escape(REMOVED)}')
+"""A text in JSON that begins as a mark does: a quote within a text has a backslash before it."""
 _MARK = re.compile(r"\[(removed|misnamed): [^\[\]]{1,100}\]|\[refused: [^\[\]]{1,200}\]")
 
 _PARTS: Mapping[str, type[BaseModel]] = {
@@ -202,7 +204,7 @@ def _cleaned(raw: Mapping[Any, Any], order_id: str) -> Content:
     refused = dict(sorted(refused.items())[:_MAX_ENTRIES])
     text = _dumped(cleaned)
     unknown = _listed(place for place in ignored if place not in refused)
-    if refused or REMOVED in text:
+    if refused or _IS_REMOVED.search(text):
         text = _dumped({**cleaned, HAS_REMOVED: refused})
     else:
         with contextlib.suppress(ValidationError):  # the full check may find it harmless

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Connection, RowMapping, text
 
 from saga import manual
@@ -24,6 +25,7 @@ from shop.notifications import notices
 from shop.notifications.kinds import Kind
 from shop.orders import lost_steps
 from shop.orders.intake_content import HAS_REMOVED, REMOVED, take_in
+from shop.orders.order import Order
 from shop.orders.outcomes import Outcome
 from shop.orders.parts import ALREADY_PAID, BANK_TRANSFER, CASH_ON_DELIVERY, CHARGED
 from shop.orders.store import ORDERS
@@ -227,4 +229,7 @@ def _new_payment(content: Mapping[str, Any], means: NewMeans) -> dict[str, Any]:
         changes[HAS_REMOVED] = {
             place: mark for place, mark in removed.items() if place.partition(".")[0] != _PAYMENT
         }
+        # What had marks is stored as it was sent. Now it is stored as intake does, on which reports rely.
+        with suppress(ValidationError):
+            changes = {**Order.model_validate({**content, **changes}).model_dump(mode="json"), **changes}
     return changes

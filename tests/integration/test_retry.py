@@ -35,6 +35,7 @@ from shop.orders.tries import MOST_TRIES, TRY, number_of
 from shop.payments.gateways import gateway
 from shop.reconciliation.discrepancy import Kind as Difference
 from shop.reconciliation.reconcile import compare_order
+from shop.reconciliation.stock import check_stock
 from shop.retention.customers import erase_customers
 from shop.review.cancel import ask_to_cancel
 from shop.review.errors import NotRetryable, OrderUnknown, RetryInvalid
@@ -384,6 +385,22 @@ async def test_a_card_number_in_the_order_is_replaced_by_a_token(saga: World, un
     assert ended(order_id).outcome is Outcome.REJECTED
     assert (await again(order_id, NewMeans(token="tok_visa"))).outcome is Outcome.COMPLETED
     assert saga.money(order_id) == (PRICE, 0)
+
+
+@pytest.mark.parametrize("means", [NewMeans(token="tok_visa"), NewMeans(method="cash_on_delivery")])
+async def test_reports_can_read_an_order_whose_card_data_was_replaced(
+    saga: World, unique: str, means: NewMeans
+) -> None:
+    """It was sent with fields that are left out in spellings that the database cannot convert."""
+    order_id = f"AS-SENT-{unique}"
+    order = an_order(order_id, payment_info={"method": "credit_card", "cvv": "123"}, part_payments=None)
+    order["items"][0]["digital"] = ""
+    await process_order(order, return_state=True)
+    assert ended(order_id).outcome is Outcome.REJECTED
+    assert (await again(order_id, means)).outcome is Outcome.COMPLETED
+    assert saga.money(order_id) == (PRICE if means.token else 0, 0)
+    assert [each async for each in check_stock()] == []
+    await assert_nothing_differs(saga, order_id)
 
 
 # -- once

@@ -352,6 +352,14 @@ def test_unknown_fields_leave_no_trace(shape: str) -> None:
     assert HAS_REMOVED not in json.loads(content.text)
 
 
+@pytest.mark.parametrize("notes", ["a [removed: b", 'a "[removed: b"', "a\\[removed: b"])
+def test_words_like_a_mark_do_not_keep_an_order_from_being_normalised(notes: str) -> None:
+    item = {**EXAMPLE["items"][0], "digital": "", "quantity": "1"}
+    content = check_taken({**EXAMPLE, "items": [item], "total_amount": 999.99, "notes": notes})
+    assert content["notes"] == notes
+    assert content["items"][0] == EXAMPLE["items"][0]
+
+
 def test_orders_of_shops_are_not_refused_for_the_fields_that_they_add() -> None:
     """What Shopify and WooCommerce send beside an order's own fields."""
     order = {
