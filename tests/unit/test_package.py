@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.conftest import HOME
 from tests.installed import PACKAGES, install
@@ -69,3 +71,30 @@ def test_its_command_runs_elsewhere(installed: Path, tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines() == [str(installed / "deployments" / "__init__.py"), "1.0.0"]
+
+
+def needed(package: str, extra: str) -> set[str]:
+    """The installed packages that the package needs with this extra, itself included."""
+    found: dict[str, set[str]] = {}
+    due = [(package, {extra})]
+    while due:
+        name, extras = due.pop()
+        name = name.lower().replace("_", "-")
+        if name in found and extras <= found[name]:
+            continue
+        found.setdefault(name, set()).update(extras)
+        for required in map(Requirement, distribution(name).requires or []):
+            if any(
+                required.marker is None or required.marker.evaluate({"extra": each}) for each in ("", *extras)
+            ):
+                due.append((required.name, required.extras))
+    return set(found)
+
+
+def test_a_production_worker_with_stripe_is_small() -> None:
+    """With the bytecode that pip compiles."""
+    packages = needed("order-saga", "stripe")
+    assert {"prefect", "stripe", "greenlet"} <= packages
+    assert not {"dspy-ai", "easypost", "reportlab", "pytest"} & packages
+    files = [Path(str(file.locate())) for name in packages for file in distribution(name).files or []]
+    assert sum(file.stat().st_size for file in files if file.exists()) < 320_000_000
