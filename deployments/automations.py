@@ -50,7 +50,7 @@ def automations(file: Path = FILE) -> Iterator[AutomationCore]:
 
 def triggers(client: SyncPrefectClient, deployments: Iterable[Mapping[str, Any]]) -> list[Automation]:
     """Returns the server's automations that have the names of triggers of these deployments, which are
-    described as in `prefect.yaml`. (The server does not tell which automation is a trigger.)"""
+    described as in `prefect.yaml`. (The server does not show which automation is a trigger.)"""
     names = [each["name"] for deployment in deployments for each in deployment.get("triggers", ())]
     if not names:
         return []

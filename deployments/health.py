@@ -111,8 +111,8 @@ def main() -> None:
     if target is None:
         print("running; it has no health check")
         return
-    healthy, said = _answer(target, target.live if is_live else target.ready)
-    print(said)
+    healthy, reasons = _answer(target, target.live if is_live else target.ready)
+    print(reasons)
     sys.exit(not healthy)
 
 

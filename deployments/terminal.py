@@ -37,7 +37,7 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
 
 
 def refused(why: str, code: int = 2) -> int:
-    """Says why a command does nothing more. Returns its exit code."""
+    """Prints why a command stops. Returns its exit code."""
     write(why, sys.stderr)
     return code
 

@@ -5,9 +5,9 @@ On SIGTERM or Ctrl-C, Prefect's own worker kills its runs outright, and their or
 expires. This worker first sends SIGTERM to the runs: each finishes its current step or releases its orders,
 and other workers continue with them at once.
 
-While it runs, it watches waiting orders: if nobody claims them for three seconds, it starts a consumer, a run
-of `process-pending-orders`. So killed consumers cost seconds, whatever they had claimed, and independently of
-the schedule.
+While it runs, it watches waiting orders: if no worker claims them for three seconds, it starts a consumer, a
+run of `process-pending-orders`. So killed consumers cost seconds, whatever they had claimed, and whatever the
+schedule is.
 
 It limits its concurrent runs to what memory and database connections allow (`--limit`, `WORKER_LIMIT`). Some
 places are closed to the runs of each work queue, so that runs of queues of higher priority always start; and
@@ -75,7 +75,7 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
         type = "process"
         job_configuration = OrdersJob
         health: ClassVar[WorkerHealth | None] = None
-        """Where the worker of this process records its health; None: nobody asks."""
+        """Where the worker of this process records its health; None: no health check uses it."""
 
         def __init__(self, work_pool_name: str, *, limit: int | None = None, **options: Any) -> None:
             """Selects a limit if there is none (`--limit`)."""

@@ -1,5 +1,5 @@
 """The context of one order's saga in a flow run: lease, cancellation, mail and artifacts at the end; and how
-an order goes on that a person has reopened: by the same saga, with what is still due."""
+an order continues that a person has reopened: with the same saga, with what is still due."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Amount = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\s*\d{1,12
 async def record_payment(
     order_id: OrderId, amount: Amount, reference: Reference, recorded_by: Words
 ) -> State[Received]:
-    """Records money that came for an order by transfer or on delivery. An order that waits for it goes on
+    """Records money that came for an order by transfer or on delivery. An order that waits for it continues
     once all of it is recorded. The same reference again changes nothing. Raises
     `NotReceivable`: there is no such order, it is paid otherwise, or the reference has another amount.
 

@@ -98,7 +98,7 @@ def state_of(known: OrderOutcome) -> State[OrderOutcome]:
     """Returns a completed state with the outcome's name for an order that was handled as designed, or that
     waits for a transfer, and a failed one for an order that needs a person."""
     if known.outcome is None and known.awaits_money:
-        message = f"{known.order_id} waits for its money; consumers go on with it when that is recorded"
+        message = f"{known.order_id} waits for its money; consumers continue with it when that is recorded"
         return Completed(name="AwaitingPayment", message=message, data=known)
     if known.outcome is None:
         raise ValueError(f"order {known.order_id} has no outcome yet")

@@ -232,7 +232,7 @@ async def postpone(instances: Collection[Instance], seconds: float, error: StepE
     if not instances:
         return
     held = list(instances)
-    # No call may go on after somebody else has claimed its instance.
+    # No call may continue after another worker has claimed its instance.
     await cancel_and_wait([call for instance in held for call in instance.in_flight.values()])
     await held[0].store.hooks.before_postponing(held, seconds, error)
     async with transaction(_POSTPONING) as tx:

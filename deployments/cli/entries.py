@@ -38,7 +38,7 @@ class Unreadable(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One entry, and where it stands: `line 3: `, or `payment 2: ` in a list; empty if it is no file's."""
+    """One entry, and its place: `line 3: `, or `payment 2: ` in a list; empty if it is not from a file."""
 
     place: str
     given: Any
@@ -112,7 +112,7 @@ def _by_option(reason: str, place: str, options: Mapping[str, str]) -> str:
 
 
 def refuse(console: Console, why: str, code: int) -> int:
-    """Says why nothing is recorded. Returns the exit code."""
+    """Prints why nothing is recorded. Returns the exit code."""
     console.print(Text(why, "red"))
     return code
 

@@ -50,7 +50,7 @@ def paid(
 ) -> int:
     """Record money that came for orders by transfer or on delivery.
 
-    An order that waits for its money goes on once all of it is recorded. A file has one payment per entry:
+    An order that waits for its money continues once all of it is recorded. A file has one payment per entry:
     order_id, amount, reference, recorded_by (or --by for all). All payments of a file are recorded, or none;
     recording a file again changes nothing.
 

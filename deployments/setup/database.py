@@ -125,7 +125,7 @@ def _lacks(url: str, name: str) -> bool:
 def _create(url: str, name: str) -> bool:
     """Creates the database. Returns False if another process did it before."""
     try:
-        # Nobody else may be creating it: two at once can fail with any of three errors.
+        # No other process may be creating it: two at once can fail with any of three errors.
         with _maintenance(url) as connection, _locked(connection, _CREATING):
             if _exists(connection, name):
                 return False

@@ -87,7 +87,7 @@ def _schema() -> dict[str, Any]:
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _schema()}}}},
 )
 async def record_payment(order_id: str, request: Request, response: Response) -> Received:
-    """Records money that came for the order by transfer or on delivery. An order that waits for it goes on
+    """Records money that came for the order by transfer or on delivery. An order that waits for it continues
     once all of it is recorded. Sending the same again changes nothing."""
     body, usable = await read_json(request), known_id(order_id)
     if isinstance(body, dict) and "order_id" in body:

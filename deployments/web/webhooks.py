@@ -1,4 +1,4 @@
-"""The webhooks of Shopify, WooCommerce and Stripe: verify, map, store, and answer so that they go on sending.
+"""The webhooks of Shopify, WooCommerce and Stripe: verify, map, store, and answer so that they keep sending.
 
 Shops disable a webhook that fails too often, and repeat what fails. So everything that no repetition can help
 is answered with 200 and says what became of it: also a rejected order, which is stored, and a change that

@@ -60,9 +60,9 @@ def lines_of(record: logging.LogRecord) -> EventDict:
     more: dict[str, Any] = {}
     if isinstance(record.msg, dict):  # logged with structlog
         more = {key: value for key, value in record.msg.items() if not key.startswith("_")}
-        said = str(more.pop("event", ""))
+        message = str(more.pop("event", ""))
     else:
-        said = record.getMessage()
+        message = record.getMessage()
     if record.exc_info and record.exc_info[0] is not None:
         more["exception"] = _EXCEPTION.formatException(record.exc_info)
     if record.stack_info:
@@ -74,7 +74,7 @@ def lines_of(record: logging.LogRecord) -> EventDict:
         "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),
         "logger": record.name,
-        "event": mask(said, s),
+        "event": mask(message, s),
     }
     for key in _WHERE:
         if (value := more.pop(key, None) or where.get(key)) is not None:
@@ -95,11 +95,11 @@ def for_people(made: EventDict, created: float) -> str:
 
 def as_text(made: EventDict) -> str:
     """Formats a line without time and logger, for places that show them."""
-    said = made["event"]
-    about = [str(made[key]) for key in _SHOWN_FIELDS if key in made and str(made[key]) not in said]
+    message = made["event"]
+    about = [str(made[key]) for key in _SHOWN_FIELDS if key in made and str(made[key]) not in message]
     more = [f" {key}={value}" for key, value in made.items() if key not in _NOT_MORE]
     which = f" [{', '.join(about)}]" if about else ""
-    return f"{said}{which}{''.join(more)}".replace("\n", " ") + (
+    return f"{message}{which}{''.join(more)}".replace("\n", " ") + (
         f"\n{made['exception']}" if "exception" in made else ""
     )
 

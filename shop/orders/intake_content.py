@@ -82,7 +82,7 @@ NUMBERS = frozenset(
     "quantity price line_total total_amount tax_amount shipping_amount discount_amount tip_amount amount "
     "weight_grams".split()
 )
-_ONLY_SAID: Mapping[type[BaseModel], frozenset[str]] = {
+_DISPLAY_ONLY: Mapping[type[BaseModel], frozenset[str]] = {
     Order: frozenset({"notes", "order_number", "locale"}),
     Item: frozenset({"name", "sku", "variant"}),
     ShippingLine: frozenset({"title"}),
@@ -230,10 +230,10 @@ def _clean_part(
 ) -> dict[str, Any]:
     """Returns the fields that the model has. Adds the places of those that must be refused to `refused`, and
     of the other unknown ones to `ignored`."""
-    said = _ONLY_SAID.get(model, frozenset())
+    displayed = _DISPLAY_ONLY.get(model, frozenset())
     known = {
         name: _cut(raw[name])
-        if name in said
+        if name in displayed
         else _clean_field(raw[name], name, _at(place, name), refused, ignored)
         for name in model.model_fields
         if name in raw
@@ -289,7 +289,7 @@ def _clean_field(value: Any, name: str, place: str, refused: dict[str, str], ign
 
 
 def _cut(value: Any) -> Any:
-    """Cleans a text that is only said. Masks card numbers before it is cut: a part of one could be left."""
+    """Cleans a text that is only displayed. Masks card numbers first: a cut could leave a part of one."""
     if isinstance(value, str) and len(value) > _MAX_TEXT and not _CONTROL.search(value):
         shorter = card_numbers.masked(value[: 3 * _MAX_TEXT])
         return shorter[: _MAX_TEXT - len(_DOTS)].rstrip() + _DOTS

@@ -139,7 +139,7 @@ def read_incoming(raw: object) -> IncomingPayment:
 
 async def record(payment: IncomingPayment) -> Received:
     """Records money that came for an order. The same reference again changes nothing. An order that waits for
-    the money goes on at once. Raises `NotReceivable`."""
+    the money continues at once. Raises `NotReceivable`."""
     async with transaction(_RECORDING) as tx:
         return await tx.run_sync(_record, payment)
 

@@ -64,7 +64,7 @@ def deleting_files_of_erased_customers() -> Iterator[None]:
             try:
                 if count := delete_files_of_erased_customers():
                     log.info("the files of %d erased orders were deleted", count)
-            except Exception as error:  # noqa: BLE001  (orders and requests go on)
+            except Exception as error:  # noqa: BLE001  (orders and requests must continue)
                 log.warning(
                     "deleting the files of erased customers failed (%s); it is tried again later",
                     type(error).__name__,

@@ -277,17 +277,17 @@ def _is_of_shop(entry: Entry) -> bool:
 
 def _record(connection: Connection, order_id: str, found: list[Difference], source: _Source) -> None:
     """Records the differences with the order, once."""
-    said = cut("; ".join(map(str, found)), _MOST_CHARACTERS)
+    details = cut("; ".join(map(str, found)), _MOST_CHARACTERS)
     places = cut(", ".join(each.place for each in found), 200)
     before = [each.reason or "" for each in read_entries(connection, order_id) if each.action == ACTION]
-    if not before or before[0].partition(_AS_OF)[0] != said:
+    if not before or before[0].partition(_AS_OF)[0] != details:
         add_entry(
             connection,
             order_id,
             ACTION,
             by=source.shop,
             started_by=source.message,
-            reason=said + source.as_of,
+            reason=details + source.as_of,
             reference=places,
         )
         log.warning("order %s was changed in its shop, and differs here: %s", order_id, places)

@@ -110,7 +110,7 @@ def cut(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     end = min(len(text), 3 * most)
-    if end < len(text):  # a number may go on behind the end
+    if end < len(text):  # a number may continue after the cut
         while end and not text[end - 1].isalpha():
             end -= 1
     return masked(text[:end])[:most]

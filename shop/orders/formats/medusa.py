@@ -67,8 +67,8 @@ _IRRELEVANT = tuple(
     customer.* *_address.id *_address.customer_id *_address.country currency
     """.split()
 )
-"""Fields of no interest: origin and state, sums of what is read, what is said twice or only tells a computer
-something."""
+"""Fields of no interest: origin and state, sums of what is read, duplicates, and what only programs
+use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:
 
 
 def _is_first(read: Reading) -> bool:
-    """Returns whether this is an order of Medusa 1. Refuses one of which that cannot be told: its amounts
+    """Returns whether this is an order of Medusa 1. Refuses one whose version is unclear: its amounts
     could be a hundred times what they are."""
     methods, items = read.each("shipping_methods"), read.each("items")
     second = any(name in read for name in _SECOND) or any("amount" in each for each in methods)
@@ -181,8 +181,8 @@ def _add_parts(order: dict[str, Any], read: Reading, of: _Money, options: Option
     order["prices_include_tax"] = with_tax
     parts = [*order["items"], *order["shipping_lines"]]
     total_tax, total = of.rounded(of.of(read, "tax_total")), of.of(read, "total")
-    said = sum((Decimal(part.get("tax_amount", 0)) for part in parts), Decimal(0))
-    if said != total_tax and (with_tax or not said):
+    declared = sum((Decimal(part.get("tax_amount", 0)) for part in parts), Decimal(0))
+    if declared != total_tax and (with_tax or not declared):
         for part in parts:
             part.pop("tax_amount", None)
         order |= amounts(tax_amount=total_tax)

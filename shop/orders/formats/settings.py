@@ -74,7 +74,7 @@ class ShopifySettings(Group):
     """Your own names of manual payment methods (JSON), such as
     `{"Nachnahme": "cash_on_delivery", "Vorkasse": "bank_transfer"}`."""
     test_orders: bool = False
-    """Whether test orders are taken like others. Nobody pays for them."""
+    """Whether test orders are accepted like others. They are not paid."""
 
     @property
     def webhook_secrets(self) -> tuple[str, ...]:

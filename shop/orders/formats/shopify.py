@@ -3,7 +3,7 @@
 https://shopify.dev/docs/api/admin-rest/latest/resources/order
 
 Amounts are those that the customer saw and paid (`presentment_money`). An order that was edited or partly
-refunded before it is taken is mapped as it is now (`current_...`), if that can be said exactly.
+refunded before it is taken is mapped as it is now (`current_...`), if its amounts are exact.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _IRRELEVANT = tuple(
     """.split()
 )
 """Fields of no interest: identity and origin of the browser and of the app; sums of what is read, and the
-same amounts in another currency; what is said twice, or only tells a computer something."""
+same amounts in another currency; duplicates, and what only programs use."""
 
 
 class _Money:
@@ -168,11 +168,13 @@ def _add_parts(order: dict[str, Any], read: Reading, money: _Money, options: Opt
     tip = sum(
         (money.of(line, "price") * (_pieces(line)[1] or 0) for line in lines if _is_tip(line)), Decimal(0)
     )
-    said = read.amount("total_tip_received")
-    if said and not tip:
-        tip = said
+    received = read.amount("total_tip_received")
+    if received and not tip:
+        tip = received
         if money.is_foreign:
-            read.refuse("total_tip_received", f"{said} {money.shop}", f"also the amount in {money.currency}")
+            read.refuse(
+                "total_tip_received", f"{received} {money.shop}", f"also the amount in {money.currency}"
+            )
     shipping = [line for line in read.each("shipping_lines") if not line.flag("is_removed")]
     taxes = _sum(money.of(tax, "price") for part in (*goods, *shipping) for tax in part.each("tax_lines"))
     total_tax = money.of(read, "current_total_tax" if edited else "total_tax")

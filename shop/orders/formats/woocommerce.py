@@ -51,7 +51,7 @@ _IRRELEVANT = tuple(
     fee_lines[].amount fee_lines[].meta_data
     """.split()
 )
-"""Fields of no interest: origin and state, sums of what is read, what is said twice."""
+"""Fields of no interest: origin and state, sums of what is read, duplicates."""
 
 
 def map_order(payload: Mapping[str, Any], options: Options) -> Mapped:

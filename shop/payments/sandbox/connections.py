@@ -153,7 +153,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
-            self.abort()  # nobody asked for it
+            self.abort()  # it answers no request
             return
         try:
             self._http.receive_data(data)

@@ -325,9 +325,9 @@ def _void_result(record: ShipmentRecord) -> Voided | None:
 
 
 def _reasons(record: ShipmentRecord) -> str:
-    said = [
+    reasons = [
         f"{message.carrier or 'EasyPost'}: {message.message}"
         for message in record.messages
         if message.message
     ]
-    return one_line(f" ({'; '.join(dict.fromkeys(said))})", 300) if said else ""
+    return one_line(f" ({'; '.join(dict.fromkeys(reasons))})", 300) if reasons else ""
