@@ -27,9 +27,11 @@ from shop.orders.order import read_stored
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
 from shop.orders.tries import TRY
+from shop.payments.elsewhere import is_paid_later, paid_before
 from shop.retention.files import delete_files, delete_leftovers, find_mails
 from shop.review.actions import erase as erase_reviews
 from shop.settings import settings
+from shop.values.money import currency_of
 
 _BATCH_SIZE = 500
 _ERASING = failpoint("the commit of erasing customers")
@@ -128,7 +130,7 @@ ERASED = "erased"
 """Replaces a required text."""
 _KEPT_KEYS = re.compile(
     r"(.*_)?(id|status|amount|at|timestamp|currency|code|fee|kind|number|model|method|carrier|service|step|compensation|total|value|"
-    r"by_hand|off|url|key|generation_model|booked_at)|amount_.*|label|inventory|written_by"
+    r"by_hand|off|late|url|key|generation_model|booked_at)|amount_.*|label|inventory|written_by"
 )
 _AMOUNTS = {"amount": True, "discount_amount": True, "tax_amount": True}
 _KEPT_FIELDS: dict[str, Any] = {
@@ -143,7 +145,7 @@ _KEPT_FIELDS: dict[str, Any] = {
     "fees": {"__all__": _AMOUNTS},
     "part_payments": {"__all__": {"method": True, "amount": True}},
 }
-"""The fields of `Order` that stay: what was bought, and the amounts that its total is made of."""
+"""The fields of a paid `Order` that stay: what was bought, and the amounts that its total is made of."""
 _CUSTOMER_KEYS = re.compile(r".*(customer|user|mail|name|phone|address).*")
 _KEPT_VALUES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/+~-]{0,199}")
 _MAX_DEPTH = 8
@@ -164,13 +166,24 @@ def scrubbed(value: Any, depth: int = 0) -> Any:
 
 def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> dict[str, Any]:
     """Returns the content of an anonymous `Order`. `paid`: the order was valid, and keeps its items and
-    amounts. Others keep only the id, as their content may be anything."""
+    amounts. Others keep the id and what `_paid_later` returns, as their content may be anything."""
     # The earlier tries, for the comparison with the gateway.
     tries = {TRY: content[TRY]} if TRY in content else {}
-    if not paid:
-        return {"id": order_id, "customer_id": ERASED, "items": [], "total_amount": "0.00", **tries}
-    kept = read_stored(content).model_dump(mode="json", include=_KEPT_FIELDS, exclude_defaults=True)
-    return {**kept, "id": order_id, "customer_id": ERASED, **tries}
+    kept: dict[str, Any] = {"items": [], "total_amount": "0.00"}
+    if paid:
+        kept = read_stored(content).model_dump(mode="json", include=_KEPT_FIELDS, exclude_defaults=True)
+    return {**_paid_later(content), **kept, "id": order_id, "customer_id": ERASED, **tries}
+
+
+def _paid_later(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields by which money that comes by transfer or on delivery is still recorded, and what of
+    it has to be given back."""
+    if not is_paid_later(content):
+        return {}
+    before = paid_before(content, whole=False)
+    parts = {"part_payments": [{"method": "other", "amount": str(before)}]} if before else {}
+    method = content["payment_info"]["method"]
+    return {"currency": currency_of(content), "payment_info": {"method": method}, **parts}
 
 
 def _is_kept(key: str, value: str) -> bool:

@@ -30,6 +30,7 @@ from shop.payments.recording import Received, read_incoming, record_rest
 from shop.payments.recording import record as record_one
 from shop.reconciliation.books import Books, gateway_totals, read_books
 from shop.reconciliation.reconcile import compare_order, reconcile
+from shop.retention.customers import erase_customers
 from shop.review.attention import REOPEN
 from shop.review.cancel import ask_to_cancel
 from shop.review.errors import AmountChanged, NotRetryable, RetryInvalid
@@ -660,6 +661,41 @@ async def test_a_decision_settles_the_amount_that_the_person_saw_and_no_other(
     outcome = await finish_reopened(order_id)
     assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.COMPENSATED, 0)
     assert (outcome.amount_elsewhere, review_queue(saga)) == (PRICE, [])
+    await assert_all_is_well(saga, order_id)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+async def test_a_transfer_that_comes_after_the_customer_is_erased_is_at_risk(
+    saga: World, unique: str, settled: bool
+) -> None:
+    order_id = f"ERASED-{unique}"
+    parts = [{"method": "gift_card", "amount": "20"}] if settled else []
+    info = {"method": "bank_transfer"}
+    intake.submit([an_order(order_id, payment_info=info, part_payments=parts, currency="EUR")])
+    saga.sql("UPDATE customer_order SET submitted_at = now() - interval '15 days'")
+    await process_pending_orders(consumer_seconds=0)
+    if settled:
+        await resolve(decision(order_id, "refunded_by_hand", resolved_by="Kim", reference="B-1"))
+        await finish_reopened(order_id)
+    assert ended(order_id).outcome is Outcome.COMPENSATED
+    assert await asyncio.to_thread(erase_customers, 0) == 1
+    assert (await record(order_id, Decimal(50), reference="T-1", recorded_by="bank")).currency == "EUR"
+    outcome = await finish_reopened(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.NEEDS_ATTENTION, 50)
+    assert review_queue(saga) == [order_id]
+    await assert_all_is_well(saga, order_id)
+
+
+async def test_cash_that_is_collected_after_the_customer_is_erased_is_recorded(
+    saga: World, unique: str
+) -> None:
+    order_id = f"ERASED-{unique}"
+    await outcome_of(an_order(order_id, payment_info={"method": "cash_on_delivery"}))
+    assert await asyncio.to_thread(erase_customers, 0) == 1
+    received = await record(order_id, PRICE + 1, reference="DHL-7", recorded_by="carrier")
+    assert (received.total_received, received.overpaid) == (PRICE + 1, 1)
+    (row,) = [row for row in (await books(saga)).rows if row.name == "paid elsewhere"]
+    assert row.source.startswith("0.00 USD")
     await assert_all_is_well(saga, order_id)
 
 

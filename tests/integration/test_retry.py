@@ -243,6 +243,20 @@ async def test_a_success_that_comes_after_the_next_try_is_refunded_by_reconcilia
     await assert_nothing_differs(saga, order_id)
 
 
+async def test_money_that_came_late_is_known_after_the_customer_is_erased(saga: World, unique: str) -> None:
+    order_id = f"ERASED-{unique}"
+    await process_order(an_order(order_id, card=DECLINED), return_state=True)
+    pay_late(saga, order_id)
+    assert (await again(order_id, CARD)).outcome is Outcome.COMPLETED
+    assert await asyncio.to_thread(erase_customers, 0) == 1
+    await assert_nothing_differs(saga, order_id)
+    await ask_to_cancel(order_id, reason="returned", requested_by="ann")
+    assert (await finish_reopened(order_id)).outcome is Outcome.COMPENSATED
+    assert (ended(order_id).amount_charged, ended(order_id).amount_refunded) == (2 * PRICE, 2 * PRICE)
+    assert saga.money(order_id) == (2 * PRICE, 2 * PRICE)
+    await assert_nothing_differs(saga, order_id)
+
+
 async def test_a_late_success_that_cannot_be_refunded_needs_a_person(saga: World, unique: str) -> None:
     """And the new card is not charged."""
     order_id = f"KEPT-{unique}"
