@@ -15,8 +15,7 @@ import sys
 from prefect import flow
 from pydantic import BaseModel
 
-from saga import Kind, Saga, SagaInstance, SagaStore, Step, StepError, create_tables
-from saga.database import transaction
+from saga import Kind, Saga, SagaInstance, SagaStore, Step, StepError, create_tables, transaction
 from saga.prefect import external_compensation, external_step, process, recover
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Identity, Index, Integer, MetaData, Table, Uuid, text
@@ -70,9 +70,21 @@ def _instances(store: SagaStore[Any], metadata: MetaData, own: Sequence[SchemaIt
         # The code of the error for which it was last postponed, and since when.
         text_column("waits_for"),
         time_column("waits_since"),
-        Index(f"{store.instances}_open", "number", postgresql_where=text("outcome IS NULL")),
+        *_open_indexes(store),
         *own,
     )
+
+
+def _open_indexes(store: SagaStore[Any]) -> Iterator[Index]:
+    """Yields the indexes that the engine's statements need, of open instances only. They stay small, so that
+    reading them costs little however many instances have ended."""
+    for name, column, condition in (
+        ("open", "number", "outcome IS NULL"),
+        ("cancelling", "cancel_requested_at", "cancel_requested_at IS NOT NULL AND outcome IS NULL"),
+        ("taken_over", "taken_over_from", "taken_over_from IS NOT NULL AND outcome IS NULL"),
+        ("suspected", "number", "outcome IS NULL AND takeovers >= 2"),
+    ):
+        yield Index(f"{store.instances}_{name}", column, postgresql_where=text(condition))
 
 
 def _journal(store: SagaStore[Any], metadata: MetaData, own: Sequence[SchemaItem]) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from saga.finish import BLOCKED_SECONDS
+from saga import BLOCKED_SECONDS
 from shop.monitoring.commands import (
     event_metrics,
     read_commands,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from saga import ExternalAction
 from saga.database import Tx
 from saga.errors import StepError
-from saga.execution import ExternalAction
 from shop.inventory import reservations
 from shop.inventory.errors import ReservationLost
 from shop.inventory.port import ReleaseResult, ReservationResult, release_result, reservation_result

@@ -14,9 +14,9 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel
 
+from saga import ExternalAction
 from saga.database import Tx
 from saga.errors import StepError
-from saga.execution import ExternalAction
 from shop.inventory.errors import ReservationLost
 from shop.orders import amounts
 from shop.orders.names import stem

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, text
 
+from saga import ExternalAction
 from saga.database import Tx, transaction
 from saga.errors import StepError
-from saga.execution import ExternalAction
 from saga.failpoints import failpoint
 from shop.inventory import embedded
 from shop.inventory.deliveries import DeliveryNote, DeliveryReceipt, store

@@ -45,19 +45,6 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
         Index(
             "customer_order_attention", "finished_at", postgresql_where=text("outcome = 'needs_attention'")
         ),
-        Index(
-            "customer_order_cancelling",
-            "cancel_requested_at",
-            postgresql_where=text("cancel_requested_at IS NOT NULL AND outcome IS NULL"),
-        ),
-        Index(
-            "customer_order_taken_over",
-            "taken_over_from",
-            postgresql_where=text("taken_over_from IS NOT NULL AND outcome IS NULL"),
-        ),
-        Index(
-            "customer_order_suspected", "number", postgresql_where=text("outcome IS NULL AND takeovers >= 2")
-        ),
         # Lists and searches (`shop.orders.search`). The first grows at its end only; the others have hashes,
         # which bound an entry's size.
         Index("customer_order_submitted", "submitted_at", "number"),

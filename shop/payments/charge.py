@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from saga.checkpoint import checkpoint
+from saga import checkpoint
 from saga.failpoints import failpoint
 from shop.orders import names
 from shop.orders.errors import OrderRejected

@@ -17,11 +17,10 @@ from typing import Any
 
 from sqlalchemy import text
 
-from saga.checkpoint import checkpoint
+from saga import ExternalAction, checkpoint
 from saga.clock import database_time
 from saga.database import transaction
 from saga.errors import LeaseLost
-from saga.execution import ExternalAction
 from saga.failpoints import failpoint
 from shop.inventory import stock
 from shop.orders.order import OrderInstance

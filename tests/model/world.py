@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-import saga.checkpoint
+import saga.checkpoints
 import saga.claims
 import saga.database
 import shop.payments.gateways
@@ -198,7 +198,7 @@ class World:
         worker.bury()
         for kept in (
             saga.database._engines,
-            saga.checkpoint._writers,
+            saga.checkpoints._writers,
             shop.payments.gateways._open,
         ):  # what is kept for a loop keeps the loop
             kept.pop(worker.loop, None)

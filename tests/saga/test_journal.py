@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from deployments.local.environment import environment
 from saga import claims, journal
 from saga import lease as leases
-from saga.checkpoint import checkpoint
+from saga.checkpoints import checkpoint
 from saga.configuration import config
 from saga.database import NotWritten, Tx, transaction
 from saga.definition import Kind, Saga, Step
@@ -52,6 +52,23 @@ SAGA = Saga(
 
 
 # -- claiming
+
+
+async def test_what_is_asked_about_open_trips_reads_no_ended_ones(agency: Agency) -> None:
+    """Of an owner who has only what `create_tables` makes."""
+    asked = {
+        "trip_cancelling": "cancel_requested_at IS NOT NULL AND outcome IS NULL",
+        "trip_taken_over": "taken_over_from = gen_random_uuid() AND outcome IS NULL",
+        "trip_suspected": "outcome IS NULL AND lease_id IS NOT NULL AND takeovers >= 2 ORDER BY number",
+    }
+    async with transaction() as tx:
+        await tx.execute(text("SAVEPOINT before"))
+        await tx.execute(text("SET LOCAL enable_seqscan = off"))
+        await tx.execute(text("DROP INDEX trip_open"))  # of a few trips it would do as well
+        for index, condition in asked.items():
+            plan = (await tx.execute(text(f"EXPLAIN SELECT id FROM trip WHERE {condition}"))).scalars()
+            assert index in "\n".join(plan)
+        await tx.execute(text("ROLLBACK TO SAVEPOINT before"))
 
 
 @pytest.mark.parametrize("known", [None, ()], ids=["all", "those that the worker does not know"])
@@ -738,7 +755,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *failures: BaseException) -> None:
         self.begun, self._failures = 0, list(failures)
-        monkeypatch.setattr("saga.checkpoint.transaction", self._transaction)
+        monkeypatch.setattr("saga.checkpoints.transaction", self._transaction)
 
     @asynccontextmanager
     async def _transaction(self, *_: object) -> AsyncIterator[Tx]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from saga.checkpoint import checkpoint
+from saga.checkpoints import checkpoint
 from saga.database import Tx, transaction
 from saga.errors import (
     BatchFailing,

@@ -1,11 +1,19 @@
-"""No modules import each other in a circle. import-linter checks the direction of imports (`make lint`)."""
+"""No modules import each other in a circle, and the engine's README has its public names and its modules.
+import-linter checks the direction of imports (`make lint`)."""
 
 from __future__ import annotations
 
+import re
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import grimp
 import pytest
+
+import saga
+import saga.prefect
+
+ENGINE = Path(saga.__file__).parent
 
 PACKAGES = ("deployments", "examples", "flows", "saga", "shop", "tasks")
 
@@ -19,3 +27,13 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         TopologicalSorter(imports).prepare()
     except CycleError as circle:
         pytest.fail(" -> ".join(circle.args[1]))
+
+
+def test_the_engines_readme_has_every_public_name_and_every_module() -> None:
+    named = set(re.findall(r"`([\w/]+)`", (ENGINE / "README.md").read_text(encoding="utf-8")))
+    modules = {
+        str(file.relative_to(ENGINE).with_suffix(""))
+        for file in ENGINE.rglob("*.py")
+        if file.name != "__init__.py"
+    }
+    assert {*saga.__all__, *saga.prefect.__all__, *modules} <= named

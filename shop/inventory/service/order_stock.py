@@ -21,7 +21,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saga.checkpoint import checkpoint
+from saga import checkpoint
 from saga.clock import database_time
 from saga.database import Tx
 from saga.errors import StepError

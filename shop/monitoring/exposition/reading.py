@@ -23,8 +23,8 @@ from typing import Any
 
 from sqlalchemy import Connection, NullPool, text
 
+from saga import BLOCKED_SECONDS
 from saga.database import new_engine
-from saga.finish import BLOCKED_SECONDS
 from shop.monitoring.buckets import bucket_sql
 from shop.monitoring.business import BEING_REFUNDED
 from shop.monitoring.config import monitoring
