@@ -354,6 +354,24 @@ async def test_the_parcel_is_described(
     assert (item["quantity"], item["value"], item["origin_country"]) == (1, "999.99", "US")
 
 
+async def test_light_goods_weigh_something_and_no_more_than_their_parcel(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
+    """A sticker of a gram, and lines whose weights are rounded up."""
+    abroad = {"address": "1 Rue", "city": "Paris", "zip": "75001", "country": "FR"}
+    for n, grams in enumerate([[1], [7, 7, 7]]):
+        order_id = f"{unique}-{n}"
+        items = [
+            {"product_id": f"P{i}", "quantity": 1, "price": "1.00", "weight_grams": each}
+            for i, each in enumerate(grams)
+        ]
+        await carrier.quote(order(order_id, items=items, shipping_info=abroad))
+        (made,) = easypost_server.shipments(order_id)
+        declared = [item["weight"] for item in made["customs_info"]["customs_items"]]
+        assert min(declared) > 0
+        assert 0 < sum(declared) <= made["parcel"]["weight"] + 1e-9
+
+
 async def test_the_whole_address_reaches_the_carrier(
     carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
 ) -> None:

@@ -227,7 +227,7 @@ class EasyPostCarrier:
                 "email": ascii_mail_domain(order.customer_email) if order.customer_email else None,
                 "phone": to.phone,
             },
-            "parcel": {"weight": round(sum(map(self._ounces, order.items)), 1)},
+            "parcel": {"weight": round(sum(self._ounces(i) for i in order.items if not i.digital), 1)},
             "options": {"label_format": "PDF", "label_size": "4x6"},
         }
         if to.country.upper() != sender.country:
@@ -235,11 +235,11 @@ class EasyPostCarrier:
         return params
 
     def _ounces(self, item: Item) -> float:
-        """Returns the weight of a line; of `EASYPOST_PIECE_OUNCES` a piece, if the order does not say it."""
-        if item.digital:
-            return 0
+        """Returns the weight of a line, in tenths of an ounce, as the carriers take it: at least one, because
+        they refuse what weighs nothing; of `CARRIER_PIECE_OUNCES` a piece, if the order does not say it."""
         given = item.weight_grams
-        return item.quantity * (given / _GRAMS if given else self._settings.easypost.piece_ounces)
+        piece = given / _GRAMS if given else self._settings.easypost.piece_ounces
+        return max(0.1, round(item.quantity * piece, 1))
 
     def _customs(self, order: Order) -> dict[str, Any]:
         items = [
@@ -248,7 +248,7 @@ class EasyPostCarrier:
                 "quantity": item.quantity,
                 "value": str(amounts.line_total(item, order.currency) - item.discount_amount),
                 "currency": order.currency,
-                "weight": round(self._ounces(item), 1),
+                "weight": self._ounces(item),
                 "origin_country": self._sender.country,
             }
             for item in order.items
