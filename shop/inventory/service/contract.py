@@ -57,7 +57,8 @@ class Reservation:
     id: str
     state: State
     items: dict[str, Pieces]
-    """Pieces per product that are held or shipped, or were when it ended. Empty: the order never reserved."""
+    """Pieces per product that are held, shipped or expired, or were held or shipped when it ended. Empty: it
+    ended and held nothing."""
     expires_at: datetime
 
 

@@ -34,7 +34,7 @@ _MARK_AT_SERVICE = text("UPDATE reservation SET at_service = true WHERE order_id
 _CLOSE = text(
     "INSERT INTO reservation (order_id, id, state, items, expires_at, ended_at, at_service) "
     "VALUES (:id, :name, 'released', '{}', now(), now(), true) ON CONFLICT (order_id) DO UPDATE SET state = "
-    "'released', at_service = true"
+    "'released', items = '{}', at_service = true"
 )
 _EXPIRED = text(
     "SELECT order_id, items FROM reservation WHERE state = 'held' AND at_service AND expires_at < now() "
