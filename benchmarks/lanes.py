@@ -23,7 +23,7 @@ from benchmarks.cpu import Cpu
 from benchmarks.followers import follow, followers
 from benchmarks.gateway import MemoryGateway
 from benchmarks.suite import Measured
-from deployments.local.environment import environment
+from deployments.environment import environment
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders

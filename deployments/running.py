@@ -8,7 +8,7 @@ import socket
 
 from dotenv import dotenv_values
 
-from deployments.local.environment import CREDENTIALS, from_file, given, read_secret_files, set_environment
+from deployments.environment import CREDENTIALS, from_file, given, read_secret_files, set_environment
 from shop.settings import ENV_FILES
 
 _URL = "PREFECT_API_URL"

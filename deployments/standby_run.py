@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
-from deployments.local.warm import load
+from deployments.warm import load
 
 RUN_ID_VARIABLE = "PREFECT__FLOW_RUN_ID"
 NO_RUN = UUID(int=0)

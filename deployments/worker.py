@@ -42,9 +42,8 @@ from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
 from deployments.capacity import ORDER_RUNS, OWN_RUNS, QUEUES, places, worker_limit
-from deployments.local.environment import set_environment
-from deployments.local.processes import is_alive
-from deployments.local.supervision import handle_signals
+from deployments.environment import set_environment
+from deployments.processes import handle_signals, is_alive
 from deployments.standby import OrdersJob, Standby, runs_of
 from deployments.watched import watched
 from deployments.worker_health import WorkerHealth, serving

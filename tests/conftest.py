@@ -25,8 +25,8 @@ import psycopg
 import pytest
 from hypothesis import settings as examples
 
-from deployments.local.environment import environment
-from deployments.local.errors import AlreadyRunning, StackError
+from deployments.environment import environment
+from deployments.errors import AlreadyRunning, StackError
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import free_port, stop_leftover

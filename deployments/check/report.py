@@ -12,8 +12,8 @@ from rich.text import Text
 
 from deployments import terminal
 from deployments.check.parts import Finding, Known, State, check_all, unknown_settings, wrong_settings
-from deployments.local.environment import given
-from deployments.local.errors import StackError
+from deployments.environment import given
+from deployments.errors import StackError
 from deployments.running import configured_prefect_api_url, use_running_world
 from deployments.terminal import FittedTable
 from shop.monitoring.config import MonitoringConfigError, monitoring

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 
-from deployments.local.environment import read_secret_files
+from deployments.environment import read_secret_files
 
 _UNUSABLE = 2
 _HELP = """Order processing as a saga on Prefect.

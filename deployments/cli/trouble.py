@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from deployments.database_errors import described, reason
-from deployments.local.environment import UnreadableSecret
+from deployments.environment import UnreadableSecret
 from saga.database import is_database_error, is_schema_mismatch
 from shop.monitoring.config import MonitoringConfigError
 from shop.runtime.extras import MissingExtra

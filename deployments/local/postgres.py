@@ -20,7 +20,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import PGconn, Ping
 
-from deployments.local.errors import StackError
+from deployments.errors import StackError
 from deployments.local.files import poll, read_if_there, tail
 from deployments.local.postgres_binaries import (
     Account,
@@ -30,7 +30,7 @@ from deployments.local.postgres_binaries import (
     require_access,
     require_programs,
 )
-from deployments.local.processes import is_alive
+from deployments.processes import is_alive
 from shop.runtime.files import make_private
 
 _PORT = 5432  # only a part of the socket's name

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from deployments.automations import remove_triggers, triggers
-from deployments.local.errors import StackError
+from deployments.errors import StackError
 from deployments.local.files import key_in, read_if_there, tail, write_whole
 from deployments.local.processes import free_port, wait_until
 from deployments.local.programs import Preloaded, Program, answers, usual_port

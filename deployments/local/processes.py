@@ -22,8 +22,9 @@ from pathlib import Path
 
 import psutil
 
-from deployments.local.errors import Interrupted, StackError
+from deployments.errors import Interrupted, StackError
 from deployments.local.files import read_if_there, tail, write_whole
+from deployments.processes import is_alive
 from shop.runtime.files import PRIVATE_FILE, make_private
 
 _MARK = "ORDER_SAGA_CHILD"
@@ -195,13 +196,6 @@ def _wait_for(
         waiting = [process for process in waiting if is_alive(process)]
         if waiting:
             time.sleep(0.02)
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Returns whether the process runs, and is no zombie that waits for its parent."""
-    with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:

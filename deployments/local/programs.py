@@ -155,7 +155,7 @@ class Web(Served):
 
 class Preloaded(Program):
     """A command of Prefect's. `prepare` loads its code while other parts start; it begins when it gets the
-    API's address (`deployments.local.warm`)."""
+    API's address (`deployments.warm`)."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class Preloaded(Program):
         environment: Environment,
     ) -> None:
         self._go = pids / f"{file}.go"
-        command = ["deployments.local.warm", str(self._go), "--no-prompt", *arguments]
+        command = ["deployments.warm", str(self._go), "--no-prompt", *arguments]
         super().__init__(name, file, command, home=home, logs=logs, pids=pids, environment=environment)
 
     @property

@@ -14,9 +14,9 @@ from rich.text import Text
 from deployments import terminal
 from deployments.check.report import check, check_settings
 from deployments.check.report import table as check_table
+from deployments.environment import given
+from deployments.errors import Interrupted, StackError
 from deployments.local.display import Display
-from deployments.local.environment import given
-from deployments.local.errors import Interrupted, StackError
 from deployments.local.programs import METRICS_PORT
 from deployments.local.stack import HOME, Options, Stack
 from deployments.running import configured_prefect_api_url

@@ -11,7 +11,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from deployments.local.warm import load
+from deployments.warm import load
 from shop.runtime.http_server import listen, serve
 
 LOOPBACK = "127.0.0.1"

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deployments.local.environment import set_environment, write_env_file
-from deployments.local.errors import Interrupted
+from deployments.environment import set_environment, write_env_file
+from deployments.errors import Interrupted
 from deployments.local.files import key_in
 from deployments.local.postgres import EmbeddedPostgres, wait_for_server
 from deployments.local.prefect_server import Deployments, PrefectServer, require_answer, tidy_up

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from deployments.local.errors import AlreadyRunning, Interrupted, StackError
+from deployments.errors import AlreadyRunning, Interrupted, StackError
 from shop.runtime.files import PRIVATE_FILE, make_private
 
 
@@ -73,15 +73,6 @@ class RunLock:
 
 
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def handle_signals() -> None:
-    """Makes SIGINT and SIGTERM end this process even if it was started with them ignored, by a shell in
-    the background (`&`) or by `nohup`. Some programs, such as Prefect's worker, hang on SIGTERM while
-    SIGINT is ignored. SIGHUP is not changed: `nohup` exists to ignore it."""
-    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, usual)
 
 
 class SignalGuard:

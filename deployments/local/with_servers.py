@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from deployments.local.environment import given
-from deployments.local.errors import AlreadyRunning, Interrupted, StackError
+from deployments.environment import given
+from deployments.errors import AlreadyRunning, Interrupted, StackError
 from deployments.local.stack import HOME, Options, Stack
 from deployments.running import configured_prefect_api_url, use_running_world
 

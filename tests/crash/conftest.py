@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.programs import Sandbox
 from tests.conftest import own_port

@@ -23,7 +23,7 @@ from deployments.check import report
 from deployments.check.parts import Finding, Known, State, check_all
 from deployments.check.report import check, check_settings
 from deployments.check.servers import addresses_beyond_loopback
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.prefect_server import PREFECT_BASICS, PrefectServer
 from deployments.local.processes import Child, free_port, wait_until
 from deployments.local.programs import Worker

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deployments.local.errors import StackError
+from deployments.errors import StackError
 from deployments.local.programs import LocalModel
 from deployments.local.stack import LOCAL_MODEL, Options
 from shop.confirmation import local_model

@@ -10,7 +10,7 @@ import httpx
 import psycopg
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from tests.conftest import HOME, own_port

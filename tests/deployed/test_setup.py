@@ -16,7 +16,7 @@ import pytest
 
 from deployments.capacity import QUEUES
 from deployments.cli import order_saga
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from tests.conftest import HOME, own_port

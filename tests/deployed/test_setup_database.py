@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from deployments.cli import order_saga
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from deployments.setup.database import DatabaseUnusable, ensure_database, only_one_sets_up

@@ -20,10 +20,10 @@ import psutil
 import psycopg
 import pytest
 
+from deployments.environment import given
+from deployments.errors import AlreadyRunning, Interrupted, StackError
 from deployments.local import postgres as postgres_module
 from deployments.local import postgres_binaries
-from deployments.local.environment import given
-from deployments.local.errors import AlreadyRunning, Interrupted, StackError
 from deployments.local.files import poll
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.postgres_binaries import Binaries, account_for, find_binaries, require_programs

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.files import tail
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import Deployments, PrefectServer

@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 import time_machine
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.prefect_server import PrefectServer
 from deployments.trigger import start_own_run
 from flows.consumers import start_consumer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.programs import Worker
 from deployments.trigger import submit_orders, wake_pending_lane

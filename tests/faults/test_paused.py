@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from saga.database import sync_engine
 from shop.inventory.catalogue import load_sample_catalogue

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.payments.gateways import PAYMENT_GATEWAY, close_gateway

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from deployments.capacity import LANES, LOWEST_LIMIT, OWN_RUNS, QUEUES, REPORTS, REVIEW, places, worker_limit
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.programs import Worker
 from deployments.trigger import submit_orders

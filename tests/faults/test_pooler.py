@@ -11,7 +11,7 @@ import pytest
 
 from deployments.check.parts import Finding, Known, State, check_part, database
 from deployments.check.servers import Pooler, recognise_pooler
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from shop.orders import intake
 from shop.settings import settings

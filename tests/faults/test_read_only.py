@@ -15,7 +15,7 @@ import httpx
 import psycopg
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from shop.orders import intake
 from tests.faults.proxy import cut

@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 from deployments.cli import order_saga
-from deployments.local.environment import environment
-from deployments.local.errors import StackError
+from deployments.environment import environment
+from deployments.errors import StackError
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.programs import Sandbox

@@ -15,7 +15,7 @@ import pytest
 
 import saga.database
 import shop.orders.intake
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.trigger import start_own_run
 from saga.database import sync_engine
 from shop.inventory.catalogue import load_sample_catalogue

@@ -20,7 +20,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from deployments.local.environment import write_env_file
+from deployments.environment import write_env_file
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.serve_prefect import LOOPBACK
 from shop.runtime.http_server import HEADER_SECONDS

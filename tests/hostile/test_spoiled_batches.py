@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from flows.housekeeping import housekeeping
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake

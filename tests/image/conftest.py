@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.processes import free_port
 from tests.image.containers import Role, job
 from tests.image.postgres import postgres

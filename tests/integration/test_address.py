@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from deployments.cli import order_saga
-from deployments.local.environment import environment
+from deployments.environment import environment
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders

@@ -17,7 +17,7 @@ from prefect.events import Event
 from prometheus_client.parser import text_string_to_metric_families
 
 import tasks.alerts
-from deployments.local.environment import environment
+from deployments.environment import environment
 from saga.errors import InfrastructureError, StepError
 from saga.execution import StepExecution
 from saga.external_action import run_external

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from shop.confirmation import language_model
 from shop.confirmation.confirmation import Confirmation

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import standardwebhooks
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.processes import free_port
 from saga.database import transaction
 from shop.notifications import outbox

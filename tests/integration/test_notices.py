@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prefect.artifacts import Artifact
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.processes import free_port
 from flows.attention_artifact import UNDELIVERED_KEY as KEY
 from flows.cancel_order import cancel_order

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from flows.housekeeping import housekeeping
 from flows.process_pending_orders import process_pending_orders
 from shop.payments.gateways import close_gateway

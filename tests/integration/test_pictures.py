@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
 )
 
 from deployments.cli import order_saga
-from deployments.local.environment import environment
+from deployments.environment import environment
 from flows import order_picture, progress
 from flows import show_dashboard as dashboard
 from flows.daily_report import daily_report

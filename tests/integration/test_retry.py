@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from deployments.cli import order_saga
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.programs import Sandbox
 from flows.order_run import finish_reopened
 from flows.order_saga import ORDER_SAGA

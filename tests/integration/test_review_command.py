@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from deployments.cli import order_saga
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.programs import Sandbox
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders

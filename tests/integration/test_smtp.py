@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trustme
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.processes import free_port
 from saga.database import sync_engine
 from shop.notifications import outbox

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from pypdf import PdfReader
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.web.app import create_app
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders

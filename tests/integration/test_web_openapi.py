@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from tests.integration.web import KEY, SECRET, served
 
 SIGNED = ("/webhooks/stripe", "/orders/shopify", "/orders/woocommerce")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from flows.order_saga import ORDER_SAGA
 from flows.process_pending_orders import process_pending_orders

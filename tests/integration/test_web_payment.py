@@ -11,7 +11,7 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake
 from tests.integration.stripe_world import StripeWorld

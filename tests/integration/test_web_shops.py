@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from deployments.cli import order_saga
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.trigger import submit_payloads
 from flows.process_pending_orders import process_pending_orders
 from shop.orders.outcomes import Outcome

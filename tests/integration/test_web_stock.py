@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from tests.integration.test_web_orders import NOBODY, problem
 from tests.integration.web import KEY, served
 from tests.integration.world import World

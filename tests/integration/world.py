@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from sqlalchemy import create_engine, text
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from shop.inventory.deliveries import read_delivery
 from shop.inventory.stock import receive
 from shop.notifications.kinds import Kind

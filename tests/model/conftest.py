@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from saga.database import close_engine
 from shop.inventory import catalogue
 from shop.runtime.garbage import reduced_garbage_collection

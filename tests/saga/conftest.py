@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from saga.configuration import config
 from saga.database import close_engine, sync_engine

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from saga import claims, journal
 from saga import lease as leases
 from saga.checkpoints import checkpoint

@@ -15,7 +15,7 @@ import pytest
 
 from deployments.cli import make_app, order_saga
 from deployments.cli.review import in_commands
-from deployments.local.environment import environment
+from deployments.environment import environment
 from shop.review import attention
 from shop.review.attention import ReviewCase
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from deployments.environment import SECRETS
 from deployments.local import prefect_server
-from deployments.local.environment import SECRETS
 from shop.runtime.secrets import is_secret
 from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings

@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from deployments.cli.trouble import explanation
 from deployments.database_errors import DatabaseUnavailable, reason
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.review import orders_that_need_attention
 from deployments.trigger import submit_orders, wait_for_outcome
 from saga.database import is_database_error, sync_engine

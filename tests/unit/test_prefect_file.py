@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments import prefect_file
-from deployments.local.environment import environment
+from deployments.environment import environment
 from deployments.prefect_file import FILE, REVISION, code_folder, described, filled, revision, values
 from shop.settings import Settings
 from tests.conftest import HOME

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from deployments import running
 from deployments.cli import order_saga
+from deployments.environment import UnreadableSecret, read_secret_files, write_env_file
 from deployments.local import run
-from deployments.local.environment import UnreadableSecret, read_secret_files, write_env_file
 from deployments.local.run import show_next_steps
 from deployments.running import configured_prefect_api_url, use_running_world
 

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 import pytest
 from pydantic import ValidationError
 
-from deployments.local.environment import environment
+from deployments.environment import environment
 from shop.monitoring.dashboard.dashboard import part_names
 from shop.runtime.settings import ShopSettings
 from shop.runtime.times import bounds_of, day_of, in_shop, shown, shown_minute

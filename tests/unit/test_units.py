@@ -12,7 +12,7 @@ from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_settings_fields as prefect_settings
 
 from deployments.cli import make_app
-from deployments.local.environment import SECRETS
+from deployments.environment import SECRETS
 from shop.runtime.secrets import is_secret
 from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings

@@ -13,7 +13,7 @@ from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 
 from deployments import worker
-from deployments.local.environment import environment
+from deployments.environment import environment
 from shop.monitoring import traces
 
 NAME = "PREFECT_WORKER_QUERY_SECONDS"

@@ -1,4 +1,4 @@
-"""Preloads `prefect ARGUMENT...` and runs it on a signal: `python -m deployments.local.warm GO_FILE
+"""Preloads `prefect ARGUMENT...` and runs it on a signal: `python -m deployments.warm GO_FILE
 ARGUMENT...`.
 
 Loading Prefect takes seconds, which this overlaps with the start of the server. GO_FILE contains the API's

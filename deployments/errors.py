@@ -1,4 +1,4 @@
-"""Errors of the local start, for the person who started it."""
+"""Errors for the person who starts the system."""
 
 from __future__ import annotations
 

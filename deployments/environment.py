@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from deployments.local.errors import StackError
-from deployments.local.files import write_whole
+from deployments.errors import StackError
+from shop.runtime.files import write_atomic
 from shop.runtime.secrets import Unreadable, elsewhere
 
 
@@ -76,7 +76,7 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> None:
         )
     ]
     lines += [f"{name}={_quoted(value)}" for name, value in values.items()]
-    write_whole(path, "\n".join([*lines, ""]))
+    write_atomic(path, "\n".join([*lines, ""]).encode())
 
 
 def _quoted(value: str) -> str:
