@@ -36,7 +36,7 @@ from deployments.setup.server import ensure_queues, ensure_work_pool
 from saga import log_context
 from tests.easypost_server import EasyPost
 from tests.localstripe_server import LocalStripe
-from tests.nursery.nursery import Nursery
+from tests.worker_forkserver.forkserver import Forkserver
 
 HOME = Path(__file__).resolve().parent.parent
 _PREFIX = "order-saga-tests-"
@@ -271,11 +271,11 @@ def prefect_api(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefect
 
 
 @pytest.fixture(scope="session")
-def running_nursery(world_dir: Path) -> Iterator[Nursery]:
+def running_forkserver(world_dir: Path) -> Iterator[Forkserver]:
     """The parent of worker processes that are there in milliseconds."""
-    nursery = Nursery(world_dir / "nursery", world_dir / "run")
+    forkserver = Forkserver(world_dir / "forkserver", world_dir / "run")
     try:
-        nursery.start()
-        yield nursery
+        forkserver.start()
+        yield forkserver
     finally:
-        nursery.stop()
+        forkserver.stop()

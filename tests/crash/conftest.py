@@ -18,7 +18,7 @@ from tests.easypost_server import EasyPost
 from tests.inventory_server import TOKEN
 from tests.localstripe_server import LocalStripe
 from tests.mail_server import mail_server
-from tests.nursery.nursery import Nursery
+from tests.worker_forkserver.forkserver import Forkserver
 
 HOME = Path(__file__).resolve().parent.parent.parent
 
@@ -52,7 +52,7 @@ def site(
     easypost_server: EasyPost,
     localstripe: LocalStripe,
     prefect_api: Any,
-    running_nursery: Nursery,
+    running_forkserver: Forkserver,
     world_dir: Path,
 ) -> Iterator[Site]:
     """Servers, and workers to be killed."""
@@ -68,7 +68,7 @@ def site(
             postgres,
             template_database,
             folder,
-            running_nursery,
+            running_forkserver,
             gateways,
             easypost_server,
             localstripe,

@@ -32,7 +32,7 @@ from tests.integration.world import World
 from tests.inventory_server import InventoryServer, inventory_server
 from tests.localstripe_server import LocalStripe
 from tests.mail_server import MailServer
-from tests.nursery.nursery import Nursery, Process
+from tests.worker_forkserver.forkserver import Forkserver, Process
 
 STRIPE = "is Stripe"
 SERVICE = "a service"
@@ -67,7 +67,7 @@ class Site:
     postgres: EmbeddedPostgres
     template: str
     folder: Path
-    nursery: Nursery
+    forkserver: Forkserver
     gateways: Mapping[str, str]
     """`remembers` and `forgets`: their addresses."""
     easypost: EasyPost
@@ -165,7 +165,9 @@ class Shop:
             "LOG_LEVEL": "ERROR",
             **self.settings,
         }
-        return self.site.nursery.process("walk", env=environment, lane=lane, orders=list(orders), **options)
+        return self.site.forkserver.process(
+            "walk", env=environment, lane=lane, orders=list(orders), **options
+        )
 
     def some_orders(self, *scenarios: Scenario) -> tuple[list[dict[str, Any]], dict[str, Scenario]]:
         """New orders, one for each, and which is which; paid as this shop's gateway can be."""

@@ -18,7 +18,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments.errors import PaymentGatewayError, PaymentGatewayTimeout
 from tests.crash.scenarios import PRICE, SCENARIOS
 from tests.crash.site import Shop, Site
-from tests.nursery.nursery import Process
+from tests.worker_forkserver.forkserver import Process
 
 _MIX = {"completes": 12, "cannot be shipped": 3, "declined": 2, "sold out": 1, "invalid": 1, "answer lost": 1}
 _LEASE_SECONDS = 2

@@ -27,7 +27,7 @@ from tests.crash.matrix import (
 )
 from tests.crash.site import STRIPE, Site
 from tests.crash.summary import Line, Summary
-from tests.nursery.nursery import Nursery
+from tests.worker_forkserver.forkserver import Forkserver
 
 pytestmark = pytest.mark.alone
 
@@ -67,15 +67,15 @@ def test_no_declared_point_is_left_out(
 ) -> None:
     """A new step brings its points with it; one that no case leads to would never be tried."""
     aside = {f"{when} {effect}" for effect in _ASIDE for when in ("before", "after")}
-    declared = set(site.nursery.process("declared").wait(30)) - aside
+    declared = set(site.forkserver.process("declared").wait(30)) - aside
     for each in (True, False):
         tried = [*_deaths(ways, every=each), *_deaths_in_recovery(ways, recoveries, every=each)]
         assert declared - {case.point for case in tried} == set(), f"every: {each}"
 
 
-def test_no_effect_in_the_code_is_left_out(running_nursery: Nursery) -> None:
+def test_no_effect_in_the_code_is_left_out(running_forkserver: Forkserver) -> None:
     """What these workers never import declares nothing, and would not be missed."""
-    declared = {point.removeprefix("before ") for point in running_nursery.process("declared").wait(30)}
+    declared = {point.removeprefix("before ") for point in running_forkserver.process("declared").wait(30)}
     found = named()
     assert set(found) - declared <= _ASIDE <= set(found)
     assert {name for name, places in found.items() if places > 1} == set(), (

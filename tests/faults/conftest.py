@@ -23,7 +23,7 @@ from tests.conftest import own_port
 from tests.faults.witness import stock_up, where_they_stand
 from tests.integration.conftest import saga, shop_environment, stripe_saga, unique, world
 from tests.integration.world import World
-from tests.nursery.nursery import HOME, Nursery
+from tests.worker_forkserver.forkserver import HOME, Forkserver
 
 __all__ = ["saga", "shop_environment", "stripe_saga", "unique", "world"]
 
@@ -37,10 +37,10 @@ def runnable_flows(prefect_api: PrefectServer) -> None:
 
 
 @pytest.fixture
-def nursery(running_nursery: Nursery, prefect_api: PrefectServer) -> Iterator[Nursery]:
+def forkserver(running_forkserver: Forkserver, prefect_api: PrefectServer) -> Iterator[Forkserver]:
     """Worker processes for this test; those that are left at its end are ended."""
-    yield running_nursery
-    running_nursery.end_all()
+    yield running_forkserver
+    running_forkserver.end_all()
 
 
 @pytest.fixture(scope="session")
@@ -87,8 +87,8 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed and call.when == "call":
         given = getattr(item, "funcargs", {})
-        if isinstance(nursery := given.get("nursery"), Nursery):
-            report.sections += [(f"worker {name}", said) for name, said in nursery.said()]
+        if isinstance(forkserver := given.get("forkserver"), Forkserver):
+            report.sections += [(f"worker {name}", said) for name, said in forkserver.said()]
         for world in (given.get("frail"), given.get("saga"), given.get("deployed")):
             if isinstance(world, World):
                 report.sections.append(("open orders", where_they_stand(world)))

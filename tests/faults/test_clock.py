@@ -26,8 +26,8 @@ from tests.faults.runs import forget_runs, runs_of
 from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, order_of, stock_up
 from tests.integration.stripe_world import StripeWorld
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import Forkserver
 
 HOUR, DAY = 3_600, 86_400
 WRONG = pytest.mark.parametrize("wrong", [-3 * HOUR, 3 * HOUR], ids=["behind", "ahead"])
@@ -35,7 +35,7 @@ QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
 
 @pytest.mark.slow
-async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, unique: str) -> None:
+async def test_workers_whose_clocks_jump_by_days(saga: World, forkserver: Forkserver, unique: str) -> None:
     """One is a day ahead, then behind; the other the other way round.
     Both renew their leases, and neither takes from the other."""
     stock_up(saga)
@@ -44,11 +44,11 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, 
     intake.submit(waiting)
     env = {**QUICK, "LEASE_SECONDS": "20"}
     consumers = [
-        nursery.consumer(batch_size=5, clock=jumps, env=env) for jumps in ([DAY, -DAY], [-DAY, DAY, 0])
+        forkserver.consumer(batch_size=5, clock=jumps, env=env) for jumps in ([DAY, -DAY], [-DAY, DAY, 0])
     ]
     own_runs = [
-        nursery.order(a, clock=[2 * DAY, -DAY], env=env),
-        nursery.order(b, clock=[-2 * DAY, DAY], env=env),
+        forkserver.order(a, clock=[2 * DAY, -DAY], env=env),
+        forkserver.order(b, clock=[-2 * DAY, DAY], env=env),
     ]
     for process in [*consumers, *own_runs]:
         process.wait(90)
@@ -71,7 +71,7 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, 
 @pytest.mark.parametrize("jump", ["1 hour", pytest.param("30 days", marks=pytest.mark.slow)])
 @pytest.mark.slow
 async def test_the_database_s_clock_jumps_ahead_while_many_work(
-    saga: World, nursery: Nursery, unique: str, jump: str
+    saga: World, forkserver: Forkserver, unique: str, jump: str
 ) -> None:
     """Seen from every row that holds a time, that is: all leases are over at once,
     again and again, although their holders live.
@@ -86,7 +86,7 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(
     # One jump may move an order more than once, until somebody has renewed a lease:
     # to give it up is not what this is about.
     consumers = [
-        nursery.consumer(300, batch_size=8, env={**QUICK, "MAX_TAKEOVERS": "1000"}) for _ in range(3)
+        forkserver.consumer(300, batch_size=8, env={**QUICK, "MAX_TAKEOVERS": "1000"}) for _ in range(3)
     ]
     jumps, done = 0, 0
 
@@ -123,7 +123,7 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(
 @WRONG
 @pytest.mark.slow
 async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_as_long_as_any(
-    saga: World, easypost_server: EasyPost, nursery: Nursery, unique: str, wrong: int
+    saga: World, easypost_server: EasyPost, forkserver: Forkserver, unique: str, wrong: int
 ) -> None:
     """It dies before it is answered, and the order is cancelled. Whoever undoes it waits for the label:
     neither too short a time, after which it could still be bought, nor for hours."""
@@ -133,7 +133,7 @@ async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_
     try:
         with environment({**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "30"}):
             intake.submit([order])
-            asking = nursery.consumer(300, clock=[wrong], env={**QUICK, "LEASE_SECONDS": "60"})
+            asking = forkserver.consumer(300, clock=[wrong], env={**QUICK, "LEASE_SECONDS": "60"})
 
             def asked() -> bool:
                 return bool(saga.sql("SELECT 1 FROM order_step WHERE notes ? 'asked_at'"))
@@ -167,12 +167,12 @@ async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_
 
 @WRONG
 async def test_a_machine_with_a_wrong_clock_waits_for_a_customer_for_as_long_as_any(
-    stripe_saga: StripeWorld, nursery: Nursery, unique: str, wrong: int
+    stripe_saga: StripeWorld, forkserver: Forkserver, unique: str, wrong: int
 ) -> None:
     """Stripe says since when; an order that has waited for a moment has not waited for hours."""
     order = stripe_saga.asking(unique)
     intake.submit([order])
-    nursery.consumer(clock=[wrong], env=QUICK).wait(60)
+    forkserver.consumer(clock=[wrong], env=QUICK).wait(60)
     ((outcome, waits_for, pause),) = stripe_saga.sql(
         "SELECT outcome, waits_for, extract(epoch FROM not_before - now()) FROM customer_order"
     )
@@ -182,7 +182,7 @@ async def test_a_machine_with_a_wrong_clock_waits_for_a_customer_for_as_long_as_
     assert entry["status"] == "requires_action", "the customer can still answer"
     stripe_saga.stripe.authenticate(entry["id"], success=True)
     stripe_saga.sql("UPDATE customer_order SET not_before = NULL")
-    nursery.consumer(clock=[wrong], env=QUICK).wait(60)
+    forkserver.consumer(clock=[wrong], env=QUICK).wait(60)
     assert report.read([unique])[unique].outcome is Outcome.COMPLETED
     assert stripe_saga.charges(unique) == 1
     assert stripe_saga.shipments(unique) == 1

@@ -21,8 +21,8 @@ from tests.faults.runs import forget_runs
 from tests.faults.test_kill_bar import runs_of
 from tests.faults.witness import all_ended, assert_right, mixed, stock_up
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import Forkserver
 
 MOST = 2
 
@@ -46,12 +46,12 @@ def most_consumers() -> Iterator[None]:
 
 @pytest.mark.usefixtures("most_consumers")
 async def test_no_more_consumers_than_the_limit_even_after_kills(
-    saga: World, nursery: Nursery, unique: str
+    saga: World, forkserver: Forkserver, unique: str
 ) -> None:
     """Six start at once: two claim orders. One is killed: the next one takes its place when its lease ends,
     and not before."""
     stock_up(saga)
-    consumers = [nursery.consumer(300) for _ in range(3 * MOST)]
+    consumers = [forkserver.consumer(300) for _ in range(3 * MOST)]
     seen: list[int] = []
 
     async def full() -> bool:
@@ -85,7 +85,7 @@ async def test_no_more_consumers_than_the_limit_even_after_kills(
 
 @pytest.mark.usefixtures("most_consumers")
 async def test_an_idle_consumer_leaves_the_orders_to_a_younger_one(
-    saga: World, nursery: Nursery, unique: str, monkeypatch: pytest.MonkeyPatch
+    saga: World, forkserver: Forkserver, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.consumers._IDLE_SECONDS", 2)
     older = asyncio.create_task(process_pending_orders(consumer_seconds=600))
@@ -94,7 +94,7 @@ async def test_an_idle_consumer_leaves_the_orders_to_a_younger_one(
         return consuming(saga) == 1
 
     await until(first, 30, "the first one to run")
-    younger = nursery.consumer(600)
+    younger = forkserver.consumer(600)
     assert (await asyncio.wait_for(older, 120))["orders"] == 0
     await until(first, 30, "the younger one to have a place")
     stock_up(saga)

@@ -15,20 +15,20 @@ from shop.orders import intake
 from tests.faults.proxy import Fate, Proxy, cut
 from tests.faults.witness import Orders, all_ended, assert_mails, assert_right, mixed
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery, Process
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import Forkserver, Process
 
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
 
 def work_in_both_lanes(
-    nursery: Nursery, orders: Orders, env: dict[str, str]
+    forkserver: Forkserver, orders: Orders, env: dict[str, str]
 ) -> tuple[list[Process], list[Process]]:
     """Two consumers on what is submitted, and runs of their own for the last orders, which are not."""
     *waiting, a, b, c, d = orders.values()
     intake.submit(waiting)
-    consumers = [nursery.consumer(300, batch_size=8, env=env) for _ in range(2)]
-    return consumers, [nursery.order(order, env=env) for order in (a, b, c, d)]
+    consumers = [forkserver.consumer(300, batch_size=8, env=env) for _ in range(2)]
+    return consumers, [forkserver.order(order, env=env) for order in (a, b, c, d)]
 
 
 async def let_all_end(world: World, orders: Orders, seconds: float = 60) -> None:
@@ -67,14 +67,14 @@ async def let_all_mails_go(world: World) -> None:
 
 @pytest.mark.slow
 async def test_restarts(
-    frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str
+    frail: World, frail_postgres: EmbeddedPostgres, forkserver: Forkserver, unique: str
 ) -> None:
     """Smart waits for the workers to leave, in vain, and is killed;
     fast ends their connections; immediate is a crash."""
     first = mixed(unique, 90, flaky=False)
     more = {mode: mixed(f"{unique}-{mode}", 30, flaky=False) for mode in ("smart", "fast", "immediate")}
     orders = first.copy()
-    consumers, own_runs = work_in_both_lanes(nursery, first, QUICK)
+    consumers, own_runs = work_in_both_lanes(forkserver, first, QUICK)
     await let_some_end(frail, 1)
     for mode, fresh in more.items():
         await asyncio.to_thread(frail_postgres.stop, mode, 2 if mode == "smart" else 30)
@@ -92,11 +92,11 @@ async def test_restarts(
 
 
 async def test_connections_are_cut_again_and_again(
-    frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str
+    frail: World, frail_postgres: EmbeddedPostgres, forkserver: Forkserver, unique: str
 ) -> None:
     orders = mixed(unique, 120, flaky=False)
     database = urlsplit(frail.database_url).path.lstrip("/")
-    consumers, own_runs = work_in_both_lanes(nursery, orders, QUICK)
+    consumers, own_runs = work_in_both_lanes(forkserver, orders, QUICK)
     await let_some_end(frail, 1)
     cuts = 0
     while cuts < 6 and not all_ended(frail, orders):
@@ -122,12 +122,12 @@ def proxy(frail: World, world_dir: Path, unique: str) -> Iterator[Proxy]:
 
 @pytest.mark.slow
 async def test_commits_are_refused_or_their_answers_lost(
-    frail: World, proxy: Proxy, nursery: Nursery, unique: str
+    frail: World, proxy: Proxy, forkserver: Forkserver, unique: str
 ) -> None:
     """One commit in eight: of claims, intents, effects, results, outcomes, renewals, and of submitting."""
     orders = mixed(unique, 60, flaky=False)
     proxy.share = 0.12
-    consumers, own_runs = work_in_both_lanes(nursery, orders, {**QUICK, "DATABASE_URL": proxy.url})
+    consumers, own_runs = work_in_both_lanes(forkserver, orders, {**QUICK, "DATABASE_URL": proxy.url})
     await let_all_end(frail, orders, 90)
     for run in own_runs:
         run.wait(30)

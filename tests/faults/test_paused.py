@@ -37,7 +37,7 @@ from tests.faults.witness import ENDS, Orders, all_ended, assert_mails, assert_r
 from tests.integration.world import World
 from tests.inventory_server import InventoryServer, inventory_server
 from tests.mail_server import MailServer, mail_server
-from tests.nursery.nursery import Nursery, Process
+from tests.worker_forkserver.forkserver import Forkserver, Process
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "PAYMENT_TIMEOUT_SECONDS": "25"}
 CLIENT = "shop.payments.sandbox.client:SandboxGateway"
@@ -115,16 +115,16 @@ OUTSIDE = [
 @pytest.mark.slow
 @pytest.mark.parametrize("forget_keys", [False, True], ids=["the gateway remembers keys", "it forgets them"])
 async def test_who_wakes_up_writes_nothing(
-    saga: World, nursery: Nursery, unique: str, forget_keys: bool
+    saga: World, forkserver: Forkserver, unique: str, forget_keys: bool
 ) -> None:
     """Every second process is a run of its own, the others are consumers;
     the other way round at the other gateway."""
     stock_up(saga)
     saga.misbehave(forget_keys=forget_keys)
     try:
-        orders, paused = pause_everywhere(saga, nursery, unique, PAUSES, own_runs=forget_keys)
+        orders, paused = pause_everywhere(saga, forkserver, unique, PAUSES, own_runs=forget_keys)
 
-        rescue = nursery.consumer(env={**QUICK, "LEASE_SECONDS": "30"})
+        rescue = forkserver.consumer(env={**QUICK, "LEASE_SECONDS": "30"})
         rescue.wait_until(lambda: all_ended(saga), 60, "another to take them all over")
         assert {row.takeovers for row in saga.sql("SELECT takeovers FROM customer_order")} == {1}
         assert_right(saga, orders)
@@ -174,12 +174,12 @@ def outside(
 @pytest.mark.slow
 @pytest.mark.parametrize("own_runs", [False, True], ids=["even ones are consumers", "odd ones are consumers"])
 async def test_who_wakes_up_does_nothing_twice_outside(
-    saga: World, outside: Outside, nursery: Nursery, unique: str, own_runs: bool
+    saga: World, outside: Outside, forkserver: Forkserver, unique: str, own_runs: bool
 ) -> None:
     """Labels are bought once, stock moves once, also for orders that somebody cancelled meanwhile; and only
     who was paused over a message sends it again, as the same one."""
     stock_up(outside.shelf)
-    orders, paused = pause_everywhere(saga, nursery, unique, OUTSIDE, own_runs=own_runs)
+    orders, paused = pause_everywhere(saga, forkserver, unique, OUTSIDE, own_runs=own_runs)
     pauses = dict(zip(orders, in_their_sequence(OUTSIDE, own_runs), strict=True))
     ends = {order_id: pause.end for order_id, pause in pauses.items()}
     for order_id, pause in pauses.items():
@@ -187,7 +187,7 @@ async def test_who_wakes_up_does_nothing_twice_outside(
             ask_to_cancel_sync(order_id, reason="changed their mind", requested_by="ann")
     saga.sql("UPDATE outbox SET next_attempt_at = now() WHERE sent_at IS NULL")
 
-    nursery.consumer(env={**QUICK, "LEASE_SECONDS": "30"}).wait(90)
+    forkserver.consumer(env={**QUICK, "LEASE_SECONDS": "30"}).wait(90)
     taken_over = {row.id for row in saga.sql("SELECT id FROM customer_order WHERE takeovers = 1")}
     assert taken_over == {order_id for order_id, pause in pauses.items() if not pause.sends}
     assert_right(saga, orders, ends, shelf=outside.shelf)
@@ -237,7 +237,7 @@ def assert_told(outside: Outside, pauses: dict[str, Pause]) -> None:
 
 
 def pause_everywhere(
-    saga: World, nursery: Nursery, unique: str, pauses: Sequence[Pause], *, own_runs: bool
+    saga: World, forkserver: Forkserver, unique: str, pauses: Sequence[Pause], *, own_runs: bool
 ) -> tuple[Orders, list[Process]]:
     """A process for each pause, stopped there with an order of its own."""
     orders: Orders = {}
@@ -253,10 +253,10 @@ def pause_everywhere(
             "env": {**QUICK, "LEASE_SECONDS": "2" if pause.locks else "60"},
         }
         if in_a_run_of_its_own(i, pause, own_runs):
-            started.append((pause, order["id"], nursery.order(order, **lane)))
+            started.append((pause, order["id"], forkserver.order(order, **lane)))
         else:
             intake.submit([order])
-            started.append((pause, order["id"], nursery.consumer(**lane)))
+            started.append((pause, order["id"], forkserver.consumer(**lane)))
             let_it_come_to_its_pause(saga, *started[-1])
     for each in started:
         let_it_come_to_its_pause(saga, *each)

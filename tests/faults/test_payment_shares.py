@@ -14,8 +14,8 @@ from shop.payments.gateways import PAYMENT_GATEWAY, close_gateway
 from shop.settings import settings
 from tests.integration.counting_gateway import Counting, assert_paid, counting_gateway, submitted
 from tests.integration.world import World, an_order
-from tests.nursery.nursery import Nursery
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import Forkserver
 
 LIMIT, ORDERS = 3, 16
 
@@ -45,12 +45,12 @@ def held(saga: World) -> list[int]:
 
 
 async def test_consumers_and_a_single_order_share_it(
-    saga: World, counted: Counting, nursery: Nursery, unique: str
+    saga: World, counted: Counting, forkserver: Forkserver, unique: str
 ) -> None:
     """Two consumers want more than there is, and have it for as long as they live: an order in a run of its
     own is paid all the same, and never are there more calls than the limit."""
     for _ in range(2):
-        nursery.consumer(300, batch_size=4)
+        forkserver.consumer(300, batch_size=4)
 
     async def both() -> bool:
         return held(saga) == [1, 2]
@@ -70,10 +70,10 @@ async def test_consumers_and_a_single_order_share_it(
 
 
 async def test_what_a_killed_worker_had_is_free_when_its_lease_ends(
-    saga: World, counted: Counting, nursery: Nursery, unique: str
+    saga: World, counted: Counting, forkserver: Forkserver, unique: str
 ) -> None:
     """It had all that there is."""
-    consumer = nursery.consumer(300)
+    consumer = forkserver.consumer(300)
 
     async def has_all() -> bool:
         return held(saga) == [LIMIT]

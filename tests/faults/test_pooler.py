@@ -21,7 +21,7 @@ from tests.faults.test_database import QUICK, let_all_end, let_all_mails_go
 from tests.faults.test_read_only import read_only
 from tests.faults.witness import all_ended, assert_mails, assert_right, mixed
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery
+from tests.worker_forkserver.forkserver import Forkserver
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def behind(frail: World) -> Iterator[str]:
 
 
 async def test_orders_reach_their_right_outcomes_behind_a_pooler_in_transaction_mode(
-    frail: World, behind: str, nursery: Nursery, unique: str
+    frail: World, behind: str, forkserver: Forkserver, unique: str
 ) -> None:
     """Statements that were prepared by name are another client's there."""
     orders = mixed(unique, 60, flaky=False)
@@ -39,8 +39,8 @@ async def test_orders_reach_their_right_outcomes_behind_a_pooler_in_transaction_
     *waiting, a, b, c, d = orders.values()
     with environment({"DATABASE_URL": behind}):
         intake.submit(waiting)
-    consumers = [nursery.consumer(300, batch_size=8, env=env) for _ in range(2)]
-    runs = [nursery.order(order, env=env) for order in (a, b, c, d)]
+    consumers = [forkserver.consumer(300, batch_size=8, env=env) for _ in range(2)]
+    runs = [forkserver.order(order, env=env) for order in (a, b, c, d)]
     await let_all_end(frail, orders)
     for run in runs:
         run.wait(30)

@@ -23,8 +23,8 @@ from tests.faults.test_database import let_all_end, let_all_mails_go, let_some_e
 from tests.faults.witness import Orders, all_ended, assert_mails, assert_right, mixed
 from tests.integration.web import KEY, served
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery, Process
 from tests.waiting import PATIENCE
+from tests.worker_forkserver.forkserver import Forkserver, Process
 
 # Takeovers because of the database do not count: were they counted, the third time would undo orders.
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "2"}
@@ -108,7 +108,7 @@ class Sender:
 async def test_a_read_only_primary_undoes_no_order(
     frail: World,
     frail_postgres: EmbeddedPostgres,
-    nursery: Nursery,
+    forkserver: Forkserver,
     unique: str,
     monkeypatch: pytest.MonkeyPatch,
     cutting: bool,
@@ -117,7 +117,7 @@ async def test_a_read_only_primary_undoes_no_order(
     database = urlsplit(frail.database_url).path.lstrip("/")
     orders = mixed(f"{unique}-lane", 60, flaky=False)
     intake.submit(list(orders.values()))
-    consumers = [nursery.consumer(300, batch_size=8, env=QUICK) for _ in range(2)]
+    consumers = [forkserver.consumer(300, batch_size=8, env=QUICK) for _ in range(2)]
     runs: list[Process] = []
     await let_some_end(frail, 1)
     with environment({"ORDERS_API_KEY": KEY}), served() as client:
@@ -129,7 +129,7 @@ async def test_a_read_only_primary_undoes_no_order(
                 with read_only(frail_postgres, frail):
                     if cutting:
                         cut(frail_postgres.url("postgres"), database)
-                    begun = [nursery.order(order, env=QUICK) for order in own.values()]
+                    begun = [forkserver.order(order, env=QUICK) for order in own.values()]
                     runs += begun
                     for run in (*begun, *consumers):
                         run.wait_until(

@@ -50,8 +50,8 @@ from tests.faults.witness import (
     stock_up,
 )
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery
 from tests.waiting import PATIENCE, until
+from tests.worker_forkserver.forkserver import Forkserver
 
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 GOOD_CARD = "4242"
@@ -198,7 +198,7 @@ def tracking_numbers(shop: World) -> dict[str, str]:
 async def test_after_a_restore_nobody_is_charged_twice_and_no_order_is_lost(
     shop: World,
     archived: Archived,
-    nursery: Nursery,
+    forkserver: Forkserver,
     unique: str,
     forgets: bool,
     capfd: pytest.CaptureFixture[str],
@@ -218,7 +218,7 @@ async def test_after_a_restore_nobody_is_charged_twice_and_no_order_is_lost(
     places = {"create": (uncreated, "before"), "confirm": (unconfirmed, "after")}
     for call, (order, when) in places.items():
         place = f"shop.payments.sandbox.client:SandboxGateway.{call}:{when}"
-        assert nursery.order(order, stop_at=place, stop_by=signal.SIGKILL, env=QUICK).gone(60) == -9
+        assert forkserver.order(order, stop_at=place, stop_by=signal.SIGKILL, env=QUICK).gone(60) == -9
     intake.submit(waiting.values())
     (time_of_restore,) = shop.sql("SELECT clock_timestamp() AS now")[0]
 

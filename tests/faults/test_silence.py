@@ -21,8 +21,8 @@ from deployments.trigger import start_own_run
 from shop.orders.intake_content import take_in
 from tests.faults.witness import all_ended, assert_right, order_of
 from tests.integration.world import World
-from tests.nursery.nursery import HOME
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import HOME
 
 pytestmark = pytest.mark.slow
 _SILENCE_SECONDS = 240

@@ -32,8 +32,8 @@ from tests.faults.silence import silent
 from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of
 from tests.integration.web import KEY, served
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import Forkserver
 
 _LIMIT_SECONDS = 15
 """Within which the web app has to answer."""
@@ -224,7 +224,7 @@ async def test_an_order_in_the_middle_of_its_payment_waits_and_completes(
 
 @pytest.mark.slow
 async def test_silent_for_longer_than_any_step_may_take(
-    frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str
+    frail: World, frail_postgres: EmbeddedPostgres, forkserver: Forkserver, unique: str
 ) -> None:
     """Both lanes, with the limits that they have,
     and a silence of more than two minutes: no order is undone for it."""
@@ -232,8 +232,8 @@ async def test_silent_for_longer_than_any_step_may_take(
     *waiting, a, b = orders.values()
     intake.submit(waiting)
     env = {"LEASE_SECONDS": "4", "POLL_SECONDS": "0.2"}
-    consumers = [nursery.consumer(600, batch_size=8, env=env) for _ in range(2)]
-    own_runs = [nursery.order(order, env=env) for order in (a, b)]
+    consumers = [forkserver.consumer(600, batch_size=8, env=env) for _ in range(2)]
+    own_runs = [forkserver.order(order, env=env) for order in (a, b)]
 
     async def some() -> bool:
         return bool(frail.sql("SELECT 1 FROM order_step WHERE step = 'process_payment'"))

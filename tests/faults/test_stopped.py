@@ -23,8 +23,8 @@ from shop.orders.store import ORDERS
 from tests.faults.gates import gates
 from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of, stock_up
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import Forkserver
 
 
 def cancel(server: PrefectServer, run_id: str) -> None:
@@ -113,7 +113,7 @@ async def test_cancelled_at_any_step(
 
 
 async def test_a_worker_that_is_told_to_go(
-    deployed: World, frail_prefect: PrefectServer, worker: Worker, nursery: Nursery, unique: str
+    deployed: World, frail_prefect: PrefectServer, worker: Worker, forkserver: Forkserver, unique: str
 ) -> None:
     """SIGTERM to a process worker with a run in the middle of a payment:
     the order is not undone, it goes on elsewhere."""
@@ -124,7 +124,7 @@ async def test_a_worker_that_is_told_to_go(
         return deployed.charges(order["id"]) == 1
 
     await until(charged, 60, "the charge")
-    consumer = nursery.consumer(300, env={"POLL_SECONDS": "600", "LEASE_SECONDS": "300"})
+    consumer = forkserver.consumer(300, env={"POLL_SECONDS": "600", "LEASE_SECONDS": "300"})
     await until(lambda: anybody_consumes(deployed), 20, "the consumer")
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGTERM)
@@ -147,7 +147,7 @@ async def anybody_consumes(world: World) -> bool:
 
 
 async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(
-    saga: World, nursery: Nursery, unique: str
+    saga: World, forkserver: Forkserver, unique: str
 ) -> None:
     """SIGTERM in the middle of payments that take 10 s. The leases would last for 5 minutes."""
     stock_up(saga)
@@ -159,7 +159,7 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(
     intake.submit(waiting)
     saga.misbehave(latency_ms=10_000)
     try:
-        going = [nursery.consumer(300, **slow), nursery.order(own, **slow)]
+        going = [forkserver.consumer(300, **slow), forkserver.order(own, **slow)]
 
         async def paying() -> bool:
             rows = saga.sql(
@@ -174,7 +174,7 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(
     finally:
         saga.misbehave(latency_ms=0)
     held = {row.id for row in saga.sql("SELECT id FROM customer_order WHERE outcome IS NULL")}
-    others = nursery.consumer(300, **slow)
+    others = forkserver.consumer(300, **slow)
     await until(lambda: holds(saga, others.pid), 20, "another worker")
 
     asked = time.monotonic()
@@ -199,10 +199,10 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(
 
 
 async def test_sigterm_that_interrupts_a_background_task_ends_a_consumer(
-    saga: World, nursery: Nursery
+    saga: World, forkserver: Forkserver
 ) -> None:
     """Prefect's handler raises in whichever task is running: here in the one that sends mail."""
-    consumer = nursery.consumer(
+    consumer = forkserver.consumer(
         300, stop_at="shop.notifications.outbox:is_due:before", stop_by=signal.SIGTERM
     )
     await asyncio.to_thread(consumer.gone, 20)

@@ -29,8 +29,8 @@ from tests.faults.runs import forget_runs
 from tests.faults.silence import silent
 from tests.faults.witness import all_ended, assert_right, mixed, order_of
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import Forkserver
 
 _END_SECONDS = 30
 """What a container runtime gives a process to end after SIGTERM."""
@@ -169,7 +169,7 @@ async def test_a_port_that_is_taken_is_reported_and_no_worker_starts(
 async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
     deployed: World,
     frail_prefect: PrefectServer,
-    nursery: Nursery,
+    forkserver: Forkserver,
     tmp_path: Path,
     unique: str,
     tell: Callable[[str], None],
@@ -211,7 +211,7 @@ async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
         assert took < _END_SECONDS, tail(worker.log, 30)
         assert not deployed.sql("SELECT id FROM customer_order WHERE lease_id IS NOT NULL")
     deployed.misbehave(latency_ms=0)
-    nursery.consumer(60, env=slow)
+    forkserver.consumer(60, env=slow)
 
     async def ended() -> bool:
         return all_ended(deployed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.conftest import nursery
+from tests.faults.conftest import forkserver
 from tests.integration.conftest import monkeypatch, runnable_flows, saga, shop_environment, unique, world
 
-__all__ = ["monkeypatch", "nursery", "runnable_flows", "saga", "shop_environment", "unique", "world"]
+__all__ = ["forkserver", "monkeypatch", "runnable_flows", "saga", "shop_environment", "unique", "world"]

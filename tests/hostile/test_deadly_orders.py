@@ -13,8 +13,8 @@ from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
 from tests.faults.witness import PRICE, PRODUCT, STOCK, order_of, stock_up
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery, Process
 from tests.waiting import PATIENCE, until
+from tests.worker_forkserver.forkserver import Forkserver, Process
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "1"}
 SHIPPING, UNDOING, TELLING = (
@@ -28,7 +28,12 @@ _OPEN = "SELECT 1 FROM customer_order WHERE outcome IS NULL LIMIT 1"
 
 
 def consume(
-    world: World, nursery: Nursery, deadly: tuple[str, str], *, batch_size: int, until_none: str = _OPEN
+    world: World,
+    forkserver: Forkserver,
+    deadly: tuple[str, str],
+    *,
+    batch_size: int,
+    until_none: str = _OPEN,
 ) -> int:
     """Starts a consumer, and another one whenever it has died, until all orders have ended, or there are no
     more of these. Returns how many died."""
@@ -39,7 +44,7 @@ def consume(
         if consumer is not None and not consumer.running():
             assert consumer.code == -9, f"a consumer ended by itself ({consumer.code})"
             deaths, consumer = deaths + 1, None
-        consumer = consumer or nursery.consumer(600, batch_size=batch_size, env=QUICK, deadly=deadly)
+        consumer = consumer or forkserver.consumer(600, batch_size=batch_size, env=QUICK, deadly=deadly)
         time.sleep(0.05)
     if consumer is not None:
         consumer.signal(signal.SIGKILL)  # else it may take up what a test does next
@@ -64,14 +69,14 @@ def assert_all_but(world: World, order_id: str, good: list[str]) -> None:
 @pytest.mark.parametrize("batch_size", [8, 400])
 @pytest.mark.short_form("8")
 def test_only_the_order_that_kills_its_workers_is_given_up(
-    saga: World, nursery: Nursery, unique: str, batch_size: int
+    saga: World, forkserver: Forkserver, unique: str, batch_size: int
 ) -> None:
     """It is charged before it kills, so its money goes back."""
     stock_up(saga)
     orders = [order_of("good", f"{unique}-{i}") for i in range(24)]
     deadly, good = orders[5]["id"], [order["id"] for i, order in enumerate(orders) if i != 5]
     intake.submit(orders)
-    deaths = consume(saga, nursery, (deadly, SHIPPING), batch_size=batch_size)
+    deaths = consume(saga, forkserver, (deadly, SHIPPING), batch_size=batch_size)
     assert_all_but(saga, deadly, good)
     row = saga.order(deadly)
     assert (row.outcome, row.failure["code"], row.lone_deaths) == (
@@ -85,13 +90,13 @@ def test_only_the_order_that_kills_its_workers_is_given_up(
 
 
 def test_an_order_whose_undoing_kills_its_workers_is_left_to_a_person(
-    saga: World, nursery: Nursery, unique: str
+    saga: World, forkserver: Forkserver, unique: str
 ) -> None:
     stock_up(saga)
     orders = [order_of("unshippable" if i == 3 else "good", f"{unique}-{i}") for i in range(8)]
     deadly, good = orders[3]["id"], [order["id"] for i, order in enumerate(orders) if i != 3]
     intake.submit(orders)
-    consume(saga, nursery, (deadly, UNDOING), batch_size=8)
+    consume(saga, forkserver, (deadly, UNDOING), batch_size=8)
     row = saga.order(deadly)
     assert (row.outcome, row.failing_step, row.amount_at_risk) == (
         Outcome.NEEDS_ATTENTION,
@@ -116,7 +121,7 @@ def test_an_order_whose_undoing_kills_its_workers_is_left_to_a_person(
 
 @pytest.mark.slow
 async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
-    saga: World, nursery: Nursery, unique: str
+    saga: World, forkserver: Forkserver, unique: str
 ) -> None:
     stock_up(saga)
     orders = [order_of("good", f"{unique}-{i}") for i in range(6)]
@@ -126,7 +131,7 @@ async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
         "SELECT 1 FROM customer_order "
         "WHERE outcome IS NULL AND coalesce(not_before < now() + interval '30 s', true) LIMIT 1"
     )
-    consume(saga, nursery, (deadly, TELLING), batch_size=8, until_none=waits)
+    consume(saga, forkserver, (deadly, TELLING), batch_size=8, until_none=waits)
     row = saga.order(deadly)
     assert (row.outcome, row.lone_deaths, row.failure) == (None, 2, None)
     assert saga.shipments(deadly) == 1
@@ -134,7 +139,7 @@ async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
     saga.sql(
         "UPDATE customer_order SET not_before = now() WHERE id = :id AND lease_id IS NOT NULL", id=deadly
     )
-    consume(saga, nursery, (deadly, TELLING), batch_size=8, until_none=waits)
+    consume(saga, forkserver, (deadly, TELLING), batch_size=8, until_none=waits)
     again = saga.order(deadly)
     assert (again.outcome, again.lone_deaths, again.failure) == (None, 3, None)
     assert saga.sql(
@@ -147,7 +152,7 @@ async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
     async def ended() -> bool:
         return bool(saga.order(deadly).outcome)
 
-    nursery.consumer(600, batch_size=8, env=QUICK)
+    forkserver.consumer(600, batch_size=8, env=QUICK)
     await until(ended, 40, "whoever is not killed by it to end it")
     assert saga.order(deadly).outcome == Outcome.COMPLETED
     assert {saga.charges(order_id) for order_id in [deadly, *good]} == {1}

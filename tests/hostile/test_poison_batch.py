@@ -16,8 +16,8 @@ from shop.orders.outcomes import Outcome
 from tests.faults.witness import PRODUCT, STOCK, order_of, stock_up
 from tests.hostile.test_small_orders_stay_small import SMALL
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery, Process
 from tests.waiting import PATIENCE
+from tests.worker_forkserver.forkserver import Forkserver, Process
 
 _MOST_MEGABYTES = 500
 """Of a consumer, whose code alone takes 200."""
@@ -50,7 +50,7 @@ def peak(process: Process) -> float:
     ("bad", "good"), [(196, 4), pytest.param(980, 20, marks=pytest.mark.slow)], ids=["short", "full"]
 )
 def test_good_orders_complete_beside_many_that_take_long_to_refuse(
-    saga: World, nursery: Nursery, unique: str, tell: Any, bad: int, good: int
+    saga: World, forkserver: Forkserver, unique: str, tell: Any, bad: int, good: int
 ) -> None:
     stock_up(saga)
     kinds = itertools.cycle(SMALL.values())
@@ -59,7 +59,7 @@ def test_good_orders_complete_beside_many_that_take_long_to_refuse(
     every = bad // good
     mixed = [order for i in range(good) for order in (*poison[i * every : (i + 1) * every], fine[i])]
     intake.submit(mixed)
-    consumer, most, end = nursery.consumer(batch_size=1000), 0.0, time.monotonic() + 120 * PATIENCE
+    consumer, most, end = forkserver.consumer(batch_size=1000), 0.0, time.monotonic() + 120 * PATIENCE
     while consumer.running():
         most = max(most, peak(consumer))
         assert time.monotonic() < end, "the orders do not come to their ends"

@@ -34,7 +34,7 @@ from shop.payments.stripe.gateway import StripeGateway
 from shop.settings import Settings
 from shop.shipping.easypost.calls import EasyPostCalls, _Session
 from shop.shipping.errors import CarrierTimeout, CarrierUnavailable
-from tests.integration.saying import http, server_that_says
+from tests.integration.scripted_server import http, server_that_says
 
 SECONDS = 1.0
 KEY = "EZTK0123456789"

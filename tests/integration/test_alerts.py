@@ -38,7 +38,7 @@ from shop.payments.errors import PaymentDeclined, PaymentGatewayUnavailable
 from shop.settings import settings
 from shop.shipping.errors import CarrierTimeout
 from tests.integration.domain import Shop, an_order
-from tests.integration.saying import http, server_that_says
+from tests.integration.scripted_server import http, server_that_says
 from tests.integration.world import html_of, text_of
 from tests.mail_server import MailServer, mail_server
 from tests.saga.scripted import ACT, Outside

@@ -28,7 +28,7 @@ from shop.inventory.service.connections import circuit
 from shop.inventory.service.contract import Inventory, State
 from shop.inventory.service.wire import PROBLEM_JSON, Problem
 from shop.inventory.settings import InventorySettings
-from tests.integration.saying import Answer, Request, Sayer, http, rubbish, server_that_says
+from tests.integration.scripted_server import Answer, Request, Sayer, http, rubbish, server_that_says
 
 TOKEN = "planted-token"
 PATIENCE, IMPATIENCE = 20.0, 1.0

@@ -21,7 +21,7 @@ from saga.database import transaction
 from shop.orders.outcomes import Outcome
 from shop.runtime import turns
 from shop.settings import settings
-from tests.integration.test_desk import behave
+from tests.integration.test_manual_review import behave
 from tests.integration.world import World, an_order
 from tests.waiting import until
 

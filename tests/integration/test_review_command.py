@@ -21,7 +21,7 @@ from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from shop.reconciliation.books import read_books
-from tests.integration.test_desk import PRICE
+from tests.integration.test_manual_review import PRICE
 from tests.integration.world import World, an_order
 
 NOWHERE = "http://127.0.0.1:1/api"

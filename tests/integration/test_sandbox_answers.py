@@ -18,7 +18,7 @@ import pytest
 from shop.payments.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import Payment
 from shop.payments.sandbox.client import SandboxGateway
-from tests.integration.saying import http, rubbish, server_that_says
+from tests.integration.scripted_server import http, rubbish, server_that_says
 
 PATIENCE = 30.0
 """Seconds for what is expected to be answered, on a machine that is busy with other things."""

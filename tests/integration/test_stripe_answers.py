@@ -25,7 +25,7 @@ from shop.payments.errors import (
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import GatewayGuard
 from shop.payments.stripe.gateway import StripeGateway
-from tests.integration.saying import Answer, Request, Sayer, http, server_that_says
+from tests.integration.scripted_server import Answer, Request, Sayer, http, server_that_says
 from tests.integration.test_sandbox_answers import RUBBISH
 
 KEY = "sk_test_planted"

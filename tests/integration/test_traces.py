@@ -20,9 +20,9 @@ from shop.orders.intake import submit
 from shop.settings import settings
 from tests.conftest import HOME
 from tests.integration.world import World, an_order
-from tests.nursery.nursery import Nursery
 from tests.otlp_server import Collector, collector
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import Forkserver
 
 STEPS = [step.name for step in ORDER_SAGA]
 ERROR = 2
@@ -47,11 +47,11 @@ async def heard_of(collected: Collector, *order_ids: str) -> None:
 
 
 async def test_an_order_that_is_recovered_in_another_process_is_one_trace(
-    saga: World, collected: Collector, running_nursery: Nursery, unique: str
+    saga: World, collected: Collector, running_forkserver: Forkserver, unique: str
 ) -> None:
     order_id = f"TRACED-{unique}"
     env = {"LEASE_SECONDS": "1", "PAYMENT_TIMEOUT_SECONDS": "25"}
-    killed = running_nursery.order(
+    killed = running_forkserver.order(
         an_order(order_id), stop_at="shop.payments.sandbox.client:SandboxGateway.confirm:after", env=env
     )
     try:
@@ -65,7 +65,7 @@ async def test_an_order_that_is_recovered_in_another_process_is_one_trace(
 
         await until(recovered, 60, "another process to recover it")
     finally:
-        running_nursery.end_all()
+        running_forkserver.end_all()
     assert saga.order(order_id).takeovers == 1
     assert saga.charges(order_id) == 1
     with sending():

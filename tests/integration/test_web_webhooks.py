@@ -27,7 +27,7 @@ from shop.payments.gateway import Payment
 from shop.payments.stripe.gateway import StripeGateway
 from shop.review.attention import read_queue_sync
 from shop.settings import settings
-from tests.integration.saying import Request, http
+from tests.integration.scripted_server import Request, http
 from tests.integration.stripe_world import StripeWorld, paid_by
 from tests.integration.test_stripe_answers import stripe_that_says
 from tests.integration.test_stripe_orders import _pay

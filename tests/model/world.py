@@ -22,10 +22,10 @@ from tests.model.engines import Engines
 from tests.model.gateway import Gateway, Wire
 from tests.model.orders import IDS
 from tests.model.outcome_counter import Tally
-from tests.model.plain import Surprises, without_prefect
 from tests.model.stories import Story, story
 from tests.model.tables import Tables
 from tests.model.trouble import Trouble
+from tests.model.without_prefect import Surprises, without_prefect
 from tests.model.witness import UNFORESEEN, Witness
 from tests.model.worker import Point, Worker, current
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deployments.check.servers import open_beyond_loopback
-from tests.integration.saying import http, server_that_says
+from tests.integration.scripted_server import http, server_that_says
 
 LOOK_UP = socket.getaddrinfo
 

@@ -1,4 +1,4 @@
-"""What a worker process does. Loaded once, by the nursery; each role runs in a forked child."""
+"""What a worker process does. Loaded once, by the forkserver; each role runs in a forked child."""
 
 from __future__ import annotations
 

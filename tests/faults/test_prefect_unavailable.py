@@ -21,8 +21,8 @@ from tests.faults.gates import gates
 from tests.faults.test_stopped import state
 from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, order_of
 from tests.integration.world import World
-from tests.nursery.nursery import Nursery
 from tests.waiting import until
+from tests.worker_forkserver.forkserver import Forkserver
 
 ENV = {"PAYMENT_TIMEOUT_SECONDS": "5", "POLL_SECONDS": "0.2"}
 
@@ -108,7 +108,7 @@ async def test_the_server_dies_while_a_worker_s_run_is_under_way(
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("hanging", marks=pytest.mark.slow)])
 async def test_the_server_goes_away_in_the_middle(
-    deployed: World, frail_prefect: PrefectServer, nursery: Nursery, unique: str, how: str
+    deployed: World, frail_prefect: PrefectServer, forkserver: Forkserver, unique: str, how: str
 ) -> None:
     """Consumers and runs of their own that are under way take their orders to their ends without it,
     and the next ones with it."""
@@ -116,8 +116,8 @@ async def test_the_server_goes_away_in_the_middle(
     *waiting, a, b = orders.values()
     submit_orders(waiting)
     deployed.misbehave(latency_ms=300)
-    consumers = [nursery.consumer(20, batch_size=8, env=ENV) for _ in range(2)]
-    own_runs = [nursery.order(order, env=ENV) for order in (a, b)]
+    consumers = [forkserver.consumer(20, batch_size=8, env=ENV) for _ in range(2)]
+    own_runs = [forkserver.order(order, env=ENV) for order in (a, b)]
 
     async def instance() -> bool:
         taken = {row.id for row in deployed.sql("SELECT id FROM customer_order WHERE fence > 0")}
@@ -144,6 +144,6 @@ async def test_the_server_goes_away_in_the_middle(
 
     more = mixed(f"{unique}-later", 10)
     submit_orders(more.values())
-    nursery.consumer(env=ENV).wait(90)
+    forkserver.consumer(env=ENV).wait(90)
     assert_right(deployed, orders | more)
     assert_mails(deployed, orders | more)

@@ -1,7 +1,7 @@
-"""Real worker processes, each there in milliseconds: one parent loads Prefect and the flows once, and forks.
+"""Real worker processes that start in milliseconds: a parent loads Prefect and the flows once, and forks.
 
-In a test: `Nursery` starts the parent, `Nursery.consumer(...)` and its like start a worker process.
-As a program (`python -m tests.nursery.nursery SOCKET`): the parent.
+In a test: `Forkserver` starts the parent, `Forkserver.consumer(...)` and its like start a worker process.
+As a program (`python -m tests.worker_forkserver.forkserver SOCKET`): the parent.
 """
 
 from __future__ import annotations
@@ -98,17 +98,17 @@ class Process:
         return self.code
 
 
-class Nursery:
+class Forkserver:
     """The parent, and the processes that a test has started; for any number of threads."""
 
     def __init__(self, folder: Path, pids: Path) -> None:
         self._folder = folder
         self._socket = folder / "socket"
         self._parent = Child(
-            "the nursery",
-            [sys.executable, "-m", "tests.nursery.nursery", str(self._socket)],
-            log=folder / "nursery.log",
-            pid_file=pids / "nursery.pid",
+            "the forkserver",
+            [sys.executable, "-m", "tests.worker_forkserver.forkserver", str(self._socket)],
+            log=folder / "forkserver.log",
+            pid_file=pids / "forkserver.pid",
             cwd=HOME,
         )
         self._numbers = itertools.count(1)
@@ -117,7 +117,7 @@ class Nursery:
     def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._parent.start()
-        wait_until(self._socket.exists, 120, "the nursery to be ready", child=self._parent)
+        wait_until(self._socket.exists, 120, "the forkserver to be ready", child=self._parent)
 
     def stop(self) -> None:
         self.end_all()
@@ -148,7 +148,7 @@ class Nursery:
         clock: Sequence[int] = (),
         **arguments: Any,
     ) -> Process:
-        """A process that plays this role (`tests.nursery.roles`) with this process's environment and `env`.
+        """A process with this role (`tests.worker_forkserver.roles`), this process's environment and `env`.
 
         `stop_at`: it sends itself `stop_by` there, once: `module:name:before` or `module:name:after` a call.
         `clock`: by so many seconds its clock is wrong, first,
@@ -189,7 +189,7 @@ class Nursery:
 
 def main(path: str) -> None:
     """Forks a child for each request."""
-    from tests.nursery import roles
+    from tests.worker_forkserver import roles
 
     children: dict[int, str] = {}
 
