@@ -275,7 +275,7 @@ async def _taken_elsewhere(
     if settled is not None:  # since then, only transfers can have come
         if not elsewhere.is_paid_later(instance.content):
             return Decimal(0)
-        return max(await elsewhere.taken(instance, None) - settled.elsewhere, Decimal(0))
+        return max(await elsewhere.taken(instance, None) - settled.received, Decimal(0))
     rejected = instance.failure is not None and instance.failure.kind == OrderRejected.code
     if rejected and not decided and elsewhere.is_paid_before(instance.content):
         raise PaidAndRejected(

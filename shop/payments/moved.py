@@ -40,7 +40,7 @@ def _moved_in_this_try(instance: OrderInstance) -> tuple[Decimal, Decimal, Decim
         at_risk = sum(Decimal(done.get(name, 0)) for name in ("amount_charged", "amount_elsewhere"))
         settled = settled_in(entry) or Settled()
         at_risk = max(
-            (at_risk if done else _total(instance)) - settled.gateway - settled.elsewhere, Decimal(0)
+            (at_risk if done else _total(instance)) - settled.gateway - settled.received, Decimal(0)
         )
     return charged, refunded, Decimal(at_risk)
 
@@ -58,14 +58,14 @@ def moved_elsewhere(instance: OrderInstance) -> Decimal:
     entry = instance.journal.get(STEP)
     if entry is None:
         return Decimal(0)
-    settled = (settled_in(entry) or Settled()).elsewhere
+    settled = settled_in(entry) or Settled()
     if entry.undo_error is not None:
         if "amount_elsewhere" in entry.undo_error:  # what is not settled yet
-            return settled + _elsewhere(entry.undo_error)
+            return settled.elsewhere + _elsewhere(entry.undo_error)
         known = paid_before(instance.content) if entry.result is None else _elsewhere(entry.result)
-        return max(settled, known)
+        return settled.uncollected + max(settled.received, known)
     known = _elsewhere(entry.undo_result if entry.undo_result is not None else entry.result or {})
-    return max(settled, known)
+    return max(settled.elsewhere, known)
 
 
 def _elsewhere(result: Mapping[str, Any]) -> Decimal:

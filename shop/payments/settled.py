@@ -18,6 +18,7 @@ NOTE = "settled"
 _REFUNDED_BY_HAND, _WRITTEN_OFF = "refunded_by_hand", "written_off"
 """Fields of the result of a compensation that a person settled, with the amount of that decision."""
 _GATEWAY, _ELSEWHERE, _BY_HAND = "gateway_amount", "elsewhere_amount", "by_hand"
+_UNCOLLECTED = "uncollected_amount"
 _NOTHING = Decimal(0)
 
 
@@ -28,18 +29,37 @@ class Settled:
     gateway: Decimal = _NOTHING
     """Of what the gateway has charged. It rightly keeps this, and must not refund it."""
     elsewhere: Decimal = _NOTHING
-    """Of what others have taken."""
+    """Of what others have taken, or were to collect."""
     by_hand: Decimal = _NOTHING
     """The part of both that was given back; the rest was written off."""
 
-    def plus(self, *, gateway: Decimal, elsewhere: Decimal, by_hand: Decimal) -> Settled:
-        return Settled(self.gateway + gateway, self.elsewhere + elsewhere, self.by_hand + by_hand)
+    uncollected: Decimal = _NOTHING
+    """The part of `elsewhere` that was written off before it came. If it comes after all, it is at risk."""
+
+    @property
+    def received(self) -> Decimal:
+        """The part of `elsewhere` that had come."""
+        return self.elsewhere - self.uncollected
+
+    def plus(
+        self, *, gateway: Decimal, elsewhere: Decimal, by_hand: Decimal, uncollected: Decimal
+    ) -> Settled:
+        return Settled(
+            self.gateway + gateway,
+            self.elsewhere + elsewhere,
+            self.by_hand + by_hand,
+            self.uncollected + uncollected,
+        )
 
     @property
     def notes(self) -> dict[str, dict[str, str]]:
-        return {
-            NOTE: {_GATEWAY: str(self.gateway), _ELSEWHERE: str(self.elsewhere), _BY_HAND: str(self.by_hand)}
+        sums = {
+            _GATEWAY: self.gateway,
+            _ELSEWHERE: self.elsewhere,
+            _BY_HAND: self.by_hand,
+            _UNCOLLECTED: self.uncollected,
         }
+        return {NOTE: {name: str(amount) for name, amount in sums.items()}}
 
 
 def settled_in(entry: Entry | None) -> Settled | None:
@@ -51,7 +71,8 @@ def settled_in(entry: Entry | None) -> Settled | None:
 def read_settled(notes: Mapping[str, Any], undo_result: Mapping[str, Any] | None) -> Settled | None:
     """Returns the same for the columns of that entry."""
     if (sums := notes.get(NOTE)) is not None:
-        return Settled(*(Decimal(sums[name]) for name in (_GATEWAY, _ELSEWHERE, _BY_HAND)))
+        names = (_GATEWAY, _ELSEWHERE, _BY_HAND, _UNCOLLECTED)
+        return Settled(*(Decimal(sums.get(name, 0)) for name in names))
     decided = undo_result or {}
     if not decided.keys() & {_REFUNDED_BY_HAND, _WRITTEN_OFF}:
         return None
@@ -65,6 +86,8 @@ GATEWAY_SETTLED = f"""(CASE WHEN s.notes ? '{NOTE}' THEN CAST(s.notes -> '{NOTE}
     ELSE greatest(coalesce(CAST(s.undo_result ->> '{_REFUNDED_BY_HAND}' AS numeric), 0)
         + coalesce(CAST(s.undo_result ->> '{_WRITTEN_OFF}' AS numeric), 0) - o.amount_elsewhere, 0) END)"""
 """SQL: `Settled.gateway` of the order `o` with the payment step `s`, which may be missing."""
+UNCOLLECTED = f"coalesce(CAST(s.notes -> '{NOTE}' ->> '{_UNCOLLECTED}' AS numeric), 0)"
+"""SQL: `Settled.uncollected` of the payment step `s`, which may be missing."""
 GATEWAY_AT_RISK = f"""(o.amount_at_risk - greatest(o.amount_elsewhere
     - coalesce(CAST(s.notes -> '{NOTE}' ->> '{_ELSEWHERE}' AS numeric), 0), 0))"""
 """SQL: the part of the amount at risk that the gateway has, of the same."""

@@ -19,6 +19,7 @@ from saga.database import new_engine
 from shop.inventory.ledger import MOVED
 from shop.inventory.service.books import ServiceBook, service_books
 from shop.payments.gateway import GatewayTotals, PaymentGateway
+from shop.payments.settled import UNCOLLECTED
 from shop.review.resolution import Resolution
 from shop.settings import Settings
 from shop.values.money import show
@@ -62,13 +63,15 @@ _COLLECTED = text(
 )
 # Money that came by transfer or on delivery for orders that did not complete: a person gives it back.
 _IN_VAIN = text(
-    """
-    SELECT o.currency, sum(r.amount) AS received, sum(least(r.amount, o.amount_elsewhere)) AS known
+    f"""
+    SELECT o.currency, sum(r.amount) AS received,
+        sum(least(r.amount, o.amount_elsewhere - {UNCOLLECTED})) AS known
     FROM customer_order o JOIN (
         SELECT order_id, currency, sum(amount) AS amount FROM received_payment GROUP BY order_id, currency
     ) r ON r.order_id = o.id AND r.currency = o.currency
+    LEFT JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment'
     WHERE o.outcome <> 'completed' GROUP BY o.currency ORDER BY o.currency
-    """
+    """  # noqa: S608  (a constant)
 )
 # Money that came by transfer or on delivery beyond what was due. It is not the order's.
 _OVERPAID = text(

@@ -279,9 +279,15 @@ def _with_later_money(connection: Connection, row: Mapping[str, Any]) -> Mapping
     find it waits."""
     if not is_paid_later(row["content"]):
         return row
-    received = connection.execute(SUM, {"id": row["id"], "currency": row["currency"]}).scalar_one()
-    later = max(received + paid_before(row["content"]) - row["amount_elsewhere"], Decimal(0))
+    uncollected = (_settled_before(connection, row) or Settled()).uncollected
+    later = max(_taken(connection, row) - (row["amount_elsewhere"] - uncollected), Decimal(0))
     return {**row, **{name: row[name] + later for name in ("amount_at_risk", "amount_elsewhere")}}
+
+
+def _taken(connection: Connection, row: Mapping[str, Any]) -> Decimal:
+    """Returns what others have taken for an order whose money comes by transfer or on delivery."""
+    received = connection.execute(SUM, {"id": row["id"], "currency": row["currency"]}).scalar_one()
+    return Decimal(received) + paid_before(row["content"])
 
 
 def _check_amount(decided: Decision, row: Mapping[str, Any]) -> None:
@@ -339,12 +345,22 @@ def _settle(connection: Connection, decided: Decision, row: Mapping[str, Any]) -
 
 def _settled(connection: Connection, row: Mapping[str, Any], *, by_hand: bool) -> Settled:
     """Returns the sums of what was settled before and of what is at risk now."""
-    entries = {entry["step"]: entry for entry in manual.read_entries(connection, ORDERS, [row["id"]])}
-    before = read_settled(entries[PAYMENT]["notes"], entries[PAYMENT]["undo_result"]) or Settled()
+    before = _settled_before(connection, row) or Settled()
     amount: Decimal = row["amount_at_risk"]
     others = min(amount, max(row["amount_elsewhere"] - before.elsewhere, Decimal(0)))
     given_back = amount if by_hand else Decimal(0)
-    return before.plus(gateway=amount - others, elsewhere=others, by_hand=given_back)
+    uncollected = Decimal(0)
+    if not by_hand and is_paid_later(row["content"]):
+        uncollected = max(others - max(_taken(connection, row) - before.received, Decimal(0)), Decimal(0))
+    return before.plus(gateway=amount - others, elsewhere=others, by_hand=given_back, uncollected=uncollected)
+
+
+def _settled_before(connection: Connection, row: Mapping[str, Any]) -> Settled | None:
+    """Returns the sums of what was settled before."""
+    entries = {entry["step"]: entry for entry in manual.read_entries(connection, ORDERS, [row["id"]])}
+    if (entry := entries.get(PAYMENT)) is None:
+        return None
+    return read_settled(entry["notes"], entry["undo_result"])
 
 
 def _settled_money(decided: Decision, row: Mapping[str, Any], settled: Settled) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.orders.report import read
 from shop.orders.store import ORDERS
-from shop.payments.errors import NotReceivable, PaymentAwaited
+from shop.payments.errors import NotReceivable, PaymentAwaited, PaymentGatewayError
+from shop.payments.gateway import Payment
 from shop.payments.gateways import gateway
 from shop.payments.recording import Received, read_incoming, record_rest
 from shop.payments.recording import record as record_one
@@ -697,6 +698,38 @@ async def test_cash_that_is_collected_after_the_customer_is_erased_is_recorded(
     (row,) = [row for row in (await books(saga)).rows if row.name == "paid elsewhere"]
     assert row.source.startswith("0.00 USD")
     await assert_all_is_well(saga, order_id)
+
+
+@pytest.mark.parametrize("before", [Decimal(0), Decimal(400)])
+async def test_cash_that_was_written_off_and_is_collected_later_is_at_risk(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, before: Decimal
+) -> None:
+    """The gateway gives no answer, so nobody knows whether there is money; `before` was collected by then."""
+    order_id = f"CASH-{unique}"
+    await outcome_of(an_order(order_id, payment_info={"method": "cash_on_delivery"}))
+    if before:
+        await record(order_id, before, reference="DHL-1", recorded_by="carrier")
+    with monkeypatch.context() as silent:
+        silent.setattr("shop.payments.charge.payments_of", _no_answer)
+        await ask_to_cancel(order_id, reason="returned", requested_by="Kim", started_by=None)
+        assert (await finish_reopened(order_id)).amount_at_risk == PRICE
+    await resolve(decision(order_id, "written_off", resolved_by="Kim", reason="not collected"))
+    assert (await finish_reopened(order_id)).outcome is Outcome.COMPENSATED
+    await assert_all_is_well(saga, order_id)
+
+    await record(order_id, PRICE - before, reference="DHL-2", recorded_by="carrier")
+    outcome = await finish_reopened(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.NEEDS_ATTENTION, PRICE - before)
+    assert review_queue(saga) == [order_id]
+    await assert_all_is_well(saga, order_id)
+    await resolve(decision(order_id, "refunded_by_hand", resolved_by="Kim", reference="B-1"))
+    outcome = await finish_reopened(order_id)
+    assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.COMPENSATED, 0)
+    await assert_all_is_well(saga, order_id)
+
+
+async def _no_answer(*_: object) -> list[Payment]:
+    raise PaymentGatewayError("bad_answer", "no answer", retryable=False)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,18 @@ AT_RISK = {
             ("759.97", "0", "559.97"),
             "300",
         ),
+        # cash that was written off before it was collected, and may have come since
+        (
+            {
+                "status": "done",
+                "result": {"amount_elsewhere": "1059.97"},
+                "notes": Settled(elsewhere=Decimal("1059.97"), uncollected=Decimal("1059.97")).notes,
+                "undo_status": "failed",
+                "undo_error": {"code": "timeout"},
+            },
+            ("0", "0", "1059.97"),
+            "2119.94",
+        ),
         # a person gave it back
         (
             {
