@@ -28,7 +28,8 @@ _SENT = text(
 _NOT_SENT = text(
     """
     UPDATE outbox m
-    SET error = coalesce(r.error, m.error), refused_at = CASE WHEN r.what = 'refused' THEN now() END,
+    SET error = coalesce(r.error, m.error), claimed_until = NULL,
+        refused_at = CASE WHEN r.what = 'refused' THEN now() ELSE m.refused_at END,
         attempts = m.attempts - CASE WHEN r.what = 'untried' THEN 1 ELSE 0 END,
         next_attempt_at = now() + make_interval(secs => CASE WHEN r.what = 'untried' THEN 0
             ELSE greatest(r.pause, 30 * power(2, least(m.attempts - 1, 7))) END)

@@ -60,7 +60,9 @@ _TAKE = text(
           AND (CAST(:ids AS text[]) IS NULL OR order_id = ANY(CAST(:ids AS text[])))
         ORDER BY next_attempt_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
-    UPDATE outbox m SET attempts = m.attempts + 1, next_attempt_at = now() + make_interval(secs => :claim)
+    UPDATE outbox m SET attempts = m.attempts + 1,
+        next_attempt_at = now() + make_interval(secs => :claim),
+        claimed_until = now() + make_interval(secs => :claim)
     FROM due WHERE m.id = due.id
     RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, m.attempts, m.try_number,
         (SELECT content FROM customer_order o WHERE o.id = m.order_id) AS content,
@@ -124,8 +126,10 @@ _UNDELIVERED = text(
     ORDER BY created_at DESC, id DESC LIMIT :most
     """
 )
+# Not at once while it is being sent: then there would be two of it.
 _AGAIN = text(
-    "UPDATE outbox SET refused_at = NULL, next_attempt_at = now(), attempts = 0 WHERE sent_at IS NULL "
+    "UPDATE outbox SET refused_at = NULL, next_attempt_at = greatest(now(), claimed_until), attempts = 0 "
+    "WHERE sent_at IS NULL "
     "AND error IS NOT NULL AND (CAST(:ids AS text[]) IS NULL OR order_id = ANY(CAST(:ids AS text[])))"
 )
 
@@ -158,7 +162,7 @@ def read_undelivered_sync(most: int = 200) -> list[Undelivered]:
 
 async def send_again(*order_ids: str) -> int:
     """Makes failed messages of these orders (none: of all) due now, including refused ones. Returns their
-    number. Idempotent: does not resend what was sent."""
+    number. Idempotent: does not resend what was sent, or is being sent."""
     async with transaction() as tx:
         return await tx.run_sync(_again, order_ids or None)
 

@@ -43,6 +43,8 @@ class OutboxMessage(SQLModel, table=True):
     """When the recipient refused it permanently: it is not retried unless a person decides so."""
     try_number: int = Field(sa_column=counter_column(start=1))
     """The order's try that caused it."""
+    claimed_until: datetime | None = Field(sa_column=time_column())
+    """Until when a batch may be sending it. None: none is, as far as its last result says."""
 
 
 class CustomerInteraction(SQLModel, table=True):

@@ -8,7 +8,7 @@ import email
 import mailbox
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from email.message import EmailMessage
 from email.policy import default
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from saga.database import transaction
+from saga.database import close_engine, sync_engine, transaction
 from shop.confirmation.writer import template_confirmation
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
@@ -128,6 +128,61 @@ async def test_one_mail_for_one_order_however_often_it_is_delivered(
     assert await shop.count("outbox") == 2
     assert sendings.of == {"A.confirmation.eml": 1, "A.refund.eml": 1}
     assert sorted(mails()) == ["A.confirmation.eml", "A.refund.eml"]
+
+
+def while_it_is_written(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Does this while a mail is being written; then writing fails."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        do()
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Maildir, "write", interrupted)
+
+
+async def test_a_mail_that_is_sent_again_while_it_is_being_sent_is_not_sent_twice(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(shop, "A")
+    await put([confirmation("A")])
+    while_it_is_written(monkeypatch, lambda: None)
+    assert await outbox.deliver() == (0, 1)
+    assert await outbox.send_again("A") == 1
+    due: list[bool] = []
+
+    def by_somebody() -> None:
+        outbox.send_again_sync("A")
+        due.append(asyncio.run(is_due_to_others()))
+
+    while_it_is_written(monkeypatch, by_somebody)
+    assert await outbox.deliver() == (0, 1)
+    assert due == [False]
+    assert await outbox.send_again("A") == 1
+    assert await outbox.is_due(), "once its result is known"
+
+
+async def is_due_to_others() -> bool:
+    try:
+        return await outbox.is_due()
+    finally:
+        await close_engine()
+
+
+async def test_a_message_whose_customer_is_erased_while_it_is_being_sent_is_not_retried(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(shop, "A")
+    await put([confirmation("A")])
+
+    def erase() -> None:
+        with sync_engine(settings().database_url).begin() as connection:
+            outbox.erase(connection, ["A"], "erased")
+
+    while_it_is_written(monkeypatch, erase)
+    assert await outbox.deliver() == (0, 1)
+    await make_all_due(shop)
+    assert not await outbox.is_due()
+    assert await shop.value("SELECT refused_at IS NOT NULL FROM outbox")
 
 
 async def test_a_mail_whose_sender_died_before_it_could_say_so_is_the_same_mail_again(shop: Shop) -> None:
