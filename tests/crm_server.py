@@ -77,7 +77,7 @@ def crm_server(secret: str = SECRET) -> Iterator[Crm]:
             pass
 
     class Server(ThreadingHTTPServer):
-        request_queue_size = 128  # of those who connect at the same moment none is turned away
+        request_queue_size = 128  # simultaneous connections are not refused
 
         def handle_error(self, *_: Any) -> None:
             """A client that is gone is none."""

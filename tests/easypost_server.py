@@ -1,10 +1,10 @@
-"""A server that answers as EasyPost does,
-in the shapes of its documentation and of the recordings of its own client, as a process.
+"""A server that answers as EasyPost does, in the shapes of its documentation and of the recordings of its
+own client, as a process.
 
-It remembers shipments, finds them by id or by reference, sells a label for one once (unless it is told to
-forget that), and takes labels back until the parcel is scanned. It can be told to misbehave. No parcel goes
-to Antarctica; and to Bouvet Island (BV) there are rates, but no label.
-Past the client it can be asked which labels were bought.
+It remembers shipments, finds them by id or by reference, sells a label for one once (unless it is
+configured to forget that), and takes labels back until the parcel is scanned. It can be configured to
+misbehave. No parcel goes to Antarctica; and to Bouvet Island (BV) there are rates, but no label. Past the
+client it can be asked which labels were bought.
 
 As a program: `python -m tests.easypost_server PORT`.
 """
@@ -100,7 +100,7 @@ class EasyPost:
         return sum(label["refund_status"] is None for label in self.labels(order_id))
 
     def shipments(self, order_id: str) -> list[dict[str, Any]]:
-        """Every shipment with the order's reference, as the API tells it."""
+        """Every shipment with the order's reference, as the API shows it."""
         answer = httpx.get(
             f"{self.url}/control/shipments", params={"reference": _reference_of(order_id)}, timeout=10
         )
@@ -154,7 +154,7 @@ class EasyPost:
         )
 
     def scan(self, order_id: str, status: str = "in_transit") -> None:
-        """Somebody has the order's parcel in hand."""
+        """The order's parcel has been scanned."""
         self._tell("scan", {"reference": _reference_of(order_id), "status": status})
 
     def behave(self) -> None:
@@ -421,7 +421,7 @@ class _Book:
         ]
 
     def told(self, move: str, reference: str | None, answer: dict[str, Any]) -> dict[str, Any]:
-        """The answer, with the lie that is told about this order."""
+        """The answer, with the false value for this order."""
         lie = self.lies.get(_INSTALLATION.sub("", reference or ""))
         if lie is None or lie["move"] != move:
             return answer

@@ -1,4 +1,4 @@
-"""An inventory service in a thread, over real HTTP, that can be told to fail in single ways."""
+"""An inventory service in a thread, over real HTTP, that can be made to fail in single ways."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class InventoryServer:
         self.database_url = database_url
         self.faults: list[Fault] = []
         self.lies: dict[str, Lie] = {}
-        """What is told about an order, by the shop's own id of it."""
+        """The false answer about an order, by the shop's own id of it."""
         self.asked: list[str] = []
         """Paths, one for each request."""
         self.inventory = DatabaseInventory(database_url)
@@ -161,7 +161,7 @@ class InventoryServer:
         await self._fail(fault, receive, send)
 
     def _lying(self, scope: Any, body: bytes, send: Any) -> Any:
-        """`send`, with what is told about the order in place of what is so."""
+        """`send`, with the false answer about the order instead of the true one."""
         asked = (
             json.loads(body).get("order_id", "")
             if body

@@ -118,7 +118,7 @@ def mail_server(
     **options: Any,
 ) -> Iterator[MailServer]:
     """A server at `host` and `port`; `tls` from the first byte, or when asked for it (`starttls`). With a
-    `login` it takes mails of nobody else."""
+    `login` it accepts no other mails."""
     server, ready, loop = MailServer(), threading.Event(), asyncio.new_event_loop()
 
     def authenticate(

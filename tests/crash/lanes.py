@@ -82,7 +82,7 @@ async def _accept(order_id: str) -> None:
 
 
 async def _event(order_id: str) -> None:
-    """The gateway tells of each of the order's payments; twice, as it does when it heard no answer."""
+    """The gateway reports each of the order's payments; twice, as it does without an answer."""
     for payment in 2 * await gateway().find(order_id):
         kind = "payment_intent.succeeded" if payment.charged else "payment_intent.created"
         await inbox.store(PaymentEvent(f"evt_{payment.id}", kind, payment.created_at, payment.id, order_id))
@@ -90,7 +90,7 @@ async def _event(order_id: str) -> None:
 
 
 async def _receive(order_id: str) -> None:
-    """The order's transfer comes. Whoever recorded it and heard nothing records it again."""
+    """The order's transfer arrives. A recording without an answer is repeated."""
     await record(
         IncomingPayment(
             order_id=order_id, amount=PRICE, reference=f"transfer for {order_id}", recorded_by="bank"
@@ -100,7 +100,7 @@ async def _receive(order_id: str) -> None:
 
 
 async def _second_try(order_id: str) -> None:
-    """Its customer gives another card; whoever asked for it and heard nothing asks again."""
+    """Its customer gives another card; a request without an answer is repeated."""
     with suppress(NotRetryable):  # it is paid
         await retry(order_id, NewMeans(card_last4="1234"))
     await process_pending_orders(consumer_seconds=0, return_state=True)
@@ -119,7 +119,7 @@ AFTERWARDS = {
 
 
 async def _pay_again(order: dict[str, Any]) -> None:
-    """Payments that nobody expects any more: one is made and left;
+    """Unexpected payments: one is created and left;
     and where the order was declined, another one is charged."""
     found = await gateway().find(order["id"])
     if len(found) > 1:

@@ -1,5 +1,5 @@
 """The crash matrix: a worker is killed at each point of its way,
-another takes over, and then the witnesses are asked."""
+another takes over, and then money, stock, parcels and mails are checked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Way:
     """Where the workers before this one die, whose order it recovers."""
     settings: tuple[tuple[str, str], ...] = ()
     outside: bool = False
-    """Mails go to a mail server, and a CRM hears of them."""
+    """Mails go to a mail server, and contacts to a CRM."""
 
     def is_about(self, point: str) -> bool:
         """Whether the point has to do with what is outside here or else special,
@@ -132,7 +132,7 @@ RECOVERIES = (
     Way("completes", "pending", ("after committing at the inventory service",), _AT_SERVICE),
     Way("cannot be shipped", "recover", ("after releasing at the inventory service",), _AT_SERVICE),
     Way("paid in the shop, cannot be shipped", "recover", ("after the commit of a payment's adoption",)),
-    # One that nobody gets through is given up: what was only created is cancelled.
+    # An order that kills every worker is given up: what was only created is cancelled.
     Way(
         "given up",
         "recover",
@@ -163,7 +163,7 @@ class Result:
 
 
 def passed(site: Site, way: Way) -> list[str]:
-    """The points that a worker passes on this way when nobody kills it."""
+    """The failpoints that a worker passes in this scenario if it is not killed."""
     with site.shop("remembers", outside=way.outside, **dict(way.settings)) as shop:
         note = shop.world.var_dir / "passed"
         _run(shop, way, passed=str(note))
@@ -240,7 +240,7 @@ def _case(site: Site, case: Case) -> Result:
                 return Result(case, "the point was not reached", 0)
             begin = time.monotonic()
             shop.time_passes()
-            # Whoever sent the orders, or decided something about one, and heard nothing, does it again.
+            # A submission or decision without an answer is repeated.
             shop.work(case.way.lane if case.way.lane in _AFTERWARDS.values() else "pending", recovered_from)
             took = time.monotonic() - begin
             _let_all_end(shop)

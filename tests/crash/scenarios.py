@@ -28,7 +28,7 @@ class Scenario:
     tidy: bool = False
     """No payment is left that could still be charged."""
     accepted: bool = False
-    """Somebody has paid for an order that nobody knows (`stranger`), and a person accepts that."""
+    """There is a payment for an unknown order (`stranger`), and a person accepts that."""
     adopts: bool = False
     """It is paid before it comes, at the gateway: the payment of `checkout` becomes its own."""
     elsewhere: Decimal = Decimal(0)

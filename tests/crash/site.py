@@ -82,7 +82,7 @@ class Site:
     @contextmanager
     def shop(self, gateway: str, *, outside: bool = False, **settings: str) -> Iterator[Shop]:
         """A fresh shop with the sample catalogue.
-        `outside`: its mails go to the mail server, and the CRM hears of them."""
+        `outside`: its mails go to the mail server, and its contacts to the CRM."""
         if outside:
             settings["SMTP_URL"] = f"smtp://{self.mail_server.host}:{self.mail_server.port}"
             settings |= {"CRM_WEBHOOK_URL": self.crm.url, "CRM_WEBHOOK_SECRET": SECRET}
@@ -189,7 +189,7 @@ class Shop:
 
     def told(self, order_id: str, tries: int = 1) -> set[str]:
         """The kinds of mails that have arrived. By SMTP the one that a worker died over may have come twice,
-        as the same mail; and the CRM has heard of all."""
+        as the same mail. Asserts that the CRM has all contacts."""
         if not self.outside:
             return self.world.told(order_id, tries)
         counted = Counter(self.site.mail_server.ids)
@@ -213,7 +213,7 @@ class Shop:
         return {str(kind) for kind, times in told.items() if times}
 
     def check(self, orders: Mapping[str, Scenario]) -> None:
-        """Everybody who can tell is asked: each order has reached its one right end,
+        """Checks all independent records: each order has its one correct outcome,
         and nothing happened twice."""
         rows = {row.id: row for row in self.world.sql(_COUNTS, ids=list(orders))}
         labels = self.world.labels(orders)

@@ -23,8 +23,8 @@ from tests.worker_forkserver.forkserver import Process
 _MIX = {"completes": 12, "cannot be shipped": 3, "declined": 2, "sold out": 1, "invalid": 1, "answer lost": 1}
 _LEASE_SECONDS = 2
 SLOWEST_RECOVERY = 45 * _LEASE_SECONDS
-"""Seconds. A lease has to run out, and a worker to come by that takes what there is and lives; that may be
-the third one, on a machine that is slow and just now starts others. What takes longer was found by nobody."""
+"""Seconds. A lease has to expire, and a worker that survives to claim the orders; that may be
+the third one, on a slow machine that is starting others. Anything longer was not recovered."""
 # Of what is asked while charging (create, confirm, look up) one answer in thirty is an error or does not
 # come: one try in ten fails, and five tries in a row fail for one order in a hundred thousand. More is a
 # machine that is so slow that answers come too late.
@@ -64,9 +64,9 @@ class Report:
 def storm(
     site: Site, *, orders: int, seed: int, workers: int = 3, pause: float = 1.0, limit: float = 900
 ) -> Report:
-    """Kills until every order has its outcome, then lets one worker tidy up, then asks the witnesses. The
-    same seed makes the same orders, the same choices and the same gateway; which worker is how far when it is
-    killed is left to the machine."""
+    """Kills until every order has its outcome, then lets one worker finish, then checks money, stock and
+    mails. The same seed makes the same orders, the same choices and the same gateway; how far each worker
+    is when it is killed depends on the machine."""
     dice, report, begin = random.Random(seed), Report(seed, orders), time.monotonic()
     gateway = dice.choice(["remembers", "forgets"])
     with site.shop(
@@ -155,7 +155,7 @@ def _kill_and_kill(
 
 
 def _in_danger(shop: Shop, at_work: list[Process], *, only_holders: bool) -> list[Process]:
-    """Who may be killed. Every other time only who has orders in hand:
+    """Which processes may be killed. Every other time only those that hold orders:
     on a quick machine most kills would hit nothing else."""
     if not only_holders:
         return at_work

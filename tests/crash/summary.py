@@ -21,8 +21,8 @@ class Line:
     recovered: int
     """Orders that another worker had to take over."""
     longest_recovery: float
-    """Seconds until somebody else had taken them to their ends (the matrix),
-    or had them in hand (random kills)."""
+    """Seconds until another worker had completed the orders (the matrix),
+    or had claimed them (random kills)."""
     discrepancies: int
     seed: int | None = None
 

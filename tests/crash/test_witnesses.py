@@ -1,4 +1,4 @@
-"""The witnesses can say no: after one order that nobody disturbed, one thing at a time is made wrong."""
+"""The suite's own checks can fail: after an undisturbed order, one record at a time is falsified."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.alone  # it has all the servers of the crash tests
 
 _ORDER = "UPDATE customer_order SET {} WHERE id = :id"
 _LIES = (
-    # what the witness says, what is made wrong, and how it is put right again
+    # the check's message, what is falsified, and how it is restored
     (
         "was lost",
         "UPDATE customer_order SET id = 'another' WHERE id = :id",

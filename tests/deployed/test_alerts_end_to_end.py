@@ -141,7 +141,7 @@ async def test_alerts_are_sent_without_an_automation(
 async def test_with_a_worker_schedules_and_automations(
     inbox: MailServer, saga: World, prefect_api: PrefectServer, worker: Worker, unique: str
 ) -> None:
-    """As it is deployed: nobody does anything but break and mend."""
+    """As it is deployed: the test only breaks and repairs the gateway."""
     order_id, began = f"STUCK-{unique}", datetime.now(UTC) - timedelta(seconds=5)
     state = await process_order(an_order(order_id, card="0259", country="AQ"), return_state=True)
     assert state.name == "NeedsAttention"

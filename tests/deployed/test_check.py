@@ -41,7 +41,7 @@ from tests.mail_server import mail_server
 
 @pytest.fixture
 def nobody() -> Iterator[int]:
-    """A port that is taken, and where nobody answers."""
+    """A port that is in use, and does not answer."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The desk as a person uses it: deployments that are run from the UI's forms, by a worker."""
+"""Manual review as a person uses it: deployments that are run from the UI's forms, by a worker."""
 
 from __future__ import annotations
 

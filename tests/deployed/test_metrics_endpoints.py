@@ -269,7 +269,7 @@ def test_promtool_accepts_rules_queries_and_configuration(tmp_path: Path) -> Non
     shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)"
 )
 def test_alerts_fire_and_end(tmp_path: Path) -> None:
-    """Prometheus' own evaluation of the rules, over made up series that two processes tell alike."""
+    """Prometheus' own evaluation of the rules, over made-up series that two processes report equally."""
 
     def both(series: str, values: str) -> list[dict[str, str]]:
         name, _, labels = series.partition("{")
@@ -293,7 +293,7 @@ def test_alerts_fire_and_end(tmp_path: Path) -> None:
         *both("order_saga_oldest_open_order_age_seconds", "0x10 1000x10 0x50"),
         *both("order_saga_left_behind_age_seconds", "0x10 300x10 0x50"),
         *both('order_saga_postponed_orders{code="payment_gateway_unavailable"}', "0x10 7x10 0x50"),
-        # a lone order that is put off again and again, and later once
+        # a single order that is postponed repeatedly, and later once
         *both(
             'order_saga_postponed_orders{code="inventory_unavailable"}', "0x10 1 0 1 0 1 0 1 0 1 0x30 1 0x30"
         ),

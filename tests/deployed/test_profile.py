@@ -149,7 +149,7 @@ def test_with_a_key(
     env = logged_in(PREFECT_API_URL=f"http://127.0.0.1:{witness.server_port}/api", PREFECT_API_KEY="pnu_key")
     file = order_file(tmp_path, f"KEY-{unique}")
     arguments = [file if each == "FILE" else each for each in command]
-    if code is None:  # nobody processes the order
+    if code is None:  # no worker processes the order
         arguments += ["--timeout", "1"]
     done = order_saga(*arguments, env=env)
     assert set(witness.logins) == {"Bearer pnu_key"}, done.stdout + done.stderr

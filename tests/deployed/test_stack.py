@@ -605,7 +605,7 @@ class TestStack:
         pids = [int(supervisor.stdout.readline()), _postmaster(EmbeddedPostgres(folder / "var" / "postgres"))]
         supervisor.send_signal(number)
         supervisor.wait(30)
-        if number == signal.SIGKILL:  # nobody can do anything then: the next start does
+        if number == signal.SIGKILL:  # cleaned up by the next start
             assert all(_alive(pid) for pid in pids)
             with Stack(_parts(folder / "var")) as stack:
                 assert stack.sandbox is not None

@@ -1,4 +1,4 @@
-"""Servers and worker processes of these tests' own, so that what is done to them disturbs nobody else."""
+"""Servers and worker processes for these tests only, so that faults affect no other tests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def forkserver(running_forkserver: Forkserver, prefect_api: PrefectServer) -> It
 
 @pytest.fixture(scope="session")
 def frail_postgres(world_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL that tests may restart and whose connections they may cut: nobody else is on it."""
+    """A PostgreSQL that tests may restart and whose connections they may cut: it is not shared."""
     server = EmbeddedPostgres(world_dir / "frail-postgres")
     try:
         server.start()
@@ -137,7 +137,7 @@ async def deployed(
 @pytest.fixture
 def worker(deployed: World, frail_prefect: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
     """A process worker of that server. It has time for slow calls,
-    and a lease that nobody wants to wait for."""
+    and a short lease."""
     given = {**frail_prefect.client_environment, "PAYMENT_TIMEOUT_SECONDS": "50", "LEASE_SECONDS": "300"}
     run = frail_prefect.folder / "run"
     worker = Worker(

@@ -13,7 +13,7 @@ from deployments.local.postgres import EmbeddedPostgres
 
 @contextmanager
 def silent(server: EmbeddedPostgres) -> Iterator[None]:
-    """While the block runs; also those of its processes that are there at the end go on."""
+    """While the block runs; at its end, processes that still exist continue."""
     leader = server._server()
     assert leader is not None
     leader.suspend()  # first, so that it starts no others

@@ -1,4 +1,4 @@
-"""The database goes away, in all its ways, while both lanes work:
+"""The database becomes unavailable in various ways while both lanes work:
 all orders reach their one outcome, and the books balance."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def let_all_end(world: World, orders: Orders, seconds: float = 60) -> None
 
 
 async def let_some_end(world: World, more: int) -> None:
-    """Until so many more orders have ended: the work goes on by itself."""
+    """Waits until this many more orders have ended: processing continues by itself."""
     before = ended_now(world)
 
     async def some() -> bool:
@@ -53,7 +53,7 @@ def ended_now(world: World) -> int:
 
 
 def let_mails_be_due(world: World) -> None:
-    """What was being sent as the database went away is due again after 30 s: as if these were over."""
+    """Messages that were being sent when the database failed are due again after 30 s: skips that time."""
     world.sql("UPDATE outbox SET next_attempt_at = now() WHERE sent_at IS NULL")
 
 

@@ -1,5 +1,5 @@
-"""A gateway that is slow, fails, resets, talks rubbish, acts late or is away: each order reaches its one
-right outcome, charged once or refunded. The gateway's own ledger is the witness."""
+"""A gateway that is slow, fails, resets, sends garbage, acts late or is unavailable: each order has its one
+correct outcome, charged once or refunded, according to the gateway's own ledger."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def sandbox(world_dir: Path) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def trouble(saga: World, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A shop that tries a gateway that was away again after a short pause."""
+    """A shop that retries an unavailable gateway after a short pause."""
     if not sandbox.running():
         sandbox.start()
     monkeypatch.setenv("PAYMENT_BREAKER_SECONDS", "0.5")
@@ -182,7 +182,7 @@ async def test_what_takes_effect_late(
 async def test_a_success_that_shows_up_after_the_order_was_given_up_is_refunded(
     trouble: World, unique: str, lane: BatchRunner
 ) -> None:
-    """All retries are over; the compensation waits until the gateway lets go of the payment."""
+    """All retries are over; the compensation waits until the gateway unlocks the payment."""
     order_id = f"TOO-LATE-{unique}"
     trouble.misbehave(
         faults=[
@@ -267,7 +267,7 @@ async def test_a_payment_made_twice_is_charged_once_and_reconciled(
     assert_completed_once(trouble, [order_id])
 
 
-# -- a gateway that is away
+# -- an unavailable gateway
 
 
 def kill(sandbox: Sandbox) -> None:
@@ -295,7 +295,7 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(
     trouble: World, sandbox: Sandbox, unique: str
 ) -> None:
     """The gateway's process is killed while orders are being charged, and comes back on the same port and
-    ledger. Meanwhile the consumer goes on with orders that do not need it.
+    ledger. Meanwhile the consumer continues with orders that do not need it.
     Nothing is undone, nothing is charged twice."""
     began = datetime.now(UTC)
     trouble.misbehave(latency_ms=150)
@@ -347,7 +347,7 @@ async def test_an_own_run_waits_for_a_gateway_that_is_away(
     trouble: World, sandbox: Sandbox, unique: str
 ) -> None:
     """From the beginning to the end of the run's retries:
-    it is put off, and completes when the gateway is back."""
+    it is postponed, and completes when the gateway is available again."""
     kill(sandbox)
     order_id = f"PATIENT-{unique}"
     run = asyncio.create_task(process_order(order(order_id), return_state=True))
@@ -373,8 +373,8 @@ async def test_an_own_run_waits_for_a_gateway_that_is_away(
 async def test_a_refund_waits_for_a_gateway_that_is_away(
     trouble: World, sandbox: Sandbox, unique: str, dead: str
 ) -> None:
-    """Charged, then refused by the carrier while nobody can be asked to refund:
-    no person is called, it is refunded when it can be."""
+    """Charged, then refused by the carrier while the gateway cannot refund:
+    no manual review, it is refunded when the gateway is available."""
     ids = [f"BACK-{unique}-{i}" for i in range(6)]
     trouble.misbehave(
         faults=[

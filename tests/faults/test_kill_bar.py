@@ -135,8 +135,8 @@ async def test_orders_are_claimed_soon_after_the_last_kill(
 async def test_a_lock_holder_that_does_nothing_is_no_consumer(
     deployed: World, prompt_worker: Worker, unique: str
 ) -> None:
-    """Somebody holds the consumers' lock and claims nothing.
-    Whoever submits finds the lock and starts nobody; the worker does."""
+    """A process holds the consumers' lock and claims nothing.
+    Submitting finds the lock taken and starts no consumer; the worker does."""
     from saga.wakeup import WAITING, listening
     from shop.orders.store import ORDERS
 
@@ -154,7 +154,8 @@ async def test_a_lock_holder_that_does_nothing_is_no_consumer(
 
 @pytest.mark.slow
 async def test_one_start_at_a_time(deployed: World, frail_prefect: PrefectServer, unique: str) -> None:
-    """However many look, and however often: while one consumer is about to start, nobody starts another."""
+    """However many processes check, and however often: while one consumer is starting, none starts
+    another."""
     from flows.consumers import PATIENCE_SECONDS, Watch, start_consumer
     from tests.faults.runs import consumers_of
 
@@ -174,8 +175,8 @@ async def test_one_start_at_a_time(deployed: World, frail_prefect: PrefectServer
 async def test_a_worker_that_is_paused_is_not_taken_for_one_at_work(
     deployed: World, prompt_worker: Worker, unique: str
 ) -> None:
-    """A consumer stands still (SIGSTOP) with orders in hand:
-    those, and what is submitted afterwards, go on elsewhere."""
+    """A consumer is stopped (SIGSTOP) while it holds orders:
+    other workers complete those, and what is submitted afterwards."""
     deployed.misbehave(latency_ms=500)
     orders = mixed(unique, 30, flaky=False)
     submit_orders(orders.values())

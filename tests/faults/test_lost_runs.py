@@ -152,7 +152,7 @@ async def test_many_runs_and_among_them_orders_that_cannot_be_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Page by page; one without a usable id,
-    and one under the id of another order, keep nobody from being stored."""
+    and one under the id of another order, do not prevent others from being stored."""
     monkeypatch.setattr(flows.lost_runs, "_PAGE", 2)
     known = order_of("good", f"{unique}-known")
     intake.submit([known])

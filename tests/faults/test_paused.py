@@ -64,7 +64,7 @@ class Pause:
 
     @property
     def sends(self) -> bool:
-        """Whether the order has ended by then, and only its messages are to be sent."""
+        """Whether the order has ended at this point, and only its messages are to be sent."""
         return self.place is not None and self.place.startswith((MAIL, HOOK))
 
     @property

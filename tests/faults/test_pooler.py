@@ -1,4 +1,5 @@
-"""PgBouncer between the shop and its PostgreSQL: `make check` tells it, and no order is undone for it."""
+"""PgBouncer between the shop and its PostgreSQL: `make check` reports it, and no order is compensated
+because of it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The Prefect server is away, or dies in the middle,
-or comes back: what was submitted is processed, and what runs reaches its outcome."""
+"""The Prefect server is unavailable, or dies in the middle,
+or returns: submitted orders are processed, and running ones reach their outcome."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
     """Submitting takes milliseconds all the same;
-    the worker waits for its server, and needs nobody to start it again."""
+    the worker waits for its server, and does not have to be restarted."""
     kill(frail_prefect)
     orders = mixed(unique, 20)
     took = []

@@ -1,5 +1,5 @@
 """The primary is read-only for a while, as a demoted one is during a failover:
-no order is undone for it, and nobody hears of a 500."""
+no order is compensated because of it, and no request gets a 500."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def is_read_only(world: World) -> bool:
 
 @contextmanager
 def read_only(server: EmbeddedPostgres, world: World) -> Iterator[None]:
-    """While the block runs, nobody can write; connections stay open."""
+    """While the block runs, writes fail; connections stay open."""
     alter(server, "SET default_transaction_read_only = on")
     try:
         wait_until(lambda: is_read_only(world), 10, "the server to be read-only")

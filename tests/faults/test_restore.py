@@ -1,5 +1,5 @@
 """The drill of docs/operations/backup.md: the database is lost and restored to an earlier time, and the shop
-sends its orders again. The witness of the money is the gateway's own ledger, which nobody restores."""
+sends its orders again. Money is checked against the gateway's own ledger, which is not restored."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """A machine dies: the worker and its run at once,
-so that nobody is left who could say so. Prefect notices the silence."""
+so that no process can report it. Prefect detects the missing heartbeats."""
 
 from __future__ import annotations
 

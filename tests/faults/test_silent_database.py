@@ -1,5 +1,5 @@
 """The database is silent: it refuses nothing, ends nothing, and answers nothing.
-Nobody waits for it for ever, and nothing is decided."""
+No process waits for ever, and nothing is decided."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_transactions_end_in_time_and_so_do_cancelled_ones(
             async with asyncio.timeout(1), transaction() as tx:
                 await tx.exec_driver_sql("SELECT 1")
     assert time.monotonic() - asked < _LIMIT_SECONDS
-    # One that is only slow is told to stop: nobody has to wait for its locks.
+    # A statement that is only slow is cancelled, so that its locks are released.
     with pytest.raises(Exception) as failed:  # noqa: PT011
         async with transaction(seconds=0.5) as tx:
             await tx.exec_driver_sql("LOCK TABLE product; SELECT pg_sleep(600)")
@@ -142,7 +142,7 @@ async def test_the_inventory_service_s_operations_end_in_time(
 async def test_a_listener_makes_another_connection(
     frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To whom nothing is told cannot know that nobody is there, unless it asks."""
+    """A listener that receives nothing detects a lost connection only by asking."""
     tries, connect = itertools.count(), LimitedAsyncConnection.connect
 
     async def counted(*arguments: Any, **options: Any) -> Any:
@@ -164,7 +164,7 @@ async def test_a_listener_makes_another_connection(
 
 class Silence:
     """Of the database, from the charge on,
-    until the worker has been told `times` times that there is no answer."""
+    until the worker has timed out `times` times."""
 
     def __init__(
         self, world: World, server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, order_id: str

@@ -1,4 +1,4 @@
-"""A run is cancelled, or its process is told to go: at once, and not when a schedule comes by."""
+"""A run is cancelled, or its process is terminated: effective at once, without waiting for a schedule."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def state(server: PrefectServer, run_id: str) -> str:
 async def test_cancelled_at_any_step(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
-    """Before the pivot, and in the middle of it, the order is undone;
-    after it, it goes on. By the run itself: nobody else is there."""
+    """Before and during the pivot, the order is compensated;
+    after it, the order continues. The run itself does it: there is no other worker."""
     # Whoever waits at a gate holds its product's row, so each has a product of its own.
     products = {"reservation": "PROD-001", "payment": "PROD-002", "shipment": "LAPTOP", "outbox": PRODUCT}
     orders = {
@@ -116,7 +116,7 @@ async def test_a_worker_that_is_told_to_go(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, forkserver: Forkserver, unique: str
 ) -> None:
     """SIGTERM to a process worker with a run in the middle of a payment:
-    the order is not undone, it goes on elsewhere."""
+    the order is not compensated; another worker continues it."""
     order = order_of("good", unique, payment_info={"method": "credit_card", "card_last4": "0341"})
     run_id = str((await asyncio.to_thread(start_own_run, take_in(order))).id)
 

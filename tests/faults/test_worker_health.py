@@ -43,7 +43,7 @@ class Served:
         self.process, self.log, self._url = process, log, f"http://127.0.0.1:{port}"
 
     def get(self, path: str) -> tuple[int, str]:
-        """The status, and the reasons. 0: nobody answers."""
+        """The status, and the reasons. 0: no answer."""
         try:
             answer = httpx.get(self._url + path, timeout=10, trust_env=False)
         except httpx.HTTPError as error:
@@ -113,7 +113,7 @@ def pause(server: PrefectServer, *, paused: bool) -> None:
 async def test_ready_only_while_it_takes_work(
     deployed: World, frail_prefect: PrefectServer, tmp_path: Path
 ) -> None:
-    """A worker that lacks something it needs from others is alive: to start it again helps nobody."""
+    """A worker whose dependencies are unavailable is alive: restarting it would not help."""
     with a_worker(frail_prefect, tmp_path) as worker:
         await worker.until_ready(200, 60)
         assert worker.get("/health") == (200, "")

@@ -1,4 +1,4 @@
-"""What the witnesses say of many orders at once:
+"""Checks many orders at once against independent records:
 the gateway's own ledger, the stock, the parcels, the mails."""
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ def assert_right(
 
 
 def assert_mails(world: World, orders: Mapping[str, Any]) -> None:
-    """Whoever gets a parcel has one confirmation, whoever got money back has one mail about it, whoever could
+    """Who gets a parcel has one confirmation, who got money back has one mail about it, who could
     not pay or ordered what is not there has one that says so,
-    and nobody has another. The CRM has the same."""
+    and there are no other mails. The CRM has the same."""
     ends = report.read(list(orders))
     wanted = Counter((i, kind) for i, end in ends.items() for kind in due(end))
     sent = world.sql("SELECT order_id, kind FROM outbox WHERE sent_at IS NOT NULL")

@@ -30,7 +30,7 @@ class Sent:
 
 @dataclass
 class Load:
-    """Sends orders at a steady pace in threads of its own; each goes on until its order is taken."""
+    """Sends orders at a steady pace in threads of its own; each continues until its order is accepted."""
 
     take: Callable[[dict[str, Any]], None]
     """Raises while the order cannot be taken."""

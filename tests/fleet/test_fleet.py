@@ -1,5 +1,5 @@
 """compose.yaml as processes: a thousand orders in both lanes, while each of its parts is killed in turn and a
-worker is cut off from the network. The witnesses are the gateway's ledger, the stock and the books."""
+worker is cut off from the network. Checked against the gateway's ledger, the stock and the books."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _PACE_SECONDS = 0.2
 """Between two orders; so a thousand take 200 s."""
 _LEFT_SECONDS = 300
 _IN_FLIGHT = timedelta(seconds=2)
-"""An order that was sent so long before a fault is still under way."""
+"""Seconds. An order that was sent this long before a fault is still in progress."""
 _UNSENT = "SELECT 1 FROM outbox WHERE sent_at IS NULL LIMIT 1"
 
 
@@ -194,7 +194,7 @@ def killed(fleet: Fleet, name: str) -> None:
 def cut_off(fleet: Fleet, name: str) -> None:
     fleet.network.cut(name)
     try:
-        time.sleep(CUT_SECONDS)  # the fault itself is so long
+        time.sleep(CUT_SECONDS)  # the duration of the fault itself
     finally:
         fleet.network.heal(name)
     fleet.wait_until(fleet.containers[name].healthy, f"{name} to be healthy again")

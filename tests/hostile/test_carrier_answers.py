@@ -130,7 +130,7 @@ async def shipping(
 async def test_no_lie_ships_to_another_or_sells_twice(
     shipping: World, easypost_server: EasyPost, unique: str, told: list[Lie], kind: str
 ) -> None:
-    """Nor does it leave a label that nobody knows of. An order that cannot be clear comes to a person."""
+    """Nor does it leave an unrecorded label. An order that stays unclear goes to manual review."""
     easypost_server.sell_to_another_shop(f"{unique}-decoy")
     by_order = {f"{unique}-{number}": lie for number, lie in enumerate(told)}
     for order_id, lie in by_order.items():
@@ -228,7 +228,7 @@ async def test_what_is_missing_or_of_another_kind_is_not_believed(
 
 
 async def settle(saga: World, order_ids: list[str]) -> None:
-    """Lets all orders end; what they are put off for is over at once."""
+    """Lets all orders end; postponed orders are due at once."""
     for _ in range(20):
         await process_pending_orders(consumer_seconds=0)
         if all(end.outcome is not None for end in report.read(order_ids).values()):

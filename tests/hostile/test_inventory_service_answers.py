@@ -156,7 +156,7 @@ async def test_no_order_is_refused_because_another_s_items_are_short(
 
 
 async def settle(saga: World, order_ids: list[str]) -> None:
-    """Lets all orders end; what they are put off for is over at once."""
+    """Lets all orders end; postponed orders are due at once."""
     for _ in range(20):
         await process_pending_orders(consumer_seconds=0)
         open_ = saga.sql(

@@ -1,7 +1,7 @@
 """A number of a few characters costs milliseconds, wherever it enters.
 
 Each entry runs in a process of its own, which can be ended: converting 1e999999999 to an integer takes
-minutes, during which Python hears no signal and no thread of it runs.
+minutes, during which Python handles no signal and runs no other thread.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ async def test_an_order_that_cannot_be_claimed_keeps_nobody_from_the_others(
 
 @pytest.mark.parametrize("code", [ITS_OWN, THE_DATABASES])
 async def test_a_hand_back_that_fails_for_a_while_is_tried_again(saga: World, unique: str, code: str) -> None:
-    """The worker lives, and renews a lease that nobody wants to wait for."""
+    """The worker lives, and renews its short lease."""
     stock_up(saga)
     orders, _, _ = batch(unique)
     once = Spoiler(saga, "spoiled_end", ENDING, code=THE_DATABASES, times=2)

@@ -115,7 +115,7 @@ def image() -> dict[str, Any]:
 
 
 def get(url: str) -> tuple[int, Any]:
-    """The status and the JSON of the answer. 0: nobody answers."""
+    """The status and the JSON of the answer. 0: no answer."""
     try:
         answer = httpx.get(url, timeout=10, trust_env=False)
     except httpx.HTTPError as error:

@@ -163,7 +163,7 @@ def test_a_worker_ends_in_time_and_another_goes_on(fleet: Fleet) -> None:
 
 
 def test_ready_depends_on_others_and_alive_does_not(fleet: Fleet) -> None:
-    """Without the Prefect server: the worker is not ready, and nobody should restart it."""
+    """Without the Prefect server: the worker is not ready, and should not be restarted."""
     worker, api = fleet.roles["worker-2"], fleet.roles["prefect-api"]
     took, code = api.stop()
     print(f"  {api.name} ended after {took:.1f} s with {code}")

@@ -70,7 +70,7 @@ class Shop:
         return value
 
     async def empty(self) -> None:
-        """Throws everything away."""
+        """Empties all tables."""
         async with transaction() as tx:
             for table in TABLES:
                 await tx.execute(text(f"DELETE FROM {table}"))
@@ -82,7 +82,7 @@ class Shop:
             assert (await submit_one(order)).status == "accepted"
 
     async def lease(self, seconds: float = 3600) -> UUID:
-        """A worker's lease that nobody renews."""
+        """A worker's lease that is not renewed."""
         lease = uuid4()
         await self.rows(
             "INSERT INTO lease (id, holder, until) "

@@ -1,4 +1,4 @@
-"""A shop that is paid through Stripe: what localstripe has is the witness."""
+"""A shop that is paid through Stripe, checked against what localstripe has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The address of an order changes before it is shipped, or not at all. The witnesses are the labels: the one
+"""The address of an order changes before it is shipped, or not at all. Checked against the labels: the one
 that is drawn, and the one that the carrier outside has sold."""
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ async def test_what_is_settled_keeps_its_address(saga: World, unique: str) -> No
 
 @pytest.mark.parametrize("alive", [True, False])
 async def test_a_worker_that_holds_it_is_not_disturbed(saga: World, unique: str, alive: bool) -> None:
-    """Also one that has stopped: it might go on, with what it has read."""
+    """Also one that has stopped: it might continue with what it has read."""
     intake.submit([an_order(unique)])
     async with lease(ORDERS) as mine:
         async with transaction() as tx:

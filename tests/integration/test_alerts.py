@@ -257,7 +257,7 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
 async def test_what_is_away_is_one_alert_however_many_orders_it_fails(
     shop: Shop, away: StepError, subject: str
 ) -> None:
-    """An order by itself that is put off leaves a failed step behind, until it goes on; so does an undo."""
+    """A single postponed order has a failed step until it continues; so does a compensation."""
     away.retry_after = 30
     names = [f"O-{number:02}" for number in range(24)]
 
@@ -302,8 +302,8 @@ async def test_what_is_away_is_one_alert_however_many_orders_it_fails(
 
 
 async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
-    """Status: tries put off, ends, failures; undos are among them. Dashboard: ends and failures of the step.
-    Prometheus: the step's failures, its tries that were put off, and the same of its undos."""
+    """Status: postponed attempts, ends, failures, with compensations. Dashboard: ends and failures of the
+    step. Prometheus: failures and postponed attempts of the step and of its compensation."""
     metrics = await asyncio.to_thread(read_metrics, last(hours=1))
     assert metrics.events is not None
     assert metrics.steps is not None

@@ -62,7 +62,7 @@ DEAD = "00000000-0000-0000-0000-0000000000dc"
 
 @pytest.fixture(autouse=True)
 def behave(sandbox: Sandbox) -> Iterator[None]:
-    """The gateway is as it was, whatever a test told it."""
+    """Resets the gateway's behaviour after each test."""
     yield
     switches = {"take_refunds": False, "error_rate": 0, "hang_rate": 0, "forget_keys": False, "latency_ms": 0}
     httpx.post(f"{sandbox.url}/sandbox/behaviour", json=switches, timeout=10).raise_for_status()
@@ -193,8 +193,8 @@ async def test_the_preview_without_the_gateway_says_at_most(saga: World, unique:
 
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
 async def test_an_order_that_nobody_has_in_hand(saga: World, unique: str, steps: int) -> None:
-    """After no step it only waits; once shipped its notification is put off;
-    after all its worker died before it could say completed."""
+    """Before the first step it only waits; once shipped its notification is postponed;
+    after the last step its worker died before it recorded the outcome."""
     order_id = f"STOP-{unique}"
     await begun(saga, order_id, steps)
     state = await cancel(order_id)
@@ -292,7 +292,7 @@ async def test_a_return_that_cannot_be_refunded_needs_attention(saga: World, uni
     saga.assert_books_balance()
 
 
-# -- an order that a worker has in hand
+# -- an order that a worker holds
 
 
 async def test_one_in_hand_is_stopped_before_it_is_charged(saga: World, unique: str) -> None:
@@ -503,7 +503,7 @@ async def _ship_while_somebody_asks(order: OrderInstance, *, later: int) -> bool
 )
 @pytest.mark.short_form("refunded")
 async def test_a_worker_that_dies_in_the_middle_of_a_return(saga: World, unique: str, moment: str) -> None:
-    """Another one goes on where the journal says, against a gateway that has forgotten its keys."""
+    """Another worker continues from the journal, with a gateway that has forgotten its keys."""
     order_id = f"DIES-{unique}"
     await process_order(an_order(order_id), return_state=True)
     saga.misbehave(forget_keys=True)

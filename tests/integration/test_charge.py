@@ -348,7 +348,7 @@ async def test_a_worker_who_lost_the_order_does_not_charge(till: Till) -> None:
 @pytest.mark.parametrize("forget", [False, True])
 @pytest.mark.parametrize("next_one", ["charges", "refunds"])
 async def test_a_worker_that_pauses_before_it_confirms(till: Till, next_one: str, forget: bool) -> None:
-    """Its payment is known to the next worker, who charges it, or sees to it that nobody can any more."""
+    """The next worker knows its payment, and charges or cancels it."""
     till.ledger.behaviour = Behaviour(forget_keys=forget)
     paused, go_on = asyncio.Event(), asyncio.Event()
 
@@ -478,7 +478,7 @@ async def test_orders_do_not_get_each_others_payments(till: Till) -> None:
 
 
 async def made_by_us(till: Till, card: str = "1234") -> Any:
-    """A payment for the order that nobody has confirmed."""
+    """An unconfirmed payment for the order."""
     return till.ledger.create(
         order_id="A",
         amount=UNITS,

@@ -40,7 +40,7 @@ SECRETS = (
     "4242",
     "neighbour",
 )
-"""What no model may be sent: the order's facts, and what nobody may see."""
+"""What no model may be sent: the order's facts, and secrets."""
 ORDER = Order.model_validate(
     {
         **EXAMPLE,

@@ -35,7 +35,7 @@ pytest_plugins = ["tests.integration.domain_fixtures"]
 
 @pytest.fixture
 def crm(shop: Shop) -> Iterator[Crm]:
-    """A CRM that takes everything, until it is told otherwise."""
+    """A CRM that accepts everything unless a test changes that."""
     with (
         crm_server() as crm,
         environment({"CRM_WEBHOOK_URL": crm.url, "CRM_WEBHOOK_SECRET": SECRET, "CRM_TIMEOUT_SECONDS": "5"}),
@@ -184,7 +184,7 @@ async def test_what_an_earlier_version_made_due_keeps_its_id(
 
 @pytest.mark.parametrize("status", [500, 503, 400, 401, 404, 302, 308])
 async def test_any_other_answer_is_tried_again_with_growing_pauses(shop: Shop, crm: Crm, status: int) -> None:
-    """A redirection too: whoever answers there has not been told the secret."""
+    """A redirection too: the server there does not have the secret."""
     crm.answer = lambda _: (status, {"location": crm.url})
     await store(shop, "A")
     await refunded("A")
@@ -220,7 +220,7 @@ async def test_gone_stops(shop: Shop, crm: Crm) -> None:
 
 @pytest.mark.parametrize("as_date", [False, True])
 async def test_a_pause_that_is_asked_for_is_made(shop: Shop, crm: Crm, as_date: bool) -> None:
-    """By all: nobody else is sent to it either."""
+    """By all connections: no other message is sent to it either."""
     after = format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True) if as_date else "600"
     crm.answer = lambda _: (429, {"retry-after": after})
     ids = [f"{i:02}" for i in range(30)]

@@ -1,5 +1,5 @@
-"""Goods that arrive: in stock once, in the books, from every way in. The witness is the table of products and
-what books and reconciliation say of it."""
+"""Goods that arrive: in stock once, in the books, from every way in. Checked against the table of products
+and the results of books and reconciliation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orders whose parcels go through a carrier outside, in both lanes. The witness is the carrier: a label that
+"""Orders whose parcels go through a carrier outside, in both lanes. Checked against the carrier: a label that
 was bought and not taken back is a parcel that can leave."""
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ async def test_a_label_that_was_bought_too_late_is_voided(
 async def test_a_carrier_that_is_away_is_waited_for(
     shipping: World, easypost_server: EasyPost, unique: str
 ) -> None:
-    """Orders are put off, paid and with their stock, and go on once it is back."""
+    """Paid orders are postponed with their stock, and continue when it is available."""
     easypost_server.misbehave("create", "error_503", times=1000)
     intake.submit([an_order(unique)])
     await process_pending_orders(consumer_seconds=0)

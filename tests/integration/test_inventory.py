@@ -111,7 +111,7 @@ async def test_what_others_hold_is_not_available(shop: Shop) -> None:
 
 
 async def test_a_batch_is_served_in_its_sequence(shop: Shop) -> None:
-    """One that is short takes nothing away from those behind it."""
+    """An order that is short takes no stock from later ones."""
     await shop.add_stock(P=5, Q=1)
     orders = await shop.instance(
         an_order("A", ("P", 3)),
@@ -503,7 +503,7 @@ async def test_never_oversold_and_never_lost(
             return
         async with transaction() as tx:
             held = await journal.verify_ownership(tx, crew)
-            # A shipped order is past the pivot: nobody reserves for it again.
+            # A shipped order is past the pivot: nothing is reserved for it again.
             open_ones = [order for order in held if states.get(order.id) != "shipped"]
             if what == "reserve":
                 answers: Any = await embedded.reserve(tx, open_ones)

@@ -1,5 +1,5 @@
 """Orders whose stock is at an inventory service, in both lanes.
-The witness is the service: its own stock and its own reservations."""
+Checked against the service's own stock and reservations."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ async def test_what_ran_out_and_is_another_s_by_now(
 async def test_while_the_service_is_away_orders_are_postponed(
     stocked: World, service: InventoryServer, unique: str, kind: str
 ) -> None:
-    """Also those that are paid: they keep their stock and go on, once, when it is back."""
+    """Also those that are paid: they keep their stock and continue, once, when it is available."""
     ids = [f"{unique}-{i}" for i in range(3)]
     service.misbehave("/commit", kind, times=1000)
     intake.submit([an_order(order_id) for order_id in ids])
@@ -349,7 +349,7 @@ async def test_it_is_honoured_for_how_long_a_limit_is_meant(
 async def test_a_token_that_is_not_accepted(
     stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Retries do not help; nothing was charged, and a person is told which setting it is."""
+    """Retries do not help; nothing was charged, and manual review names the setting."""
     monkeypatch.setenv("INVENTORY_SERVICE_TOKEN", "another-token")
     settings.cache_clear()
     await own_run([an_order(unique)])

@@ -1,5 +1,5 @@
-"""The desk: what could not be undone is retried, shown,
-and settled by a person; the gateway's ledger is the witness."""
+"""Manual review: a failed compensation is retried, shown,
+and settled by a person. Checked against the gateway's ledger."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ DEAD = "00000000-0000-0000-0000-0000000000dd"
 
 @pytest.fixture(autouse=True)
 def behave(sandbox: Sandbox) -> Iterator[None]:
-    """The gateway is as it was, whatever a test told it."""
+    """Resets the gateway's behaviour after each test."""
     yield
     switches = {"take_refunds": False, "error_rate": 0, "hang_rate": 0, "forget_keys": False}
     httpx.post(f"{sandbox.url}/sandbox/behaviour", json=switches, timeout=10).raise_for_status()
@@ -109,7 +109,7 @@ async def shown() -> tuple[dict[str, dict[str, Any]], str]:
     return {row["order"]: row for row in rows}, artifact.description or ""
 
 
-# -- reaching the desk
+# -- reaching manual review
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -323,7 +323,7 @@ async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_
     saga.sql("UPDATE customer_order SET outcome = NULL")
     async with transaction() as tx:
         (deaf,) = await claims.claim(tx, ORDERS, UUID(lease(1)), most=1, ids=[order_id])
-    # the commit that was not heard of
+    # the commit whose answer was lost
     saga.sql("UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL")
     saga.sql("UPDATE customer_order SET outcome = NULL")  # opened again
     async with transaction() as tx:
@@ -586,7 +586,7 @@ async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, un
 async def test_a_person_does_not_wait_for_a_gateway_that_is_away(
     saga: World, unique: str, first: Resolution
 ) -> None:
-    """Its retry is put off until the gateway is back:
+    """Its retry is postponed until the gateway is available:
     that can be hours, and then the money would go back twice."""
     order_id = await stuck(saga, f"PUTOFF-{unique}")
     saga.sql(

@@ -1,5 +1,5 @@
 """The limit of calls to the gateway holds for all workers together (`PAYMENT_CALLS`) and for each process
-(`PAYMENT_CONCURRENCY`): told by how many requests the gateway has at once."""
+(`PAYMENT_CONCURRENCY`): measured by the gateway's concurrent requests."""
 
 from __future__ import annotations
 

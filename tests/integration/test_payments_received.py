@@ -1,5 +1,5 @@
-"""Money that came by transfer or on delivery, recorded from every way in: once, and the order goes on. The
-witnesses are the table of payments, the stock and the shipments."""
+"""Money that came by transfer or on delivery, recorded through every interface: once, and the order
+continues. Checked against the table of payments, the stock and the shipments."""
 
 from __future__ import annotations
 

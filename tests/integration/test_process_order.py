@@ -182,7 +182,7 @@ async def test_a_cancelled_run_is_undone(
 
 
 async def start_and_wait_for_the_gateway(saga: World, order: dict[str, Any]) -> asyncio.Task[Any]:
-    """Its run, while the gateway is away: reserved, put off, in nobody's hand."""
+    """Its run while the gateway is unavailable: reserved, postponed, not claimed."""
     saga.misbehave(
         faults=[{"order_id": order["id"], "fault": Fault.RESET_BEFORE, "move": move} for move in Move]
     )
@@ -291,7 +291,7 @@ async def test_whose_run_is_cancelled_while_it_is_shipped_goes_forward(saga: Wor
 async def test_a_run_whose_worker_is_stopped_leaves_its_order_as_it_is(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
-    """It is handed back, not undone: the next one finds the charge and goes on."""
+    """It is released, not compensated: the next worker finds the charge and continues."""
     order = an_order(f"LEFT-{unique}", card="0341")
 
     async def told_to_go(run_id: str) -> None:

@@ -59,7 +59,7 @@ def scrape(url: str, token: str | None = None) -> Scraped:
 
 
 def fresh() -> Scraped:
-    """As a process that has just been started tells it."""
+    """As a process reports it that has just been started."""
     with served(Exposition("a test")) as url:
         return scrape(url)
 
@@ -84,7 +84,7 @@ async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once
     await asyncio.to_thread(submit, orders)
     await process_pending_orders(consumer_seconds=0)
     await asyncio.to_thread(submit, [an_order(f"WAITING-{unique}")])
-    # what failed for good is told after a while: let it be a while ago
+    # final failures are reported with a delay: shift them into the past
     saga.sql(
         "UPDATE order_step SET undo_ended_at = undo_ended_at - interval '20 s' WHERE undo_status = 'failed'"
     )

@@ -297,7 +297,7 @@ async def test_refunded_less_than_charged_is_made_whole(books: Books) -> None:
 
 async def test_a_rejected_order_that_was_charged_is_for_a_person(books: Books) -> None:
     """It has no journal of a payment, and its content may be anything:
-    nobody can say that this was its amount."""
+    its amount is unknown."""
     order_id = f"ODD-{books.unique}"
     await books.ended({**an_order(order_id), "items": "many", "total_amount": "much"})
     assert books.world.order(order_id).outcome == "rejected"
@@ -330,7 +330,7 @@ async def test_a_refund_that_is_refused_goes_to_a_person(books: Books) -> None:
 
 
 async def test_a_refused_refund_repeats_no_customer(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal, the desk and the remark have the gateway's words, which may be the customer's."""
+    """Journal, manual review and remark have the gateway's words, which may be the customer's."""
     order_id = await books.declined()
     await books.charged(order_id)
     books.world.sql(
@@ -372,7 +372,7 @@ async def test_without_fix_nothing_is_touched(books: Books) -> None:
 
 
 async def test_ours_but_not_charged_there(books: Books) -> None:
-    """An order that completed, says our table, and of which the gateway has never heard."""
+    """An order that completed according to our table, and that the gateway does not know."""
     order_id = await books.completed()
     stranger = f"STRANGER-{books.unique}"
     books.world.sql("UPDATE customer_order SET id = :new WHERE id = :old", new=stranger, old=order_id)
@@ -744,7 +744,7 @@ async def test_an_id_that_we_could_not_even_store_stops_nothing(books: Books) ->
 
 
 async def test_stock_that_does_not_add_up(books: Books) -> None:
-    """Each planted in our own tables; all of it is told, none of it changed."""
+    """Each planted in our own tables; all are reported, none is changed."""
     done, undone, other = (
         await books.completed(),
         await books.declined(),
@@ -793,7 +793,7 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
 @pytest.mark.usefixtures("prefect_api")
 async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None:
     """1 203 payments, 40 of them of orders that are in order;
-    three pages, none left out, and no more than a page in hand."""
+    three pages, none left out, and at most one page in memory."""
     good = [an_order(f"GOOD-{books.unique}-{i}", product="PROD-002", price="29.99") for i in range(40)]
     await books.ended(*good)
     with closing(Ledger(sandbox.ledger)) as ledger:
@@ -1006,7 +1006,7 @@ def an_end(draw: st.DrawFn) -> dict[str, Any] | None:
 
 
 class Recorded:
-    """A gateway that says what it was told to say."""
+    """A gateway with scripted answers."""
 
     def __init__(self, payments: list[Payment]) -> None:
         self.payments = payments

@@ -23,8 +23,8 @@ from tests.integration.world import World, an_order
 from tests.waiting import until
 
 _BAR_SECONDS = {"a consumer at work": 15, "nobody": 60}
-"""From the kill to the outcome, with the default lease, by who else is there.
-Where nobody is, a process has to be started first."""
+"""From the kill to the outcome, with the default lease, by which other workers exist.
+Without any, a process has to be started first."""
 
 
 @pytest.fixture

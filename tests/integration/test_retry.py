@@ -1,4 +1,4 @@
-"""The same order again after it ended uncompleted. The witness is the gateway's own ledger, and the stock."""
+"""The same order again after it ended uncompleted. Checked against the gateway's own ledger and the stock."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ async def test_the_money_of_a_try_that_was_refunded_counts_in_the_totals(
 
 
 async def test_a_try_is_refunded_like_any_other(saga: World, unique: str) -> None:
-    """Charged and refunded twice, by two tries, and told twice."""
+    """Charged and refunded twice, by two tries, with two mails."""
     order_id = f"BACK-{unique}"
     await process_order(an_order(order_id, country="AQ"), return_state=True)
     outcome = await again(order_id)

@@ -1,5 +1,5 @@
 """`order-saga review` without a Prefect server:
-many orders whose refunds the gateway refuses; its ledger is the witness."""
+many orders whose refunds the gateway refuses, checked against its ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Command = Callable[..., Awaitable[tuple[int, str]]]
 
 @pytest.fixture(autouse=True)
 def behave(sandbox: Sandbox) -> Iterator[None]:
-    """The gateway is as it was, whatever a test told it."""
+    """Resets the gateway's behaviour after each test."""
     yield
     httpx.post(
         f"{sandbox.url}/sandbox/behaviour", json={"take_refunds": False, "error_rate": 0}, timeout=10

@@ -39,7 +39,7 @@ HARMLESS = {Fault.SLOW, Fault.MISLABELLED}
 
 
 class Gateway:
-    """A gateway that does as it is told."""
+    """A gateway with configurable behaviour."""
 
     def __init__(self, process: Sandbox) -> None:
         self.gateway = SandboxGateway(process.url, 3.0, 8)

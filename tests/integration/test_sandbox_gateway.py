@@ -554,7 +554,7 @@ async def test_work_is_done_although_nobody_hears_of_it(world: World, order_id: 
 async def test_with_seeded_trouble_everywhere_persistence_charges_and_refunds_once(
     world: World, order_id: str
 ) -> None:
-    """Whoever goes on asking, by one key and one payment, ends with one charge and one refund."""
+    """Repeated requests with one key and one payment lead to one charge and one refund."""
     await world.behave(Behaviour(error_rate=0.5, seed=11))
 
     async def persist(ask: Callable[[], Awaitable[Any]]) -> Any:

@@ -279,7 +279,7 @@ async def test_one_record_that_makes_no_sense_is_one_discrepancy_at_the_most(
 
 
 async def test_the_event_about_their_payment_moves_nothing(account: Account, unique: str) -> None:
-    """Stripe tells both shops of it, and ours has an order of that id which was rejected."""
+    """Stripe notifies both shops of it, and ours has an order of that id which was rejected."""
     await process_order(account.order(unique, total_amount="1.00"), return_state=True)
     assert ended(unique).outcome is Outcome.REJECTED
     theirs = account.neighbour.pays(unique)
@@ -376,7 +376,7 @@ async def cancel(order_id: str) -> None:
 async def test_the_books_count_our_payments_alone_and_find_what_is_wrong(
     account: Account, unique: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At Stripe, too: the witness is what the gateway says, not what our tables say twice."""
+    """At Stripe, too: checked against the gateway, not against our own tables."""
     theirs = account.neighbour.pays(unique)
     await process_order(account.order(unique), return_state=True)
     assert await books() == 0, capsys.readouterr().out

@@ -48,7 +48,7 @@ def through(
 
 @pytest.fixture
 def server() -> Iterator[MailServer]:
-    """One that takes everything, until it is told otherwise."""
+    """A server that accepts everything unless a test changes that."""
     with mail_server() as server, through(server):
         yield server
 
@@ -413,7 +413,7 @@ class TestRefusals:
 
 class TestBrokenConnections:
     async def test_one_that_drops_after_the_text(self, shop: Shop, server: MailServer) -> None:
-        """The server may have taken the mail: nobody can know.
+        """The server may have accepted the mail: that is unknown.
         It is sent again, later, and is recognisable as the same mail."""
         server.after_data = lambda _: len(server.taken) == 1
         await store(shop, "A")
@@ -505,8 +505,8 @@ class TestBrokenConnections:
         silent.close()
 
     async def test_a_slow_answer_after_the_text_is_waited_for(self, shop: Shop, server: MailServer) -> None:
-        """Longer than for a command: whoever gives up too early sends it twice.
-        Meanwhile nobody else sends it."""
+        """Longer than for a command: a timeout that is too short sends it twice.
+        Meanwhile no other worker sends it."""
         server.may_answer.clear()
         await store(shop, "A")
         await put([confirmation("A")])

@@ -1,5 +1,5 @@
 """The Stripe client against localstripe, a Stripe server that is not ours.
-What localstripe has is the witness."""
+Checked against what localstripe has."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ async def test_without_a_token_an_order_is_compensated_and_says_why(
 async def test_an_order_waits_for_its_customer_and_keeps_its_stock(
     stripe_saga: StripeWorld, unique: str
 ) -> None:
-    """While others go on."""
+    """While others continue."""
     other = f"{unique}-other"
     intake.submit([stripe_saga.asking(unique), paid_by("pm_card_visa", an_order(other))])
     await consumer()
@@ -174,7 +174,7 @@ async def test_an_order_waits_for_its_customer_and_keeps_its_stock(
 async def test_a_key_that_is_not_accepted_undoes_no_order(
     stripe_saga: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """A key that was rolled must not send all that is waiting to the desk."""
+    """A rolled key must not send all waiting orders to manual review."""
     ids = [f"{unique}-{number}" for number in range(8)]
     charged = when == "before it is refunded"
     intake.submit(
@@ -210,7 +210,7 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
 async def test_what_stripe_tells_while_an_order_is_being_postponed_is_not_missed(
     stripe_saga: StripeWorld, unique: str
 ) -> None:
-    """Its worker had looked before, and nobody waits yet who could be woken."""
+    """Its worker has polled already, and no listener waits yet."""
     mark = stripe_saga.installation
     intake.submit([an_order(unique)])
     async with lease(ORDERS) as mine:
@@ -325,7 +325,7 @@ async def test_reconciliation_cancels_what_was_left_and_refunds_what_was_charged
 
 
 async def _pay(order_id: str, *, confirm: bool) -> None:
-    """Once more, when nobody expects it."""
+    """Once more, unexpectedly."""
     made = await gateway().create(
         order_id=order_id,
         amount=Decimal("999.99"),

@@ -1,5 +1,5 @@
-"""A run that goes on with what another had begun says so,
-in its log and in its artifact: which order, from which step on, and why."""
+"""A run that continues an order of another run reports it,
+in its log and in its artifact: which order, from which step, and why."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Left:
     lease_over: bool = False
     cancelled: bool = False
     takeovers: int = 0
-    """So often its lease had run out before, which has nothing to do with why it is left now."""
+    """How often its lease expired before, which is unrelated to why it is released now."""
 
 
 LEFT = [
@@ -54,7 +54,7 @@ LEFT = [
 
 
 async def leave(saga: World, order_id: str, left: Left, monkeypatch: pytest.MonkeyPatch) -> UUID:
-    """Its run is told to go while it is being charged. Returns which run that was."""
+    """Terminates its run while it is being charged. Returns which run that was."""
 
     async def told_to_go(run_id: str) -> None:
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", run_id)

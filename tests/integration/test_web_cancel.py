@@ -1,4 +1,4 @@
-"""Cancelling over HTTP and on the command line: previewed, stored, done by a worker. The witness is the
+"""Cancelling over HTTP and on the command line: previewed, stored, done by a worker. Checked against the
 gateway's ledger and the stock."""
 
 from __future__ import annotations

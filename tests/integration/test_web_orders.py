@@ -115,7 +115,7 @@ class TestTakingOrders:
     async def test_an_order_that_has_ended_is_said_to_have(
         self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nobody takes "accepted" for another try: a rejected order stays rejected."""
+        """ "accepted" is not a new try: a rejected order stays rejected."""
         monkeypatch.setenv("ORDERS_API_KEY", KEY)
         settings.cache_clear()
         orders = {
@@ -341,7 +341,7 @@ class TestBadInput:
         assert web.post("/orders", content=chunks(15_000), headers=JSON).status_code == 202
 
     def test_a_content_length_that_lies_is_cut_off_too(self, closed: httpx.Client) -> None:
-        """Or the server itself refuses it; nobody waits for it."""
+        """Or the server itself refuses it; no request waits for it."""
         where = urlsplit(str(closed.base_url))
         with socket.create_connection((where.hostname, where.port), timeout=10) as wire:
             head = (

@@ -1,5 +1,5 @@
 """The payment of an order over HTTP: the client secret is there while the bank waits for the customer, and
-nowhere else. The witness is the Stripe server."""
+nowhere else. Checked against the Stripe server."""
 
 from __future__ import annotations
 

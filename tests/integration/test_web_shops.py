@@ -1,5 +1,5 @@
-"""Webhooks of Shopify and WooCommerce, over HTTP, signed as those shops sign them; PostgreSQL, the gateway's
-ledger and the stock are the witnesses."""
+"""Webhooks of Shopify and WooCommerce, over HTTP, signed as those shops sign them. Checked against
+PostgreSQL, the gateway's ledger and the stock."""
 
 from __future__ import annotations
 

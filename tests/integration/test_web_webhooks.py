@@ -1,5 +1,5 @@
 """Stripe's webhooks, over HTTP, with the SDK's own signatures;
-localstripe's ledger is the witness of what is done about them."""
+effects are checked against localstripe's ledger."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class TestWhoIsBelieved:
         assert shop.sql("SELECT count(*) FROM payment_event") == [(1,)]
 
     def test_the_signed_time_is_the_one_that_is_looked_at(self, web: httpx.Client, shop: StripeWorld) -> None:
-        """Whatever somebody adds to a header that he has heard."""
+        """Whatever is added to an intercepted header."""
         old = signed(self.BODY, ago=400)
         stamp, _, signature = old["Stripe-Signature"].partition(",")
         for changed in (
@@ -255,8 +255,8 @@ class TestLateSuccesses:
     async def test_what_is_charged_after_the_end_goes_back(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
-        """Told twice, and by a liar about the amount;
-        the refund is Stripe's, made once, and the customer is told."""
+        """Reported twice, with a wrong amount;
+        the refund is Stripe's, made once, and the customer gets a mail."""
         await ordered(declined(unique))
         assert ended(unique).outcome is Outcome.COMPENSATED
         await _pay(unique, confirm=True)
@@ -288,7 +288,7 @@ class TestLateSuccesses:
     async def test_events_in_the_wrong_sequence_come_to_the_same(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
-        """Its refund is told before its success, its creation last."""
+        """The events come out of sequence: refund, success, creation."""
         await ordered(declined(unique))
         await _pay(unique, confirm=True)
         late = next(entry for entry in shop.ledger(unique) if entry["status"] == "succeeded")
@@ -463,7 +463,7 @@ class TestDisputes:
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
         """localstripe knows no disputes: what the event says, which is signed,
-        is shown then. It is told in the wrong sequence, too."""
+        is shown then. The events come in the wrong sequence, too."""
         await ordered(paid_by("pm_card_visa", an_order(unique)))
         (entry,) = shop.ledger(unique)
         told = about_dispute("du_1", entry["id"])

@@ -64,7 +64,7 @@ def event(event_id: str, kind: str, about: Mapping[str, Any]) -> str:
 
 
 def about_payment(payment_id: str, order_id: str | None, installation: str | None = None) -> dict[str, Any]:
-    """What such an event says of a payment; the amounts are lies, for nobody may believe them."""
+    """What such an event says of a payment; the amounts are wrong, because nothing may rely on them."""
     metadata = {"order_id": order_id} if order_id else {}
     metadata |= {"installation": installation} if installation else {}
     return {

@@ -1,4 +1,4 @@
-"""What the integration tests ask: the witnesses (the gateway's ledger, the stock, the parcels, the mails),
+"""What the integration tests check: independent records (the gateway's ledger, stock, parcels, mails),
 never just a status."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Real connections to a real PostgreSQL. Where it can matter who goes on, they wait for the test before a
-statement is sent, and what becomes of a commit is the test's choice, too."""
+"""Real connections to a real PostgreSQL. Where the interleaving matters, they wait for the test before a
+statement is sent, and the test also chooses the result of a commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.model.trouble import Trouble
 from tests.model.worker import Worker, current
 
 _NEW_LEASE = "INSERT INTO lease"
-"""Nobody knows of it yet."""
+"""Not visible to others yet."""
 _OF_LEASES = ("UPDATE lease SET taken_from", "DELETE FROM lease")
 """What nothing depends on until an order is written about."""
 
@@ -27,7 +27,7 @@ class Connection(psycopg.AsyncConnection[Any]):
     saying = ""
     ending = False
     wrote = False
-    """Whether its transaction has changed anything that the witness looks at."""
+    """Whether its transaction has changed anything that is checked."""
     locks = False
     exchange: Exchange | None = None
 
@@ -59,8 +59,8 @@ class Connection(psycopg.AsyncConnection[Any]):
         await super().rollback()
 
     async def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
-        """What goes wrong here is that the connection is lost:
-        before the statement arrives, or after it, before the answer is heard."""
+        """The fault here is a lost connection:
+        before the statement arrives, or after it, before the answer arrives."""
         worker, commits = self.worker, self.ending
         if worker is None or self._autocommit:
             return at_once(gen, self.pgconn)
@@ -88,7 +88,7 @@ class Connection(psycopg.AsyncConnection[Any]):
         return answer
 
     def _is_a_point(self, worker: Worker) -> bool:
-        """Where it can matter who goes on: before a transaction, and at its end if others may wait for its
+        """Where the interleaving matters: before a transaction, and at its end if others may wait for its
         locks. A death in between is the same as one at its end.
         `fine` workers can be stopped at every statement."""
         if worker.fine:

@@ -119,7 +119,7 @@ def refused_refund_called_done() -> AbstractContextManager[Any]:
 
 
 def refunded_by_our_own_journal() -> AbstractContextManager[Any]:
-    """Nothing is refunded that we have not heard to be charged."""
+    """Refunds only charges that were confirmed."""
     real = tasks.process_payment.refund
 
     async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResult:
@@ -214,7 +214,8 @@ def refunded_and_not_returned() -> AbstractContextManager[Any]:
 
 
 def refund_refused_for_ever() -> AbstractContextManager[Any]:
-    """The desk's next try repeats the request that was refused, and a gateway repeats its answer."""
+    """The next retry of manual review repeats the request that was refused, and a gateway repeats its
+    answer."""
     real = shop.payments.charge._undo
 
     async def undo(
@@ -230,9 +231,9 @@ def refund_refused_for_ever() -> AbstractContextManager[Any]:
 
 
 def answered_while_the_others_are_written() -> AbstractContextManager[Any]:
-    """A slow order that is answered at the wrong moment is neither done nor failed nor slow: it goes on with
-    its batch. This mistake was made, and found here.
-    Since then a lane asks the journal, too, before anybody goes on; here it does not."""
+    """A slow order that is answered at the wrong moment is neither done nor failed nor slow: it continues
+    with its batch. This mistake was made, and found here. Since then a lane also reads the journal before
+    an order continues; here it does not."""
     late = (
         "for instance, call in "
         "{instance: call for instance, call in calls.items() if not call.done()}.items():"
@@ -282,7 +283,7 @@ PLAIN: Mapping[Defect, Sequence[str]] = {
     undo_due_only_after_success: ["is compensated, and the gateway has kept"],
     refused_refund_called_done: ["its refund is called done, and the gateway has kept"],
     refunded_by_our_own_journal: ["its refund is called done, and the gateway has kept"],
-    # The witness sees it, or the stock's own guard does, which refuses each compensation.
+    # The checks find it, or the stock's own constraint does, which refuses each compensation.
     released_whatever_its_state: ["reserved, and .* held by orders", "could be undone, and are not"],
     reason_for_undoing_forgotten: ["is being undone, and nobody wrote down why"],
     refunded_and_not_returned: ["is compensated, and its parcel is .*, not returned"],

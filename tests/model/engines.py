@@ -17,7 +17,7 @@ from tests.model.worker import Dead, Worker, current
 
 
 class Engines:
-    """`committed` is told of each commit that wrote something."""
+    """`committed` is called for each commit that wrote something."""
 
     def __init__(self, url: str, committed: Callable[[Worker], None]) -> None:
         self._reserve, self._committed = Reserve(url), committed

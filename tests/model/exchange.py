@@ -72,7 +72,7 @@ class Exchange:
         if not self.over:
             self._pgconn.get_cancel().cancel()
         while not self.run():
-            pass  # it has not heard of it yet
+            pass  # it has not received it yet
 
     def answer(self) -> Any:
         if self._error is not None:
@@ -81,7 +81,7 @@ class Exchange:
 
 
 class Reserve:
-    """The connections that nobody uses just now."""
+    """The idle connections."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -123,13 +123,13 @@ class Reserve:
         return bool(row and row[0])
 
     def forget(self, exchange: Exchange | None) -> None:
-        """Nobody waits for its answer any more."""
+        """Its answer is no longer awaited."""
         if exchange in self.waiting:
             self.waiting.remove(exchange)
 
     def look_at_waiting(self) -> None:
-        """After locks were released: those that waited for them go on at once,
-        before anybody else asks anything."""
+        """After locks were released: transactions that waited for them continue at once,
+        before any other statement."""
         for exchange in list(self.waiting):
             if exchange.run():
                 self.waiting.remove(exchange)

@@ -1,5 +1,5 @@
 """A worker's line to the one gateway. Requests and answers wait for the test,
-get lost, or arrive when nobody waits for them any more."""
+get lost, or arrive when they are no longer awaited."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Wire:
     ledger: Ledger
     changed: Callable[[str], None]
     in_the_air: list[Request] = field(default_factory=list)
-    """Requests that nobody waits for any more, and that may arrive yet."""
+    """Requests that are no longer awaited, and may still arrive."""
     asked: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
     """What has arrived that may have changed something: which move,
     about which order or payment, and whether its key was remembered."""
@@ -77,7 +77,7 @@ class Wire:
         if not self.in_the_air:
             return None
         request = self.in_the_air.pop(number % len(self.in_the_air))
-        with suppress(PaymentError):  # nobody hears of it
+        with suppress(PaymentError):  # the answer is not awaited
             request.arrive()
         self.arrived(request.what)
         return request.what

@@ -1,8 +1,8 @@
-"""States of orders from which healthy workers have brought them to their right end before:
-they need not do so again.
+"""States of orders from which healthy workers have reached the correct outcome before:
+they are not repeated.
 
 Nothing else is left of a history once its workers are dead; and all that one order's recovery has to do with
-another's is the stock. States that are told apart in vain cost time; states that are not told apart although
+another's is the stock. Distinguishing equivalent states costs time; not distinguishing states although
 they differ would hide something. So what is left out here is only what recovery does not look at: times, and
 the numbers of sequences as long as their sequence is the same.
 """

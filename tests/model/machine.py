@@ -1,4 +1,4 @@
-"""Everything that can happen, in any sequence. After each step the witnesses are asked;
+"""Everything that can happen, in any sequence. After each step all promises are checked;
 in the end every order must have its outcome."""
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.world.begin(dict(zip(IDS, filter(None, (kind, other)), strict=False)), fine=fine == 1)
         self.world.gateway_behaves(forget_keys=forgets)
 
-    # -- workers go on, in any interleaving
+    # -- workers continue, in any interleaving
 
     @rule(turns=st.binary(min_size=1, max_size=6))
     def workers_go_on(self, turns: bytes) -> None:

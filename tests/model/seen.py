@@ -1,4 +1,4 @@
-"""What the witness sees of an order, of its money and of the stock."""
+"""What is observed of an order, of its money and of the stock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Money:
 
 
 class Seen(NamedTuple):
-    """One order's rows in all tables, in the sequence in which the witness selects them."""
+    """One order's rows in all tables, in the sequence of the query."""
 
     id: str
     fence: int

@@ -95,6 +95,6 @@ class Tables:
         self.db.execute(_RESERVATIONS)
 
     def pauses_end(self) -> None:
-        """Of orders that were put off, and of what is on the desk."""
+        """Of postponed orders, and of those under manual review."""
         self.db.execute(_PAUSES)
         self.db.execute(_DESK)

@@ -230,7 +230,7 @@ class Witness:
 
 
 def _notices(now: Seen, charged: Decimal, refunded: Decimal) -> list[str]:
-    """What the customer of an order hears that was not completed."""
+    """The mail to the customer of an order that was not completed."""
     if refunded:
         return ["refund"]
     if charged:

@@ -1,7 +1,7 @@
 """A simulated worker: an event loop of its own that the test advances by hand,
 from one await of the outside to the next.
 
-Whatever the worker asks of the database or of the gateway waits at a `Point` until the test lets it go on.
+Whatever the worker asks of the database or of the gateway waits at a `Point` until the test lets it continue.
 Time stands still unless the test lets it pass. So every interleaving of several workers, and a crash at every
 await, can be had, and had again.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from saga.errors import LeaseLost
 
 _PATIENCE = 50
-"""So often a dead worker's tasks are told to end."""
+"""How often a dead worker's tasks are cancelled."""
 
 
 class Dead(BaseException):
@@ -52,7 +52,7 @@ class Loop(asyncio.SelectorEventLoop):
         selector = _Idle()
         super().__init__(selector)
         selector.loop = self
-        self.set_exception_handler(lambda _loop, _context: None)  # a dead worker's tasks are asked by nobody
+        self.set_exception_handler(lambda _loop, _context: None)  # a dead worker's tasks are not awaited
 
     def create_task(self, *arguments: Any, **options: Any) -> asyncio.Task[Any]:
         task = super().create_task(*arguments, **options)
@@ -147,7 +147,7 @@ class Worker:
         return None
 
     def sleep(self, seconds: float) -> None:
-        """Lets time pass: what waits for nothing else goes on, in its sequence."""
+        """Lets time pass: what waits only for time continues, in sequence."""
         until = self.loop.clock + seconds
         self.loop.settle()
         while self.loop.until_timer is not None and self.loop.clock + self.loop.until_timer <= until:
@@ -161,8 +161,8 @@ class Worker:
         self.loop.settle()
 
     def bury(self) -> None:
-        """What is left of a worker that is dead,
-        and whose every way to the outside is cut, is cleared away."""
+        """Clears away what is left of a dead worker
+        whose connections are all cut."""
         assert self.dead
         if self.points:
             for point in self.points:

@@ -273,7 +273,7 @@ class World:
             self.fail("; ".join(faults))
 
     def _settle_the_desk(self) -> None:
-        """The bank takes every refund, and the desk tries again.
+        """The bank accepts every refund, and manual review retries.
         Raises Violation unless everything that was due is undone."""
         self.gateway_behaves(take_refunds=True)
         self.pauses_end()

@@ -1,5 +1,5 @@
 """Running what the tests have in Node. `make node` installs it; a machine without Node skips these tests, and
-says so. Where `CI` is set they fail instead: nobody reads what is skipped there."""
+says so. Where `CI` is set they fail instead of being skipped unnoticed."""
 
 from __future__ import annotations
 

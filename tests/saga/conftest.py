@@ -40,7 +40,7 @@ async def agency(trips_database: str, tmp_path: Path) -> AsyncIterator[Agency]:
 
 @pytest.fixture
 async def unheard() -> AsyncIterator[Callable[[], list[str]]]:
-    """The event loop's complaints about calls whose end nobody looked at."""
+    """The event loop's reports of exceptions that were never retrieved."""
     loop, complaints = asyncio.get_running_loop(), list[str]()
     before = loop.get_exception_handler()
     gc.collect()  # what tests before this one left is not its complaint

@@ -92,8 +92,8 @@ async def cancel_seats(tx: Tx, trips: Sequence[TripInstance]) -> Ends:
 
 
 class Outside:
-    """An effect outside: one call for each trip, counted.
-    Each trip answers as it is told to, one answer for each call."""
+    """An external effect: one call for each trip, counted.
+    Each trip has scripted answers, one for each call."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = {i: list(a) if isinstance(a, list) else [a] for i, a in answers.items()}

@@ -1,4 +1,4 @@
-"""Tasks end when they are told to."""
+"""Tasks end when they are cancelled."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ async def test_a_try_that_is_cancelled_lets_another_try() -> None:
 
 
 async def test_calls_that_wait_for_their_turn_do_not_try_in_vain() -> None:
-    """Hundreds wait for a connection when the airline goes away: only those that have one find out."""
+    """Hundreds wait for a connection when the airline fails: only calls that have one notice."""
     airline = Airline(failures=4, concurrency=4)
     airline.error = DOWN
     answers = await asyncio.gather(*(airline.ask() for _ in range(200)))

@@ -1,4 +1,4 @@
-"""Which errors are the infrastructure's: told by SQLSTATE,
+"""Which errors are the infrastructure's: recognised by SQLSTATE,
 and the same whether psycopg or SQLAlchemy raises them."""
 
 from __future__ import annotations

@@ -646,7 +646,7 @@ async def test_a_worker_who_handed_the_trip_back_can_write_nothing_more(
     agency: Agency, next_one: str
 ) -> None:
     """Its lease lives, for its other trips.
-    A call that is still on its way for this one must not go on when it comes back."""
+    A call in progress for this one must not continue when it returns."""
     mine = await agency.lease()
     await agency.store("A", "B")
     old, other = await agency.claim(lease=mine)
@@ -751,7 +751,7 @@ async def test_many_races_between_a_writer_and_a_taker(agency: Agency) -> None:
 
 
 class Counted:
-    """Counts the transactions in which notes are written; fails those that it is told to."""
+    """Counts the transactions in which notes are written; fails the selected ones."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *failures: BaseException) -> None:
         self.begun, self._failures = 0, list(failures)
@@ -964,7 +964,7 @@ async def test_what_is_begun_again_without_an_undo_keeps_its_place(agency: Agenc
 
 
 async def test_what_the_worker_knows_is_what_the_journal_has(agency: Agency) -> None:
-    """After every write, so that nobody has to read it again."""
+    """After every write, so that it is not read again."""
     (trip,) = await agency.instance("A")
 
     def in_sequence(trip: TripInstance) -> list[Entry]:
@@ -998,7 +998,7 @@ async def test_what_the_worker_knows_is_what_the_journal_has(agency: Agency) -> 
 async def test_after_an_unclear_commit_the_journal_is_read_again(agency: Agency) -> None:
     arrived, lost = await agency.instance("A", "B")
     await begin(CHARGE, [arrived])
-    arrived.journal.clear()  # the worker was cut off before it heard of the commit
+    arrived.journal.clear()  # the worker was cut off before the commit was confirmed
     lost.journal[CHARGE] = Entry(CHARGE, "begun", 1, undo_due=True)  # and this one never arrived
     async with transaction() as tx:
         await journal.load(tx, [arrived, lost])

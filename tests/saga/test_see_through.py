@@ -62,7 +62,7 @@ async def test_what_fails_for_a_trip_that_is_anothers_now_decides_nothing(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     """Found by the model: the flow failed with an error of its own,
-    or undid what the other worker had in hand."""
+    or compensated what the other worker held."""
     (trip,) = await agency.instance("A")
     await begin(CHARGE, [trip])
     taken = []
@@ -140,7 +140,7 @@ async def test_what_stops_a_run_decides_nothing_about_its_trip(
 async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else could take those up: they are under a lease that lives."""
+    """No other worker could claim them: their lease is valid."""
     lost, other = await agency.instance("A", "B")
     await begin(RESERVE, [lost])
     await begin(CHARGE, [other])

@@ -201,7 +201,7 @@ async def test_a_single_trips_no_is_raised_and_journalled(agency: Agency) -> Non
 
 
 async def test_a_transient_failure_of_a_trip_in_the_database_lets_it_leave_the_batch(agency: Agency) -> None:
-    """A retryable "no" of a database step: the trip goes on alone,
+    """A retryable "no" of a database step: the trip continues alone,
     and if it is more than a fifth the batch tries again together."""
     trips = await some(agency, *"ABCDEFGHIJ")
     act, work = Effects(agency, C=Busy("down")), StepExecution(DEPART, trips)

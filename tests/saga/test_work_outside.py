@@ -250,8 +250,8 @@ async def test_a_crowd_of_slow_ones_is_waited_for(agency: Agency) -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 async def test_time_that_our_own_database_took_is_not_the_outside_s(agency: Agency, n: int) -> None:
-    """What they note waits for a lock until their time is over:
-    nothing is decided about the trips, and they go on later."""
+    """Their checkpoints wait for a lock until their time limit:
+    nothing is decided about the trips, and they continue later."""
     trips, locked, over = await some(agency, *"ABC"[:n]), asyncio.Event(), asyncio.Event()
 
     async def lock() -> None:
@@ -331,7 +331,7 @@ async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once
 async def test_trouble_with_the_database_leaves_no_call_unheard(
     agency: Agency, unheard: Callable[[], list[str]]
 ) -> None:
-    """What was answered meanwhile is not thrown away."""
+    """Answers that arrived meanwhile are kept."""
     trips = await some(agency, *"ABCD")
     work = StepExecution(ACT, trips)
 

@@ -61,7 +61,8 @@ async def test_what_was_read_is_in_the_journal_with_what_comes_next(
 async def test_what_was_read_survives_trouble_in_the_next_step(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, read: Runner, n: int, outside: bool
 ) -> None:
-    """What was read must be known later, though the database was away for a moment when the trip departed."""
+    """What was read must be known later, though the database was briefly unavailable when the trip
+    departed."""
     trips = await some(agency, *"ABC"[:n])
     await read(trips)
     departing = StepExecution(DEPART, trips)

@@ -104,7 +104,7 @@ class Agency:
             )
 
     async def empty(self) -> None:
-        """Throws everything away."""
+        """Empties all tables."""
         for table in ("booking", "trip_step", "trip", "trip_lease"):
             await self.rows(f"DELETE FROM {table}")
 
@@ -114,7 +114,7 @@ class Agency:
                 assert await submit(tx, TRIPS, trip_id, {"id": trip_id, "traveller": f"Ada {trip_id}"})
 
     async def lease(self, seconds: float = 3600) -> UUID:
-        """A worker's lease that nobody renews."""
+        """A worker's lease that is not renewed."""
         lease = uuid4()
         await self.rows(
             "INSERT INTO trip_lease (id, holder, until) "

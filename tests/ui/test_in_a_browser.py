@@ -1,5 +1,5 @@
 """The shop as its people use it: in the Prefect UI of `make run`, with the mouse and the keyboard. The
-gateway's ledger is the witness."""
+gateway's ledger is checked."""
 
 from __future__ import annotations
 

@@ -721,7 +721,7 @@ def test_deep_nesting(depth: int) -> None:
         assert storable(take_in({"id": "A", "deep": deep})) == {"id": "A"}
         storable(take_in({**EXAMPLE, "deep": deep}))
         storable(take_in({**EXAMPLE, "notes": deep}))
-        while isinstance(deep, list | dict):  # the interpreter cannot throw away so deep a thing by itself
+        while isinstance(deep, list | dict):  # the interpreter cannot free so deep a structure by itself
             deep = deep.pop() if isinstance(deep, list) else deep.pop("x")
 
 
@@ -1017,7 +1017,7 @@ def strings(value: Any) -> list[str]:
 )
 @pytest.mark.parametrize("place", ["notes", "customer_name", "name", "address2"])
 def test_no_card_number_is_joined_by_cleaning(separator: str, place: str) -> None:
-    """What mails and labels write is the text without what nobody sees, and with single blanks."""
+    """What mails and labels write is the text without invisible characters, and with single blanks."""
     text = f"call me {grouped(VISA, separator)} thanks"
     order = sent_to(**{place: text}) if place in {"name", "address2"} else {**EXAMPLE, place: text}
     content = json.loads(check_nothing_of(VISA, order).text)

@@ -489,7 +489,7 @@ class TestLanguages:
 
     @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
     def test_is_complete(self, code: str) -> None:
-        """Whoever changes a text is told what else is to be changed."""
+        """A changed text fails with what else has to be changed."""
         english, other = words("en"), words(code)
         assert set(other) == set(english)
         for key, said in english.items():

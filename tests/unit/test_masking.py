@@ -1,4 +1,4 @@
-"""Log lines show no secret, no card, and nobody's name."""
+"""Log lines show no secret, card or customer's name."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_a_password_is_taken_only_from_where_its_address_stands(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    # What the call itself puts there is taken away afterwards.
+    # What the call itself puts there is removed afterwards.
     monkeypatch.setattr(os, "environ", os.environ.copy())
     use_running_world()
     assert (os.environ.get("PREFECT_API_URL"), os.environ.get("PREFECT_API_AUTH_STRING")) == used

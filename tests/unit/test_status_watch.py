@@ -1,4 +1,4 @@
-"""`order-saga status --watch`: it goes on when the database is away,
+"""`order-saga status --watch`: it continues when the database is unavailable,
 and never shows more than the terminal has room for."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Read:
 
 
 def rounds(monkeypatch: pytest.MonkeyPatch, *ends: str) -> None:
-    """Each is `read`, or the database is away; then Ctrl-C."""
+    """Each is `read`, or the database is unavailable; then Ctrl-C."""
     left = iter(ends)
     more = iter([*[None] * (len(ends) - 1), KeyboardInterrupt()])
 

@@ -21,7 +21,7 @@ NAME = "PREFECT_WORKER_QUERY_SECONDS"
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the command puts into its process is taken away afterwards."""
+    """What the command puts into its process is removed afterwards."""
     monkeypatch.delenv(NAME, raising=False)
     monkeypatch.setattr(sys, "argv", ["order-saga"])
     with environment({NAME: None}):
