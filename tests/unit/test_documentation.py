@@ -10,7 +10,9 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,11 +20,13 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 
 from deployments.cli import make_app
 from shop.alerts.rules import Rule
+from shop.payments.gateway import GatewayClient, NewPayment
 from tests.how_to import HOME, blocks, pages, prose
 
 MAKEFILE = (HOME / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([\w-]+):(?!=)", MAKEFILE, re.MULTILINE))
 RUNBOOK = HOME / "docs" / "operations" / "runbook.md"
+GATEWAY_PAGE = HOME / "docs" / "how-to" / "replace-the-gateway.md"
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 PATH = re.compile(r"(?:benchmarks|deployments|docs|examples|flows|locks|saga|shop|tasks|tests)/[\w./-]*")
 ANY_PAGE = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(HOME)))
@@ -138,3 +142,27 @@ def test_every_alert_is_in_the_runbook() -> None:
     names = [*Rule, *(rule["alert"] for group in groups for rule in group["rules"])]
     text = RUNBOOK.read_text(encoding="utf-8")
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_every_section_of_the_runbook_says_what_to_do() -> None:
+    parts = ("**Symptom.**", "**Look.**", "**Do.**", "**Verify.**", "**Escalate**")
+    sections = RUNBOOK.read_text(encoding="utf-8").split("\n## ")[1:]
+    assert len(sections) >= len(Rule)
+    missing = {
+        (section.splitlines()[0], part) for section in sections for part in parts if part not in section
+    }
+    assert not missing
+
+
+def test_the_example_of_a_gateway_has_the_methods_of_the_port() -> None:
+    (example,) = [block for block in blocks(GATEWAY_PAGE) if block.language == "python"]
+    names: dict[str, Any] = {}
+    exec(compile(example.text, str(GATEWAY_PAGE), "exec"), names)
+
+    def methods(kind: type) -> dict[str, set[str]]:
+        found = {name: getattr(kind, name) for name in dir(kind) if name[0] != "_"}
+        return {name: set(signature(each).parameters) for name, each in found.items() if callable(each)}
+
+    expected = methods(GatewayClient)
+    expected["create"] = (expected["create"] - {"new"}) | NewPayment.__annotations__.keys()
+    assert methods(names["AcmeGateway"]) == expected
