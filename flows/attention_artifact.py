@@ -64,7 +64,7 @@ class _ReviewQueueArtifact:
                 await _wait(self._hurry, _PAUSE_SECONDS)
 
 
-_boards: WeakKeyDictionary[asyncio.AbstractEventLoop, _ReviewQueueArtifact] = WeakKeyDictionary()
+_artifacts: WeakKeyDictionary[asyncio.AbstractEventLoop, _ReviewQueueArtifact] = WeakKeyDictionary()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
@@ -77,13 +77,13 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 def changed() -> None:
     """Schedules an update of the artifact, because the queue may have changed. Never raises, never waits."""
-    _boards.setdefault(asyncio.get_running_loop(), _ReviewQueueArtifact()).changed()
+    _artifacts.setdefault(asyncio.get_running_loop(), _ReviewQueueArtifact()).changed()
 
 
 async def settle() -> None:
     """Waits until the artifact shows all changes so far, before a flow run ends. Never raises."""
-    if (board := _boards.get(asyncio.get_running_loop())) is not None:
-        await board.settle()
+    if (artifact := _artifacts.get(asyncio.get_running_loop())) is not None:
+        await artifact.settle()
 
 
 @asynccontextmanager

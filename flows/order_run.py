@@ -10,7 +10,7 @@ from contextlib import ExitStack, asynccontextmanager
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.logging import get_logger
+from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.attention_artifact import artifacts_shown
@@ -67,7 +67,7 @@ async def order_run(order: object) -> AsyncIterator[OrderRun]:
                     except asyncio.CancelledError:
                         await run.leave()
                         raise
-                await run.send_mail()
+                await send_mail(run.instance_id)
                 await show_order(run.instance_id)
             except BaseException as failure:  # by now the order is compensated, or released
                 if run is not None and run.instance_id and not isinstance(failure, GeneratorExit):
@@ -159,19 +159,20 @@ class OrderRun(InstanceRun[Order]):
             if (claimed := await self.claim(order_id)) is not None:
                 await self.run(claimed, leaving=True)
 
-    async def send_mail(self) -> None:
-        """Sends the order's mail. If the database is unavailable, a consumer sends it later."""
-        try:
-            if await outbox.is_due([self.instance_id]):
-                await deliver_outbox(ALL_OF_AN_ORDER, [self.instance_id])
-        except Exception as error:
-            if not is_database_error(error):
-                raise
-            self.log.warning(
-                "the database is unavailable (%s); the mail of order %s is sent later",
-                type(error).__name__,
-                self.instance_id,
-            )
+
+async def send_mail(order_id: str) -> None:
+    """Sends the order's mail. If the database is unavailable, a consumer sends it later."""
+    try:
+        if await outbox.is_due([order_id]):
+            await deliver_outbox(ALL_OF_AN_ORDER, [order_id])
+    except Exception as error:
+        if not is_database_error(error):
+            raise
+        get_run_logger().warning(
+            "the database is unavailable (%s); the mail of order %s is sent later",
+            type(error).__name__,
+            order_id,
+        )
 
 
 async def _is_cancelled() -> bool:
@@ -208,8 +209,7 @@ async def finish_reopened(order_id: str) -> OrderOutcome:
     claimed it; then sends its mail and shows its page."""
     async with artifacts_shown():
         known = await _wait_for_outcome(order_id)
-        if await outbox.is_due([order_id]):
-            await deliver_outbox(ALL_OF_AN_ORDER, [order_id])
+        await send_mail(order_id)
         await show_order(order_id)
     return known
 

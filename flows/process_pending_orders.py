@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows import attention_artifact
+from flows.attention_artifact import artifacts_shown
 from flows.consumers import following_load, place_among_consumers
 from flows.jobs import run_due_jobs
 from flows.order_picture import report_takeovers
@@ -23,7 +23,6 @@ from saga import wakeup
 from saga.database import is_database_error
 from saga.lease import lease
 from saga.prefect.consumer import Consumer
-from saga.prefect.takeover import wait_for_artifacts
 from saga.prefect.termination import cancelled_by_sigterm
 from saga.shares import share
 from shop.monitoring import outcome_counter
@@ -100,9 +99,8 @@ async def process_pending_orders(
         ):
             progress.begin()
             try:
-                await consumer.run(lease_id, listener, seconds, _work_beside if seconds else _send_mail)
-                await wait_for_artifacts()
-                await attention_artifact.settle()
+                async with artifacts_shown():
+                    await consumer.run(lease_id, listener, seconds, _work_beside if seconds else _send_mail)
                 await progress.end()
             finally:
                 await progress.stop()

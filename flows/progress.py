@@ -14,13 +14,12 @@ from uuid import UUID
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
 from prefect.logging import get_logger
-from sqlalchemy import text
 
 from saga.asyncio_tasks import cancel_and_wait
-from saga.database import transaction
 from shop.monitoring.outcome_counter import OutcomeCounter
 from shop.orders.outcomes import Outcome
 from shop.orders.page.formatting import duration, markdown_table
+from shop.orders.report import count_waiting
 from shop.values.money import show
 
 PROGRESS_KEY = "orders-under-way"
@@ -28,10 +27,7 @@ OUTCOMES_KEY = "orders-ended"
 _PAUSE_SECONDS = 5
 _LIMIT_SECONDS = 5
 _MOST_WAITING = 20_000
-_WAITING = text(
-    "SELECT count(*) FROM (SELECT 1 FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL "
-    "AND (not_before IS NULL OR not_before <= now()) LIMIT :most) waiting"
-)
+"""Up to this many waiting orders are counted."""
 
 log = get_logger("orders")
 
@@ -81,7 +77,7 @@ class Progress:
 
     async def _show(self, *, over: bool = False) -> None:
         ended, taken = self._outcome_counter.ended, self._taken()
-        waiting = 0 if over else await _count_waiting()
+        waiting = 0 if over else await count_waiting(most=_MOST_WAITING)
         words = f"{ended:,} of {taken:,} orders ended" + (f", {_about(waiting)} waiting" if waiting else "")
         words += "".join(
             f"; {self._outcome_counter.outcomes[outcome]:,} {outcome}"
@@ -145,11 +141,6 @@ def outcomes_table(outcome_counter: OutcomeCounter, taken: int, seconds: float) 
             markdown_table(("order", "outcome", "failed at", "why"), others),
         ]
     return "\n\n".join(parts) + "\n"
-
-
-async def _count_waiting() -> int:
-    async with transaction() as tx:
-        return int((await tx.execute(_WAITING, {"most": _MOST_WAITING})).scalar_one())
 
 
 def _about(count: int) -> str:

@@ -45,8 +45,8 @@ def about_order(what: str) -> Callable[[], str]:
 
 
 def timed(what: str) -> Callable[[], str]:
-    """Returns a `flow_run_name` for runs not about one order, such as `recovery at 09:30:00` (in the shop's
-    time zone)."""
+    """Returns a `flow_run_name` for runs not about one order, such as `purge at 09:30:00` (in the shop's time
+    zone)."""
 
     def name() -> str:
         return f"{what} at {local(datetime.now(UTC)):%H:%M:%S}"

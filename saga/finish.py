@@ -81,7 +81,7 @@ async def record_failures(instances: Sequence[Instance], *, pivot: str | None = 
     """Commits why the instances fail, before the first compensation runs, so that a worker that takes over
     continues to compensate.
 
-    `pivot`: the pivot of an instance that is past it is compensated, too.
+    `pivot`: the saga's; its compensation becomes due, too, for instances that have it as done.
     """
     async with transaction(_RECORDING) as tx:
         held = await journal.verify_ownership(tx, instances)

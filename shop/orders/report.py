@@ -44,6 +44,17 @@ _ENDED = text(
     "SELECT count(*) FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NOT NULL"
 )
 
+_WAITING = text(
+    "SELECT count(*) FROM (SELECT 1 FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL "
+    "AND (not_before IS NULL OR not_before <= now()) LIMIT :most) waiting"
+)
+
+
+async def count_waiting(*, most: int) -> int:
+    """Returns how many orders wait for a worker now, counted up to `most`."""
+    async with transaction() as tx:
+        return int((await tx.execute(_WAITING, {"most": most})).scalar_one())
+
 
 async def count_out_of_stock(product_ids: Sequence[str]) -> int:
     """Returns how many orders of the last 30 days ended as out of stock and ask for one of these products."""

@@ -14,6 +14,7 @@ from saga import manual
 from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
+from shop.orders.changes import end_postponement, reopen
 from shop.orders.entered import EnteredId, Words
 from shop.orders.outcomes import Outcome
 from shop.orders.parts import BANK_TRANSFER, CASH_ON_DELIVERY
@@ -30,7 +31,6 @@ from shop.payments.errors import (
     PaymentsNotRecorded,
     ReferenceConflict,
 )
-from shop.review.attention import REOPEN
 from shop.runtime.sync import run_sync
 from shop.values import money
 from shop.values.frozen import Frozen
@@ -55,14 +55,6 @@ _REPLACE_OF_SHOP = text(
     f"WHERE order_id = :id AND {_OF_SHOP} AND reference <> :reference"
 )
 _DROP_REPLACED = text("DELETE FROM received_payment WHERE order_id = :id AND amount = 0")
-# Wakes an order that waits for this money. A worker that has it reads the sum itself, or postpones it with
-# the hook `urgent`. It is due now, and not since its submission: until it is claimed, it raises no alert.
-_WAKE = text(
-    "UPDATE customer_order SET not_before = now() WHERE id = :id AND outcome IS NULL AND lease_id IS NULL "
-    "AND waits_for = :code"
-)
-# Any worker compensates it again, and finds the money.
-_REOPEN = text(f"UPDATE customer_order SET {REOPEN} WHERE id = :id")  # noqa: S608  (a constant)
 _RECORDING = failpoint("the commit of a received payment")
 
 
@@ -218,11 +210,12 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
     if new and payment.amount > 0:
         connection.execute(_REPLACE_OF_SHOP, row)
         connection.execute(_DROP_REPLACED, row)
-    if new and connection.execute(_WAKE, {"id": payment.order_id, "code": PaymentAwaited.code}).rowcount:
+    # A worker that has the order reads the sum itself, or postpones it with the hook `urgent`.
+    if new and end_postponement(connection, payment.order_id, PaymentAwaited.code):
         connection.execute(notification(ORDERS, WAITING))
     if new and order.outcome not in {None, Outcome.COMPLETED}:  # in vain: a person has to give it back
         manual.begin_step(connection, ORDERS, payment.order_id, STEP)
-        connection.execute(_REOPEN, {"id": payment.order_id})
+        reopen(connection, payment.order_id)  # any worker compensates it again, and finds the money
         connection.execute(notification(ORDERS, WAITING))
     total = Decimal(connection.execute(SUM, row).scalar_one())
     received = Received(

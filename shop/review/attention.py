@@ -18,6 +18,7 @@ from saga.errors import StepTimeout
 from saga.failpoints import failpoint
 from shop.inventory.errors import InventoryMismatch
 from shop.monitoring.window import parse
+from shop.orders.changes import OPEN_AGAIN
 from shop.orders.order import OrderInstance
 from shop.payments.disputes import OpenDispute, read_open
 from shop.payments.errors import (
@@ -79,9 +80,6 @@ _TOTALS = text(
     "FROM attention a JOIN customer_order o ON o.id = a.order_id "
     "WHERE a.resolved_at IS NULL GROUP BY a.currency ORDER BY a.currency"
 )
-# Reopens an order without an owner: it is claimed like any other, and the saga continues with what is still
-# due.
-REOPEN = "outcome = NULL, finished_at = NULL, not_before = NULL, lease_id = NULL"
 # Two statements: a person may have settled or held an order while its row was being locked.
 _LOCK_DUE = text(
     """
@@ -95,7 +93,7 @@ _ANY_DUE = text(
 )
 _REOPEN_DUE = text(
     f"""
-    UPDATE customer_order o SET {REOPEN} FROM attention a
+    UPDATE customer_order o SET {OPEN_AGAIN} FROM attention a
     WHERE o.id = ANY(CAST(:ids AS text[])) AND a.order_id = o.id AND a.resolved_at IS NULL
       AND a.next_retry_at <= now() AND o.outcome = 'needs_attention'
     RETURNING o.id

@@ -19,6 +19,7 @@ from saga import manual
 from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
+from shop.orders.changes import end_under_review, reopen
 from shop.orders.store import ORDERS
 from shop.orders.tries import earlier_money, earlier_payments
 from shop.payments.charge import STEP as PAYMENT
@@ -29,7 +30,6 @@ from shop.payments.gateway import PaymentGateway
 from shop.payments.gateways import gateway
 from shop.payments.settled import GATEWAY_AT_RISK, GATEWAY_SETTLED, Settled, read_settled
 from shop.review.actions import add_entry, lock_order, optional_text, required_text, system_text
-from shop.review.attention import REOPEN
 from shop.review.errors import (
     AlreadyResolved,
     AmountChanged,
@@ -65,12 +65,6 @@ _RESOLVED = text(
     "amount_written_off = amount_written_off + :written_off WHERE order_id = :id"
 )
 _HOLD = text("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id")
-# For an order whose retry waits for an external system.
-_BACK_TO_REVIEW = text(
-    "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), "
-    "not_before = NULL, waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
-)
-_OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN}, lone_deaths = 0 WHERE id = :id")  # noqa: S608  (a constant)
 _DECIDING = failpoint("the commit of a person's decision")
 _AMOUNT = re.compile(r"(\d{1,12}|\d{1,3}(?:,\d{3}){1,3})(\.\d{1,6})?(?:\s+([A-Za-z]{3}))?", re.ASCII)
 
@@ -245,7 +239,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             if row["next_retry_at"] is None and row["outcome"] is not None:
                 return False
             connection.execute(_HOLD, {"id": decided.order_id})
-            connection.execute(_BACK_TO_REVIEW, {"id": decided.order_id})
+            end_under_review(connection, decided.order_id)
         case Resolution.RETRY_NOW:  # restarts the count of refunds without a clear answer
             changes = {"unclear_refunds": 0, UNDECIDED: False}
             manual.change_error(connection, ORDERS, decided.order_id, PAYMENT, changes)
@@ -269,7 +263,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
         currency=row["currency"],
     )
     if decided.resolution is not Resolution.HOLD:
-        connection.execute(_OPEN_AGAIN, {"id": decided.order_id})
+        reopen(connection, decided.order_id, forget_deaths=True)
         connection.execute(notification(ORDERS, WAITING))
     return True
 

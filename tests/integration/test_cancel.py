@@ -16,6 +16,7 @@ from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ParameterTypeError
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from deployments.local.programs import Sandbox
 from deployments.review import cancel_order as cancel_from_python
@@ -36,6 +37,7 @@ from saga.lease import lease
 from saga.prefect.compensation import compensate_step
 from saga.prefect.run import run_saga
 from saga.prefect.steps import run_step
+from shop.notifications import outbox
 from shop.orders import intake
 from shop.orders.order import OrderInstance
 from shop.orders.outcomes import OrderOutcome, Outcome
@@ -122,6 +124,23 @@ async def test_a_preview_changes_nothing(saga: World, unique: str) -> None:
     assert artifact is not None
     assert "999.99 USD" in str(artifact.data)
     assert saga.money(order_id) == (PRICE, 0)
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_a_database_that_goes_away_after_the_outcome_only_delays_the_mail(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = f"MAIL-{unique}"
+    await process_order(an_order(order_id), return_state=True)
+
+    async def gone(_order_ids: list[str]) -> bool:
+        raise OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(outbox, "is_due", gone)
+    state = await cancel(order_id)
+    assert (state.name, state.type) == ("Compensated", StateType.COMPLETED)
+    assert_undone(saga, order_id, shipped=True)
+    saga.assert_books_balance()
 
 
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))

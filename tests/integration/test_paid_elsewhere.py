@@ -20,6 +20,7 @@ from saga.database import transaction
 from saga.finish import postpone
 from saga.lease import lease
 from shop.orders import intake
+from shop.orders.changes import OPEN_AGAIN
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.orders.report import read
@@ -32,7 +33,6 @@ from shop.payments.recording import record as record_one
 from shop.reconciliation.books import Books, gateway_totals, read_books
 from shop.reconciliation.reconcile import compare_order, reconcile
 from shop.retention.customers import erase_customers
-from shop.review.attention import REOPEN
 from shop.review.cancel import ask_to_cancel
 from shop.review.errors import AmountChanged, NotRetryable, RetryInvalid
 from shop.review.preview import preview_cancel
@@ -188,7 +188,7 @@ async def test_only_a_person_decides_about_a_paid_order_that_is_not_valid(saga: 
     order_id, payment_id = f"AGAIN-{unique}", paid_in_the_shop(saga, unique)
     await outcome_of(paid(order_id, payment_id, product=f"NEW-{unique}"))
     for _ in range(2):
-        saga.sql(f"UPDATE customer_order SET {REOPEN} WHERE id = :id", id=order_id)
+        saga.sql(f"UPDATE customer_order SET {OPEN_AGAIN} WHERE id = :id", id=order_id)
         assert (await finish_reopened(order_id)).outcome is Outcome.NEEDS_ATTENTION
         assert saga.money(f"checkout-{unique}") == (PRICE, 0)
     await resolve(decision(order_id, "retry_now", resolved_by="Kim"))
@@ -263,7 +263,7 @@ async def test_the_decision_to_refund_outlives_a_gateway_that_is_unavailable(
     assert ended(order_id).outcome is not Outcome.REJECTED
     assert saga.money(f"checkout-{unique}") == (PRICE, 0)
     saga.sql("UPDATE customer_order SET not_before = NULL WHERE outcome IS NULL")
-    saga.sql(f"UPDATE customer_order SET {REOPEN} WHERE id = :id", id=order_id)
+    saga.sql(f"UPDATE customer_order SET {OPEN_AGAIN} WHERE id = :id", id=order_id)
     assert (await finish_reopened(order_id)).outcome is Outcome.REJECTED
     assert saga.money(f"checkout-{unique}") == (PRICE, PRICE)
 
