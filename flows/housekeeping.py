@@ -111,8 +111,8 @@ async def _lease_left(run_id: UUID) -> float | None:
 
 
 async def _consumer_started() -> bool:
-    """Starts a consumer if one is missing; returns whether it did. For other workers than ours, which checks
-    this itself."""
+    """Starts a consumer if one is missing; returns whether it did. For workers other than
+    `deployments.worker`, which checks this itself."""
     try:
         return await start_missing_consumer()
     except Exception as error:  # noqa: BLE001  (recovery continues without a Prefect server, or without that deployment)

@@ -21,14 +21,14 @@ class BatchSize:
 
     @property
     def is_probing(self) -> bool:
-        """Whether the first instances are on their way, and nothing is known yet."""
+        """Whether the first batches still run, so that it is not known how long one takes."""
         return not self._is_known and self._claimed >= self.size
 
     def claimed(self, number: int) -> None:
         self._claimed += number
 
     def ended(self, number: int, seconds: float) -> None:
-        """Learns from a batch of so many instances that took this long."""
+        """Adapts the size to how long a batch of this many instances took."""
         self._is_known = True
         if seconds > _BATCH_SECONDS:  # half of it, so that consumers end at about the same time
             fitting = int(number * _BATCH_SECONDS / seconds / 2)

@@ -107,7 +107,8 @@ _CLAIM_SUSPECTED = sql(
 _CLAIM_THESE = sql(
     _CLAIM.format(when=f"({_DUE} OR i.fence = 0)", which="AND i.id = ANY(CAST(:ids AS text[]))")
 )
-# The same condition as in `_CLAIM`, without locking anything.
+# Like the condition in `_CLAIM`, without locking anything. Omits instances that were left to a worker of
+# another version.
 _CLAIMABLE = (
     f"SELECT i.id, i.fence, {_SUSPECTED} AS suspected FROM {{instances}} i "  # noqa: S608  (constants)
     f"WHERE i.outcome IS NULL AND {_DUE} AND i.waits_for IS DISTINCT FROM :unknown_step "

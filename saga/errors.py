@@ -20,7 +20,7 @@ class StepError(Exception):
     code: ClassVar[str] = "step_error"
     refusal: ClassVar[bool] = False
     """Whether it is a business refusal: nothing is at fault, so that no error rate counts it."""
-    others_words: ClassVar[bool] = False
+    quotes_external_system: ClassVar[bool] = False
     """Whether its text contains an external system's words, which may repeat what a customer typed."""
     retryable: bool = False
     retry_after: float | None = None

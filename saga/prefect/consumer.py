@@ -91,7 +91,7 @@ class Consumer(Generic[P]):
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[bool]:
-        """Prevents claims on trial while its body does side work. Yields False if the body has to do nothing,
+        """Prevents claims on trial while its body does side work. Yields False if the body must not work,
         because instances are on trial now."""
         async with self._side_work:
             yield self.runner.idle or not self._on_trial

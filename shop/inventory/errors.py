@@ -77,7 +77,7 @@ class InventoryRefused(StepError):
     """The inventory service refuses the request for another reason than stock or an ended reservation."""
 
     code = "inventory_refused"
-    others_words = True
+    quotes_external_system = True
 
 
 class InventoryMisconfigured(StepError):

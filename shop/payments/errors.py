@@ -30,7 +30,7 @@ class PaymentError(StepError):
     """An error of the payment gateway. `error_code` is the gateway's own code."""
 
     code = "payment_error"
-    others_words = True
+    quotes_external_system = True
     unclear_refunds: int = 0
     """The number of refund requests of the order that had no clear answer, including this one."""
     before_request: bool = False

@@ -9,7 +9,7 @@ class CarrierRefused(StepError):
     """The carrier does not accept this parcel, for example because it does not serve the address."""
 
     code = "carrier_refused"
-    others_words = True
+    quotes_external_system = True
     refusal = True
 
 
@@ -50,4 +50,4 @@ class VoidRefused(StepError):
     """The carrier does not void an unused label: a person has to."""
 
     code = "void_refused"
-    others_words = True
+    quotes_external_system = True

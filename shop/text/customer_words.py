@@ -44,7 +44,7 @@ _UNSEEN = re.compile(f"[{UNSEEN}]")
 def hidden(error: E, content: Mapping[str, Any]) -> E:
     """Applies `without_customer` to the error's text if a third party wrote it, as the error goes to the
     journal, to a task run's state and to logs. Returns the error."""
-    if error.others_words:
+    if error.quotes_external_system:
         error.reword(partial(without_customer, content=content))
         error.__cause__, error.__suppress_context__ = None, True
     return error
