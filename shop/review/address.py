@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -70,11 +70,13 @@ async def change_address(
     started_by: str | None = None,
     partly: bool = False,
     wait_seconds: float = 0,
+    check: Callable[[Connection], None] = lambda _: None,
 ) -> AddressReceipt:
     """Replaces the order's shipping address, and keeps the former one with who replaced it.
 
     `given` has the fields of `shipping_info`; `partly`: those that are left out stay. While a worker holds
-    the order, waits up to `wait_seconds`. Raises `OrderUnknown`; `AddressInvalid` with every problem;
+    the order, waits up to `wait_seconds`. `check` is called once the order is locked, before anything is
+    changed; what it raises is raised. Raises `OrderUnknown`; `AddressInvalid` with every problem;
     `AddressSettled`: it is being shipped or has ended; `OrderHeld` (retryable): a worker holds the order.
     """
     who, wrong = optional_texts(changed_by=changed_by, reason=reason)
@@ -85,7 +87,7 @@ async def change_address(
     until = time.monotonic() + wait_seconds
     while True:
         try:
-            return await _change(order_id.strip(), given, who, problems, partly=partly)
+            return await _change(order_id.strip(), given, who, problems, partly=partly, check=check)
         except OrderHeld:
             if time.monotonic() + _PAUSE_SECONDS > until:
                 raise
@@ -93,10 +95,17 @@ async def change_address(
 
 
 async def _change(
-    order_id: str, given: object, who: Mapping[str, str | None], problems: list[Problem], *, partly: bool
+    order_id: str,
+    given: object,
+    who: Mapping[str, str | None],
+    problems: list[Problem],
+    *,
+    partly: bool,
+    check: Callable[[Connection], None],
 ) -> AddressReceipt:
     async with transaction(_CHANGING) as tx:
         row = await tx.run_sync(lambda c: lock_order(c, order_id, _LOOK, shipping=SHIPPING_STEP))
+        await tx.run_sync(check)
         former = dict(row["content"].get(_FIELD) or {})
         if partly and isinstance(given, Mapping):
             given = {**former, **given}

@@ -14,6 +14,7 @@ import logging
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -74,6 +75,10 @@ class _Source:
     @property
     def as_of(self) -> str:
         return f"{_AS_OF}{self.at.isoformat()})" if self.at else ""
+
+
+class _Outdated(Exception):
+    """A newer message about the order was taken meanwhile."""
 
 
 class Taken(BaseModel, frozen=True):
@@ -139,12 +144,16 @@ async def take(mapped: Mapped, *, shop: str, message: str) -> Taken:
     if not found:
         return known
     left = await _with_payment(mapped, found, stored, shop)
-    left = await _with_new_address(mapped, left, source)
-    if not left:
-        return known.model_copy(update={"status": "updated"})
-    async with transaction() as tx:
-        await tx.run_sync(lock_stored, content.order_id)
-        await tx.run_sync(_record, content.order_id, left, source)
+    try:
+        left = await _with_new_address(mapped, left, source)
+        if not left:
+            return known.model_copy(update={"status": "updated"})
+        async with transaction() as tx:
+            await tx.run_sync(lock_stored, content.order_id)
+            await tx.run_sync(_check_newest, content.order_id, at)
+            await tx.run_sync(_record, content.order_id, left, source)
+    except _Outdated:  # the newer one says all of the order
+        return known
     return known.model_copy(update={"status": "changed", "differs": [str(each) for each in left]})
 
 
@@ -186,7 +195,7 @@ def _cancel(connection: Connection, order_id: str, reason: str, source: _Source)
 
 async def _with_new_address(mapped: Mapped, found: list[Difference], source: _Source) -> list[Difference]:
     """Changes the order's address if that differs and still can be changed. Returns the differences that are
-    left."""
+    left. Raises `_Outdated`."""
     new = [each for each in found if each.place == ADDRESS and each.here != BY_HAND]
     if mapped.reasons or mapped.waiting or not new:
         return found
@@ -198,6 +207,7 @@ async def _with_new_address(mapped: Mapped, found: list[Difference], source: _So
             reason=f"{ADDRESS}: changed in the shop{source.as_of}",
             started_by=source.message,
             wait_seconds=_WAIT_SECONDS,
+            check=partial(_check_newest, order_id=mapped.order_id, at=source.at),
         )
     except (AddressSettled, AddressInvalid) as error:
         why = Difference(ADDRESS, "an address", f"another one: {error.reasons()[0]}")
@@ -324,6 +334,7 @@ _LOCK = text(
 _REMEMBER = text(
     "UPDATE shop_message SET newest_at = greatest(newest_at, :at), closed = :closed WHERE order_id = :id"
 )
+_NEWEST = text("SELECT newest_at FROM shop_message WHERE order_id = :id")
 _CLOSE = text(
     "UPDATE shop_message SET newest_at = greatest(newest_at, coalesce(:at, now())), closed = :closed "
     "WHERE order_id = :id"
@@ -354,6 +365,14 @@ def lock_seen(connection: Connection, order_id: str) -> Seen:
     """Returns what is remembered. Until the transaction ends, other messages about the order wait."""
     row = connection.execute(_LOCK, {"id": order_id}).one()
     return Seen(row.newest_at, row.closed)
+
+
+def _check_newest(connection: Connection, order_id: str, at: datetime | None) -> None:
+    """Raises `_Outdated` if a newer message than one of this time was taken. Needs the order's lock: whoever
+    takes a message has it until the message is remembered."""
+    newest_at = connection.execute(_NEWEST, {"id": order_id}).scalar()
+    if Seen(newest_at, None).is_newer(at):
+        raise _Outdated
 
 
 def remember(connection: Connection, order_id: str, at: datetime | None) -> None:

@@ -3,6 +3,7 @@ PostgreSQL, the gateway's ledger and the stock."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -19,15 +20,24 @@ from deployments.cli import order_saga
 from deployments.environment import environment
 from deployments.trigger import submit_payloads
 from flows.process_pending_orders import process_pending_orders
+from saga import claims
+from saga.database import transaction
+from saga.finish import postpone
+from saga.lease import lease
+from shop.orders.formats.known import map_order
 from shop.orders.outcomes import Outcome
+from shop.orders.store import ORDERS
 from shop.payments.recording import read_incoming, record_all_sync
+from shop.review import shop_updates
 from shop.review.address import change_address
 from shop.review.cancel import ask_to_cancel
-from shop.review.shop_updates import MAY_BE_REFUNDED
+from shop.review.errors import OrderHeld
+from shop.review.shop_updates import MAY_BE_REFUNDED, take
 from shop.settings import settings
 from tests.integration.web import KEY, served
 from tests.integration.world import World
 from tests.unit.test_shop_formats import of
+from tests.waiting import until
 
 SECRETS = {"SHOPIFY": "shpss_of_this_test", "WOOCOMMERCE": "secret of the second shop"}
 OLD = "secret_before_rotation"
@@ -272,6 +282,39 @@ class TestShopify:
         assert [each.partition(":")[0] for each in taken["differs"]] == ["shipping_info"]
         assert shop.order(ORDER).content["shipping_info"]["address"] == "Second Road"
         assert [action for action, _, _ in entries(shop, ORDER)] == ["change_address", "shop_update"]
+
+    @pytest.mark.parametrize("newest", ["Third Road", None])
+    async def test_the_newest_address_wins_while_a_worker_has_the_order(
+        self, shop: World, shopify: Send, monkeypatch: pytest.MonkeyPatch, newest: str | None
+    ) -> None:
+        """The older message waits for the worker when the newer one comes, which goes back to the first
+        address (None), or does not wait."""
+        shopify(paid())
+        address = newest or paid()["shipping_address"]["address1"]
+        older = map_order("shopify", self.moved("Second Road", 6))
+        newer = map_order("shopify", self.moved(address, 7))
+        about = {"shop": "Shopify", "message": "webhook orders/updated"}
+        async with lease(ORDERS) as mine:
+            async with transaction() as tx:
+                (order,) = await claims.claim(tx, ORDERS, mine, most=1, ids=[ORDER])
+            monkeypatch.setattr(shop_updates, "_WAIT_SECONDS", 20)
+            waiting = asyncio.create_task(take(older, **about))
+
+            async def is_remembered() -> bool:
+                return shop.sql("SELECT newest_at = '2026-02-06T10:00+11' FROM shop_message") == [(True,)]
+
+            await until(is_remembered, 10, "the older message")
+            monkeypatch.setattr(shop_updates, "_WAIT_SECONDS", 0)
+            if newest is None:
+                assert (await take(newer, **about)).status == "known"
+            else:
+                with pytest.raises(OrderHeld):
+                    await take(newer, **about)
+            await postpone([order], seconds=0)
+        assert (await waiting).status == "known"
+        assert newest is None or (await take(newer, **about)).status == "updated"
+        assert shop.order(ORDER).content["shipping_info"]["address"] == address
+        assert len(entries(shop, ORDER)) == (newest is not None)
 
     async def test_an_address_that_a_person_has_changed_stays(self, shop: World, shopify: Send) -> None:
         shopify(paid())
