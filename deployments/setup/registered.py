@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -72,14 +73,15 @@ def ensure_all(*, apply: bool) -> list[Item]:
 
 
 def ensure_deployments(*, apply: bool = True) -> list[Item]:
-    """Registers deployments that are missing or differ. Raises `DeployError`. Keeps other deployments on
-    the server, and whether a schedule is active."""
+    """Registers deployments that are missing or differ. Raises `DeployError`. Keeps other deployments and
+    schedules on the server, and whether a schedule is active."""
     every = list(_wanted())
     found = {each.name: _differences(each) for each in every}
     changed = [each for each in every if found[each.name]]
     if apply and changed:
         with client() as server:
             remove_triggers(server, [each.described for each in changed])
+            _name_added_schedules(server, [each.name for each in changed])
         _deploy([each.name for each in changed])
         if left := [f"{each.name} ({', '.join(fields)})" for each in every if (fields := _differences(each))]:
             raise DeployError(f"after prefect deploy these still differ from {FILE.name}: {', '.join(left)}")
@@ -147,6 +149,8 @@ def _differences(each: Wanted) -> list[str]:
         except ObjectNotFound:
             return [_MISSING]
         there = _values(found)
+        # Not those that a person has added.
+        there["schedules"] &= each.values["schedules"]
         differing = [name for name, value in each.values.items() if there[name] != value]
         return differing if _has_triggers(server, found.id, each) else [*differing, "triggers"]
 
@@ -195,6 +199,19 @@ def _registered_schedule(schedule: DeploymentSchedule) -> tuple[str, str]:
     if (cron := getattr(planned, "cron", None)) is not None:
         return schedule.slug or "", f"{cron} {planned.timezone or ''}".strip()
     return schedule.slug or "", f"every {planned.interval.total_seconds():g} s"
+
+
+def _name_added_schedules(server: SyncPrefectClient, names: list[str]) -> None:
+    """Gives slugs to the schedules that people have added: `prefect deploy` replaces all schedules of a
+    deployment if one of them has none."""
+    from prefect.exceptions import ObjectNotFound
+
+    for name in names:
+        with suppress(ObjectNotFound):
+            found = server.read_deployment_by_name(name)
+            for schedule in found.schedules:
+                if not schedule.slug:
+                    server.update_deployment_schedule(found.id, schedule.id, slug=f"added-{schedule.id}")
 
 
 def _deploy(names: list[str]) -> None:

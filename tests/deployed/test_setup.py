@@ -59,6 +59,9 @@ class Api:
         made: dict[str, Any] = self._client.post(path, json=values).raise_for_status().json()
         return made
 
+    def post_many(self, path: str, rows: list[dict[str, Any]]) -> None:
+        self._client.post(path, json=rows).raise_for_status()
+
     def patch(self, path: str, **values: Any) -> None:
         self._client.patch(path, json=values).raise_for_status()
 
@@ -174,12 +177,20 @@ def test_it_puts_everything_there_once_and_restores_it(
     assert fresh.one("deployments", "show-dashboard")["schedules"] == []
     assert setup("--check")[0] == 0
 
+    own = {"schedule": {"interval": 7200}, "active": True}
+    fresh.post_many(f"/deployments/{fresh.one('deployments', 'purge')['id']}/schedules", [own])
+    assert setup("--check")[0] == 0, "a schedule that a person has added"
     with environment({"SHOP_TIMEZONE": "Europe/Vienna"}):
         assert setup("--check")[0] == 1
         assert setup()[0] == 0
         assert setup("--check")[0] == 0
+    purge = fresh.one("deployments", "purge")["schedules"]
+    added = [each["slug"] for each in purge if each["schedule"].get("interval") == 7200]
+    assert len(added) == 1, "it stays"
     for name in ("purge", "daily-report", "reconcile-payments"):
-        (schedule,) = fresh.one("deployments", name)["schedules"]
+        (schedule,) = [
+            each for each in fresh.one("deployments", name)["schedules"] if each["slug"] not in added
+        ]
         assert schedule["schedule"]["timezone"] == "Europe/Vienna"
 
     world.sql("UPDATE alembic_version SET version_num = '0001'")
