@@ -7,7 +7,7 @@ both. External systems are called before (`shop.shipping.booking`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from shop.notifications import notices
 from shop.notifications.kinds import Kind
 from shop.orders.changes import mark_shipped, unmark_shipped
 from shop.orders.order import OrderInstance
-from shop.settings import Settings, settings
+from shop.settings import settings
 from shop.shipping import shipments
 from shop.shipping.booking import booked
 from shop.shipping.carrier import Shipment, Voided
@@ -50,54 +50,54 @@ class FulfilmentResult(BaseModel):
 async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, FulfilmentResult | StepError]:
     """Ships the orders that can be shipped and are not cancelled. A second call for an order finds the first
     parcel."""
-    s = settings()
-    embedded = EmbeddedCarrier(s)
     parcels_due = [order for order in orders if order.payload.needs_shipment]
     known = await shipments.known(tx, [order.id for order in parcels_due])
-    results: dict[str, FulfilmentResult | StepError] = {}
-    outside: dict[str, Shipment] = {}
-    leaving: list[OrderInstance] = []
-    for order in parcels_due:
-        try:
-            parcel = _external_parcel(order)
-            if (row := known.get(order.id)) is not None:
-                results[order.id] = _result(order, row, parcel, s, row.created_at)
-                continue
-            if parcel is None:
-                embedded.check(order.payload)
-        except CarrierRefused as refusal:
-            results[order.id] = refusal
-        else:
-            leaving.append(order)
-            if parcel is not None:
-                outside[order.id] = parcel
-    digital = [order for order in orders if not order.payload.needs_shipment]
-    leaving += digital
+    found = {order.id: _known_or_refused(order, known.get(order.id)) for order in parcels_due}
+    results: dict[str, FulfilmentResult | StepError] = {i: each for i, each in found.items() if each}
+    leaving = [order for order in orders if order.id not in results]
     results |= await mark_shipped(tx, [order.id for order in leaving])
-    going = [order for order in leaving if order.id not in results]
-    shipped = await stock.ship(tx, going)
-    if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, StepError)}:
-        results |= lost
-        await unmark_shipped(tx, list(lost))
-    now, by_id = await begin_of(tx), {order.id: order for order in leaving}
-    for order in digital:
-        if order.id not in results:
-            results[order.id] = FulfilmentResult(fulfillment_status="nothing_to_ship", shipped_at=now)
-    items = {
-        i: dict(items)
-        for i, items in shipped.items()
-        if i not in results and not isinstance(items, StepError)
+    shipped = await stock.ship(tx, [order for order in leaving if order.id not in results])
+    lost = {i: each for i, each in shipped.items() if isinstance(each, StepError)}
+    await unmark_shipped(tx, list(lost))
+    items = {i: dict(each) for i, each in shipped.items() if not isinstance(each, StepError)}
+    going = [order for order in leaving if order.id in items]
+    return {**results, **lost, **await _ship(tx, going, items)}
+
+
+def _known_or_refused(order: OrderInstance, row: Any) -> FulfilmentResult | CarrierRefused | None:
+    """Returns the result of an order that has a parcel (`row`), or the refusal of one that the embedded
+    carrier does not accept; None for an order to ship."""
+    parcel = _external_parcel(order)
+    if row is not None:
+        return _result(order, row, row.created_at)
+    try:
+        if parcel is None:
+            EmbeddedCarrier(settings()).check(order.payload)
+    except CarrierRefused as refusal:
+        return refusal
+    return None
+
+
+async def _ship(
+    tx: Tx, orders: Sequence[OrderInstance], items: Mapping[str, dict[str, int]]
+) -> dict[str, FulfilmentResult]:
+    """Adds the parcels of orders whose pieces (`items`, by order) have left the stock."""
+    now, embedded = await begin_of(tx), EmbeddedCarrier(settings())
+    parcels_due = [order for order in orders if order.payload.needs_shipment]
+    serials = await shipments.serials(tx, len(parcels_due))
+    parcels = {
+        order.id: Leaving(
+            serial, _external_parcel(order) or embedded.shipment(order.id, serial), items[order.id]
+        )
+        for serial, order in zip(serials, parcels_due, strict=True)
     }
-    serials = await shipments.serials(tx, len(items))
-    parcels = [
-        Leaving(serial, outside.get(i) or embedded.shipment(i, serial), items[i])
-        for serial, i in zip(serials, items, strict=True)
-    ]
-    await shipments.enter(tx, parcels)
-    for left in parcels:
-        i = left.shipment.order_id
-        results[i] = _result(by_id[i], left.shipment, outside.get(i), s, now)
-    return results
+    await shipments.enter(tx, list(parcels.values()))
+    return {
+        order.id: _result(order, parcels[order.id].shipment, now)
+        if order.id in parcels
+        else FulfilmentResult(fulfillment_status="nothing_to_ship", shipped_at=now)
+        for order in orders
+    }
 
 
 def _external_parcel(order: OrderInstance) -> Shipment | None:
@@ -111,10 +111,9 @@ def _external_parcel(order: OrderInstance) -> Shipment | None:
     return parcel
 
 
-def _result(
-    order: OrderInstance, parcel: Any, outside: Shipment | None, s: Settings, when: datetime
-) -> FulfilmentResult:
+def _result(order: OrderInstance, parcel: Any, when: datetime) -> FulfilmentResult:
     """Builds the result. `parcel`: a shipment, or its row in our table."""
+    outside = _external_parcel(order)
     return FulfilmentResult(
         shipment_id=outside.id if outside else f"SHP-{parcel.tracking_number}",
         booked_at=carrier_of(order),
@@ -122,7 +121,7 @@ def _result(
         carrier=parcel.carrier,
         service=parcel.service,
         shipped_at=when,
-        estimated_delivery=s.shipping.estimated_delivery,
+        estimated_delivery=settings().shipping.estimated_delivery,
     )
 
 

@@ -171,11 +171,10 @@ def _is_shipped(read: Reading) -> bool:
 def _add_parts(order: dict[str, Any], read: Reading, of: _Money, options: Options) -> None:
     lines, methods = read.each("items"), read.each("shipping_methods")
     inclusive = [line.flag("includes_tax") or line.flag("is_tax_inclusive") for line in (*lines, *methods)]
-    with_tax = bool(inclusive) and all(
+    with_tax = any(inclusive) and all(
         each or not (of.of(part, "unit_price") or of.of(part, "amount") or of.of(part, "price"))
         for each, part in zip(inclusive, (*lines, *methods), strict=True)
     )
-    with_tax &= any(inclusive)
     order["items"] = [_item(line, of, options, with_tax) for line in lines]
     order["shipping_lines"] = [_shipping(method, of, with_tax) for method in methods]
     order["prices_include_tax"] = with_tax
