@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from saga.clock import Clock, database_time
 from saga.failpoints import failpoint
-from shop.notifications.delivery_log import DATA_SECONDS, LOG_SECONDS, SENT, DeliveryLog, DeliveryResult
+from shop.notifications.delivery_log import (
+    DATA_SECONDS,
+    LOG_SECONDS,
+    SENT,
+    UNTRIED,
+    DeliveryLog,
+    DeliveryResult,
+)
 from shop.notifications.kinds import REPORT, Kind, split
 from shop.notifications.maildir import Maildir, mail_names
 from shop.notifications.message import Mail
@@ -19,12 +27,15 @@ from shop.orders.order import read_stored
 from shop.runtime.extras import MissingExtra
 from shop.runtime.installation import Installation, installation
 from shop.settings import Settings
+from shop.shipping.carriers import EMBEDDED
 from shop.shipping.labels.stored import fetch_label
 
 log = logging.getLogger(__name__)
 
 SENDING_SECONDS = 20
 """Time after which a batch starts no further message, in seconds. Another batch sends the rest."""
+_HANDOVER_SECONDS = SENDING_SECONDS / 2
+"""The part of this time in which no further mail is built, in seconds: those that are built are sent."""
 _MAIL = failpoint("writing a mail")
 
 
@@ -92,26 +103,38 @@ async def _into_maildir(
 async def _by_smtp(
     rows: Sequence[Any], s: Settings, own: Installation, delivery_log: DeliveryLog, until: float
 ) -> None:
+    """Sends the mails; last those whose label has to be fetched from a carrier, which may take long."""
     from shop.notifications.settings import smtp_server
     from shop.notifications.smtp import Handover
 
-    mails: list[tuple[int, Mail]] = []
-
-    def build(row: Any) -> DeliveryResult:
-        mails.append((row["id"], _mail(row, s, own)))
-        return SENT
-
-    results = await asyncio.to_thread(lambda: {row["id"]: _attempt(row, build) for row in rows})
-    if failed := {number: result for number, result in results.items() if result is not SENT}:
-        await delivery_log.record_all(failed)
-    server = smtp_server(s.smtp.url.get_secret_value() if s.smtp.url else "")
     handover = Handover(
-        server,
+        smtp_server(s.smtp.url.get_secret_value() if s.smtp.url else ""),
         seconds=s.smtp.timeout_seconds,
         connections=s.smtp.connections,
         name=s.shop.email.rpartition("@")[2],
     )
-    await handover.send(mails, delivery_log.record, until=until)
+    parts: tuple[list[Any], list[Any]] = [], []
+    for row in rows:
+        parts[row["payload"].get("booked_at", EMBEDDED) != EMBEDDED].append(row)
+    for part in filter(None, parts):
+        mails, not_built = await asyncio.to_thread(_build_all, part, s, own, until - _HANDOVER_SECONDS)
+        if not_built:
+            await delivery_log.record_all(not_built)
+        await handover.send(mails, delivery_log.record, until=until)
+
+
+def _build_all(
+    rows: Sequence[Any], s: Settings, own: Installation, until: float
+) -> tuple[list[tuple[int, Mail]], dict[int, DeliveryResult]]:
+    """Builds the mails, and begins none after `until`. Returns them, and the results of the others."""
+    mails: dict[int, Mail] = {}
+
+    def build(row: Any) -> DeliveryResult:
+        mails[row["id"]] = _mail(row, s, own)
+        return SENT
+
+    results = {row["id"]: _attempt(row, build) if time.monotonic() < until else UNTRIED for row in rows}
+    return [*mails.items()], {number: each for number, each in results.items() if each is not SENT}
 
 
 async def _to_crm(

@@ -20,13 +20,14 @@ import trustme
 from deployments.environment import environment
 from deployments.local.processes import free_port
 from saga.database import sync_engine
-from shop.notifications import outbox
+from shop.notifications import outbox, senders
 from shop.notifications.delivery_log import DATA_SECONDS
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
-from shop.notifications.outbox import read_undelivered, send_again
+from shop.notifications.outbox import Message, read_undelivered, send_again
 from shop.runtime.installation import read_installation_id
 from shop.settings import Settings, settings
+from shop.shipping.errors import CarrierTimeout
 from tests.integration.domain import Shop
 from tests.integration.test_outbox import confirmation, files, make_all_due, put, refund, store
 from tests.integration.world import html_of, text_of
@@ -118,6 +119,29 @@ class TestSending:
         await put([confirmation(i) for i in ids])
         await asyncio.gather(*(outbox.deliver(most=10) for _ in range(8)))
         assert Counter(server.ids) == Counter(map(id_of, ids))
+
+    @pytest.mark.parametrize("out_of_time", [False, True])
+    async def test_a_carrier_that_hangs_keeps_no_other_mail_back(
+        self, shop: Shop, server: MailServer, monkeypatch: pytest.MonkeyPatch, out_of_time: bool
+    ) -> None:
+        await store(shop, "A", "B")
+        parcel = {"tracking_number": "1", "booked_at": "easypost", "shipment_id": "shp_1"}
+        await put([Message("A", Kind.CONFIRMATION, parcel), refund("B")])
+        sent_before: list[list[str]] = []
+
+        def hang(*_: object) -> None:
+            sent_before.append(list(server.ids))
+            raise CarrierTimeout("EasyPost gave no answer within 15 s")
+
+        monkeypatch.setattr(senders, "fetch_label", hang)
+        if out_of_time:
+            monkeypatch.setattr(senders, "_HANDOVER_SECONDS", senders.SENDING_SECONDS + 1)
+        sent, failed = await outbox.deliver()
+        if out_of_time:
+            assert (sent, failed, sent_before) == (0, 0, []), "no label is waited for any more"
+            assert await shop.value("SELECT max(attempts) FROM outbox") == 0
+        else:
+            assert (sent, failed, sent_before) == (1, 1, [[id_of("B", Kind.REFUND)]])
 
     async def test_lines_that_begin_with_a_dot_and_what_looks_like_the_end(
         self, shop: Shop, server: MailServer
