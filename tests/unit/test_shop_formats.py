@@ -232,6 +232,41 @@ def test_amounts_are_those_that_the_customer_paid() -> None:
     assert order["fees"] == [{"name": "Duties", "amount": "18.30"}]
 
 
+def with_currencies_swapped(part: Any) -> Any:
+    """The same order, in a shop with the customer's currency, of a customer with the shop's."""
+    if isinstance(part, list):
+        return [with_currencies_swapped(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    made = {name: with_currencies_swapped(value) for name, value in part.items()}
+    if "presentment_money" in part:
+        made |= {"shop_money": part["presentment_money"], "presentment_money": part["shop_money"]}
+    if "presentment_currency" in part:
+        made |= {"currency": part["presentment_currency"], "presentment_currency": part["currency"]}
+    for name, value in part.items():
+        if name.removesuffix("_set") in part and name.endswith("_set") and value:
+            made[name.removesuffix("_set")] = value["presentment_money"]["amount"]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("swapped", "in_shop", "total"), [(False, "164.86", "114.90"), (True, "114.90", "164.86")]
+)
+def test_what_is_due_is_in_the_currency_of_the_shop(swapped: bool, in_shop: str, total: str) -> None:
+    """All of it is collected on delivery; but not what a gift card has paid, which the payload does not say
+    in the customer's currency."""
+    order = of("shopify", "presentment_currency_cad_eur")
+    order = with_currencies_swapped(order) if swapped else order
+    order |= {"payment_gateway_names": ["Cash on Delivery (COD)"], "transactions": []}
+    due = map_order("shopify", order | {"financial_status": "pending", "total_outstanding": in_shop})
+    assert due.checked()["payment_info"] == {"method": "cash_on_delivery"}
+    assert due.order["total_amount"] == total
+    order["payment_gateway_names"].append("gift_card")
+    rest = str(Decimal(in_shop) - 1)
+    partly = map_order("shopify", order | {"financial_status": "partially_paid", "total_outstanding": rest})
+    assert [problem.place for problem in partly.problems] == ["total_outstanding"]
+
+
 @pytest.mark.parametrize("payload", [None, [], "order", {}, {"id": ""}, {"id": None, "name": "#1"}])
 def test_what_has_no_id_is_refused(payload: object) -> None:
     for shop in FORMATS:

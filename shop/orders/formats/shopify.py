@@ -340,12 +340,19 @@ def _add_payment(order: dict[str, Any], read: Reading, money: _Money, options: O
         return f"financial_status is {status}"
     if status == "partially_paid" and read.get("total_outstanding") is None:
         read.refuse("total_outstanding", "nothing", "what is still due: a gift card has paid a part")
-    elif due < total and "total_outstanding" in read:
+    elif due < (whole := _total_in_shop(read, total, money)) and "total_outstanding" in read:
         if "gift_card" not in gateways or money.is_foreign:
-            read.refuse("total_outstanding", due, f"{total}, or a gift card for the rest")
-        order["part_payments"] = [{"method": "gift_card", "amount": str(total - due), "provider": "shopify"}]
+            read.refuse("total_outstanding", due, f"{whole}, or a gift card for the rest")
+        order["part_payments"] = [{"method": "gift_card", "amount": str(whole - due), "provider": "shopify"}]
     order["payment_info"] = {"method": method}
     return None
+
+
+def _total_in_shop(read: Reading, total: Decimal, money: _Money) -> Decimal:
+    """Returns the total in the shop's currency, which `total_outstanding` is in, too."""
+    if not money.is_foreign:
+        return total
+    return read.amount("current_total_price" if "current_total_price" in read else "total_price")
 
 
 def _transactions(read: Reading, money: _Money) -> list[tuple[str, Decimal, str | None]]:
