@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from deployments import terminal
 from deployments.cli.outcome_table import STYLES
+from deployments.cli.trouble import explanation
 from deployments.terminal import FittedTable
 from saga.clock import database_time, database_time_sync
 from shop.monitoring.window import Window, parse
@@ -179,6 +182,8 @@ def label(
 ) -> int:
     """Write the labels of orders, 4 x 6 inches, as a PDF or as ZPL for label printers.
 
+    Each label is written as soon as it is found. If the command fails, it says how many labels were written.
+
     Exit codes: 0; 1, an order has no label; 2, the window or a setting is invalid, the database does not
     answer, or a file cannot be written.
 
@@ -196,37 +201,57 @@ def label(
         return terminal.refused(str(error))
     if not orders and window is None:
         return terminal.refused("Name orders, or use --shipped-within 24h.")
-    found = run_sync(lambda: _find(orders, window))
-    missing = 0
+    done = _Written()
+
+    def write(order: str, found: Label) -> None:
+        _write(found.render(format, dpi), order, format, output)
+
     try:
-        for order, one in found.items():
-            try:
-                if isinstance(one, NoLabel):
-                    raise one
-                _write(one.render(format, dpi), order, format, output)
-            except NoLabel as error:
-                missing += 1
-                terminal.write(f"{for_terminal(order)}: {error}", sys.stderr)
-    except OSError as error:
-        return terminal.refused(f"{error.filename or output}: the label cannot be written: {error.strerror}")
-    return int(missing > 0)
+        run_sync(lambda: _write_all(orders, window, write, done))
+    except Exception as error:
+        if (why := _why(error, output)) is None:
+            raise
+        return terminal.refused(f"{why} Of {done.wanted} labels, {done.labels} were written before.")
+    return int(done.missing > 0)
 
 
-async def _find(orders: Sequence[str], window: Window | None) -> dict[str, Label | NoLabel]:
+@dataclass(slots=True)
+class _Written:
+    """How far a command has come."""
+
+    wanted: int = 0
+    labels: int = 0
+    missing: int = 0
+
+
+async def _write_all(
+    orders: Sequence[str], window: Window | None, write: Callable[[str, Label], None], done: _Written
+) -> None:
+    """Writes each label as soon as it is found, so that a failure keeps those before it."""
     ids = list(orders)
     if window is not None:
         bounds = window.at(await database_time()).bounds
         ids += await shipped(bounds["since"], bounds["until"])
-    found: dict[str, Label | NoLabel] = {}
+    ids = list(dict.fromkeys(ids))
+    done.wanted = len(ids)
     try:
-        for order in dict.fromkeys(ids):
+        for order in ids:
             try:
-                found[order] = await find_label(order)
+                await asyncio.to_thread(write, order, await find_label(order))
             except NoLabel as error:
-                found[order] = error
+                done.missing += 1
+                terminal.write(f"{for_terminal(order)}: {error}", sys.stderr)
+            else:
+                done.labels += 1
     finally:
         await close_carriers()
-    return found
+
+
+def _why(error: Exception, output: Path) -> str | None:
+    """Returns what stops the command, for people; None for an error in the code."""
+    if (why := explanation(error)) is None and isinstance(error, OSError):
+        return f"{error.filename or output}: the label cannot be written: {error.strerror}."
+    return why
 
 
 def _write(made: bytes, order: str, label_format: LabelFormat, output: Path) -> None:

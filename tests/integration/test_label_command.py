@@ -10,7 +10,9 @@ from pypdf import PdfReader
 
 from deployments.cli import order_saga
 from flows.process_order import process_order
+from saga.database import NotWritten
 from shop.orders.names import file_stems
+from shop.shipping.labels.stored import Label, find_label
 from tests.integration.world import World, an_order
 
 
@@ -50,6 +52,25 @@ async def test_all_that_left_in_a_window(saga: World, shipped: list[str], tmp_pa
 async def test_to_a_printer(shipped: list[str], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert order_saga(["label", *shipped, "--format", "zpl", "--dpi", "300", "--output", "-"]) == 0
     assert capfdbinary.readouterr().out.count(b"^XA^CI28^PW1200") == len(shipped)
+
+
+@pytest.mark.parametrize("failure", [NotWritten("gone"), OSError(28, "No space left on device")])
+async def test_a_failure_keeps_the_labels_before_it_and_says_how_many(
+    shipped: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+) -> None:
+    async def until_the_third(order_id: str) -> Label:
+        if order_id == shipped[2]:
+            raise failure
+        return await find_label(order_id)
+
+    monkeypatch.setattr("deployments.cli.look.find_label", until_the_third)
+    assert order_saga(["label", "--shipped-within", "24h", "--output", str(tmp_path / "out")]) == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names(shipped[:2], "pdf")
+    assert "Of 3 labels, 2 were written" in capfd.readouterr().err
 
 
 async def test_what_cannot_be_written(
