@@ -21,6 +21,7 @@ _POOL_TYPE = "process"
 _PAUSE_SECONDS = 0.5
 """Interval between two attempts to reach the server."""
 _PAGE = 200
+_PAUSED = "it is paused"
 T = TypeVar("T")
 
 
@@ -111,9 +112,8 @@ def ensure_work_pool(*, apply: bool = True) -> list[Item]:
                     )
                 change = Change.CREATED
         else:
-            note = _notes(
-                **{f"its type is {there.type}": there.type != _POOL_TYPE, "it is paused": there.is_paused}
-            )
+            kind = f"its type is {there.type}" if there.type != _POOL_TYPE else ""
+            note = ", ".join(filter(None, [kind, _PAUSED if there.is_paused else ""]))
     return [Item("work pool", pool, change, note)]
 
 
@@ -133,11 +133,8 @@ def ensure_queues(*, apply: bool = True) -> list[Item]:
                     before = there.priority or before + 1
                 items.append(Item("work queue", name, Change.CREATED if apply else Change.MISSING))
                 continue
-            priority, change, note = (
-                there.priority or 0,
-                Change.UNCHANGED,
-                _notes(**{"it is paused": there.is_paused}),
-            )
+            priority, change = there.priority or 0, Change.UNCHANGED
+            note = _PAUSED if there.is_paused else ""
             if priority <= before:
                 change, note = Change.DIFFERS, f"its priority was {priority}"
                 if apply:
@@ -146,7 +143,3 @@ def ensure_queues(*, apply: bool = True) -> list[Item]:
             before = priority
             items.append(Item("work queue", name, change, note))
     return items
-
-
-def _notes(**true: bool) -> str:
-    return ", ".join(note for note, holds in true.items() if holds)
