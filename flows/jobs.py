@@ -18,7 +18,7 @@ from shop.orders.store import ORDERS
 from shop.payments.events import inbox
 from shop.payments.events.handling import Handled
 from shop.payments.gateways import PAYMENT_GATEWAY
-from shop.review import attention
+from shop.review import reopening
 from shop.runtime import turns
 from tasks.alerts import evaluate_alerts
 from tasks.background import (
@@ -35,7 +35,7 @@ async def retry_compensations() -> dict[str, int]:
     """Reopens the orders under manual review whose pause is over (`REVIEW_RETRY_SECONDS`, doubling up to
     `REVIEW_RETRY_MAX_SECONDS`), and shows the review queue and the undelivered messages in the UI. Skips
     orders on hold."""
-    reopened = await reopen_due_orders() if await attention.is_retry_due() else []
+    reopened = await reopen_due_orders() if await reopening.is_retry_due() else []
     await attention_artifact.show_review_queue()
     await attention_artifact.show_undelivered()
     return {"retried": len(reopened)}

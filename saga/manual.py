@@ -69,7 +69,12 @@ _START_OVER = sql(
     "cancel_requested_at = NULL, cancel_reason = NULL, cancel_requested_by = NULL "
     "WHERE id = :id AND outcome IS NOT NULL"
 )
-# A worker of an earlier try may not know that its commit of the outcome succeeded: all check the fences now.
+_REOPEN = sql(
+    "UPDATE {instances} SET fence = fence + 1, lease_id = NULL, outcome = NULL, finished_at = NULL, "
+    "not_before = NULL, lone_deaths = CASE WHEN :forget_deaths THEN 0 ELSE lone_deaths END "
+    "WHERE id = ANY(CAST(:ids AS text[])) RETURNING id"
+)
+# A worker may not know that its commit of the outcome succeeded: all check the fences now.
 _CHECK_ALL_FENCES = sql(
     "UPDATE {leases} SET taken_from = true "
     "WHERE id IN (SELECT id FROM {leases} WHERE NOT taken_from ORDER BY id FOR NO KEY UPDATE)"
@@ -176,6 +181,17 @@ def start_over(
         raise ValueError(f"instance {instance_id} has not ended, so it cannot start over")
     entries = connection.execute(_TAKE_JOURNAL(store), {"id": instance_id}).scalars()
     return sorted(entries, key=lambda entry: int(entry["number"]))
+
+
+def reopen(
+    connection: Connection, store: SagaStore[Any], instance_ids: Sequence[str], *, forget_deaths: bool = False
+) -> list[str]:
+    """Opens instances that have ended, and ends the postponement of others: they are claimed like any other,
+    and the saga continues with what is still due. `forget_deaths`: also if workers died with them. Returns
+    their ids."""
+    connection.execute(_CHECK_ALL_FENCES(store))
+    ids = {"ids": list(instance_ids), "forget_deaths": forget_deaths}
+    return list(connection.execute(_REOPEN(store), ids).scalars())
 
 
 def read_entries(

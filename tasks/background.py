@@ -19,7 +19,7 @@ from shop.orders.store import ORDERS
 from shop.payments.events.handling import Handled, handle
 from shop.payments.events.inbox import PaymentEvent
 from shop.payments.gateways import gateway
-from shop.review import attention
+from shop.review import reopening
 
 _REOPENED_AT_ONCE = 100
 """Limits the orders that are reopened together; the next run takes the rest."""
@@ -51,8 +51,8 @@ async def release_expired_reservations() -> dict[str, int]:
 @task(name="reopen_due_orders", cache_policy=NO_CACHE, persist_result=False)
 async def reopen_due_orders() -> list[str]:
     """Reopens orders whose pause is over, and wakes the consumers. Returns their ids."""
-    async with transaction(attention.REOPENING) as tx:
-        if reopened := await attention.reopen_due(tx, most=_REOPENED_AT_ONCE):
+    async with transaction(reopening.REOPENING) as tx:
+        if reopened := await reopening.reopen_due(tx, most=_REOPENED_AT_ONCE):
             await tx.execute(notification(ORDERS, WAITING))
     get_run_logger().info("compensations are retried: %s", ", ".join(reopened) or "of no order")
     return reopened

@@ -71,27 +71,14 @@ async def add_failure(tx: Tx, order_id: str, failure: Mapping[str, Any]) -> None
     await tx.execute(_ADD_FAILURE, {"id": order_id, "failure": as_json(dict(failure))})
 
 
-OPEN_AGAIN = "outcome = NULL, finished_at = NULL, not_before = NULL, lease_id = NULL"
-"""SQL that opens an order which has ended: it is claimed like any other, and the saga continues with what is
-still due."""
-_REOPEN = text(
-    f"UPDATE customer_order SET {OPEN_AGAIN}, "  # noqa: S608  (a constant)
-    "lone_deaths = CASE WHEN :forget_deaths THEN 0 ELSE lone_deaths END WHERE id = :id"
-)
 _BACK_TO_REVIEW = text(
     "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), "
     "not_before = NULL, waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
 )
 _DUE_NOW = text(
     "UPDATE customer_order SET not_before = now() WHERE id = :id AND outcome IS NULL AND lease_id IS NULL "
-    "AND waits_for = :code"
+    "AND not_before IS NOT NULL AND (CAST(:code AS text) IS NULL OR waits_for = :code)"
 )
-
-
-def reopen(connection: Connection, order_id: str, *, forget_deaths: bool = False) -> None:
-    """Opens an order that has ended. `forget_deaths`: its compensations are tried again although workers died
-    with it."""
-    connection.execute(_REOPEN, {"id": order_id, "forget_deaths": forget_deaths})
 
 
 def end_under_review(connection: Connection, order_id: str) -> None:
@@ -99,9 +86,9 @@ def end_under_review(connection: Connection, order_id: str) -> None:
     connection.execute(_BACK_TO_REVIEW, {"id": order_id})
 
 
-def end_postponement(connection: Connection, order_id: str, code: str) -> bool:
-    """Makes an order that was postponed for this reason due now, not since its submission: until it is
-    claimed, it raises no alert. Returns whether there was one that no worker holds."""
+def end_postponement(connection: Connection, order_id: str, code: str | None = None) -> bool:
+    """Makes an order that was postponed, for this reason if one is given, due now, not since its submission:
+    until it is claimed, it raises no alert. Returns whether there was one that no worker holds."""
     return connection.execute(_DUE_NOW, {"id": order_id, "code": code}).rowcount > 0
 
 

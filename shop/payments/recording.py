@@ -14,7 +14,7 @@ from saga import manual
 from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
-from shop.orders.changes import end_postponement, reopen
+from shop.orders.changes import end_postponement
 from shop.orders.entered import EnteredId, Words
 from shop.orders.outcomes import Outcome
 from shop.orders.parts import BANK_TRANSFER, CASH_ON_DELIVERY
@@ -215,7 +215,8 @@ def _record(connection: Connection, payment: IncomingPayment) -> Received:
         connection.execute(notification(ORDERS, WAITING))
     if new and order.outcome not in {None, Outcome.COMPLETED}:  # in vain: a person has to give it back
         manual.begin_step(connection, ORDERS, payment.order_id, STEP)
-        reopen(connection, payment.order_id)  # any worker compensates it again, and finds the money
+        # Any worker compensates it again, and finds the money.
+        manual.reopen(connection, ORDERS, [payment.order_id])
         connection.execute(notification(ORDERS, WAITING))
     total = Decimal(connection.execute(SUM, row).scalar_one())
     received = Received(

@@ -15,10 +15,8 @@ from sqlalchemy import Connection, RowMapping, text
 
 from saga.database import Tx, as_json, sync_engine, transaction
 from saga.errors import StepTimeout
-from saga.failpoints import failpoint
 from shop.inventory.errors import InventoryMismatch
 from shop.monitoring.window import parse
-from shop.orders.changes import OPEN_AGAIN
 from shop.orders.order import OrderInstance
 from shop.payments.disputes import OpenDispute, read_open
 from shop.payments.errors import (
@@ -80,29 +78,6 @@ _TOTALS = text(
     "FROM attention a JOIN customer_order o ON o.id = a.order_id "
     "WHERE a.resolved_at IS NULL GROUP BY a.currency ORDER BY a.currency"
 )
-# Two statements: a person may have settled or held an order while its row was being locked.
-_LOCK_DUE = text(
-    """
-    SELECT o.id FROM attention a JOIN customer_order o ON o.id = a.order_id
-    WHERE a.resolved_at IS NULL AND a.next_retry_at <= now() AND o.outcome = 'needs_attention'
-    ORDER BY a.next_retry_at LIMIT :most FOR UPDATE OF o SKIP LOCKED
-    """
-)
-_ANY_DUE = text(
-    "SELECT EXISTS (SELECT 1 FROM attention WHERE resolved_at IS NULL AND next_retry_at <= now())"
-)
-_REOPEN_DUE = text(
-    f"""
-    UPDATE customer_order o SET {OPEN_AGAIN} FROM attention a
-    WHERE o.id = ANY(CAST(:ids AS text[])) AND a.order_id = o.id AND a.resolved_at IS NULL
-      AND a.next_retry_at <= now() AND o.outcome = 'needs_attention'
-    RETURNING o.id
-    """  # noqa: S608  (a constant)
-)
-
-
-REOPENING = failpoint("the commit of trying again")
-"""The failpoint of a transaction that calls `reopen_due`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,19 +158,6 @@ async def clear(tx: Tx, order_ids: Sequence[str]) -> None:
 def clear_sync(connection: Connection, order_ids: Sequence[str]) -> None:
     """Runs `clear` in a transaction of a caller that cannot await."""
     connection.execute(_CLEAR, {"ids": list(order_ids)})
-
-
-async def is_retry_due() -> bool:
-    """Returns whether the pause of any order under manual review is over."""
-    async with transaction() as tx:
-        return bool((await tx.execute(_ANY_DUE)).scalar())
-
-
-async def reopen_due(tx: Tx, *, most: int) -> list[str]:
-    """Reopens up to `most` orders whose pause is over, so that any worker compensates what is still due.
-    Returns their ids."""
-    locked = list((await tx.execute(_LOCK_DUE, {"most": most})).scalars())
-    return list((await tx.execute(_REOPEN_DUE, {"ids": locked})).scalars()) if locked else []
 
 
 async def read_queue(most: int = 500) -> ReviewQueue:

@@ -19,7 +19,7 @@ from saga import manual
 from saga.database import transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
-from shop.orders.changes import end_under_review, reopen
+from shop.orders.changes import end_under_review
 from shop.orders.store import ORDERS
 from shop.orders.tries import earlier_money, earlier_payments
 from shop.payments.charge import STEP as PAYMENT
@@ -263,7 +263,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
         currency=row["currency"],
     )
     if decided.resolution is not Resolution.HOLD:
-        reopen(connection, decided.order_id, forget_deaths=True)
+        manual.reopen(connection, ORDERS, [decided.order_id], forget_deaths=True)
         connection.execute(notification(ORDERS, WAITING))
     return True
 

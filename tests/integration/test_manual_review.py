@@ -41,7 +41,7 @@ from shop.payments import charge
 from shop.payments.gateways import gateway
 from shop.reconciliation.books import read_books
 from shop.reconciliation.repair import refund_ended
-from shop.review import attention
+from shop.review import attention, reopening
 from shop.review import resolution as review
 from shop.review.attention import advice
 from shop.review.errors import (
@@ -265,7 +265,7 @@ async def test_a_worker_that_dies_in_a_retry_leaves_it_to_recovery(saga: World, 
     saga.misbehave(take_refunds=True, forget_keys=True)
     saga.sql("UPDATE attention SET next_retry_at = now()")
     async with transaction() as tx:
-        assert await attention.reopen_due(tx, most=10) == [order_id]
+        assert await reopening.reopen_due(tx, most=10) == [order_id]
     saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() + interval '1 hour')", id=DEAD)
     async with transaction() as tx:
         (order,) = await claims.claim(tx, ORDERS, UUID(DEAD), most=1, ids=[order_id])
@@ -571,7 +571,7 @@ async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, un
     decided = review.decision(order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="r")
     saga.sql("UPDATE attention SET next_retry_at = now()")
     async with transaction() as tx:
-        await attention.reopen_due(tx, most=1)
+        await reopening.reopen_due(tx, most=1)
     with pytest.raises(OrderBusy):
         await review.resolve(decided)
     saga.misbehave(take_refunds=True)

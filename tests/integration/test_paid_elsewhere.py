@@ -15,12 +15,11 @@ from flows.order_run import finish_reopened
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from saga import claims
+from saga import claims, manual
 from saga.database import transaction
 from saga.finish import postpone
 from saga.lease import lease
 from shop.orders import intake
-from shop.orders.changes import OPEN_AGAIN
 from shop.orders.order import EXAMPLE
 from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.orders.report import read
@@ -53,6 +52,11 @@ async def record(order_id: str, amount: Decimal, *, reference: str, recorded_by:
 async def outcome_of(order: dict[str, Any]) -> OrderOutcome:
     await process_order(order, return_state=True)
     return ended(order["id"])
+
+
+async def reopen(order_id: str) -> None:
+    async with transaction() as tx:
+        await tx.run_sync(manual.reopen, ORDERS, [order_id])
 
 
 def ended(order_id: str) -> OrderOutcome:
@@ -188,7 +192,7 @@ async def test_only_a_person_decides_about_a_paid_order_that_is_not_valid(saga: 
     order_id, payment_id = f"AGAIN-{unique}", paid_in_the_shop(saga, unique)
     await outcome_of(paid(order_id, payment_id, product=f"NEW-{unique}"))
     for _ in range(2):
-        saga.sql(f"UPDATE customer_order SET {OPEN_AGAIN} WHERE id = :id", id=order_id)
+        await reopen(order_id)
         assert (await finish_reopened(order_id)).outcome is Outcome.NEEDS_ATTENTION
         assert saga.money(f"checkout-{unique}") == (PRICE, 0)
     await resolve(decision(order_id, "retry_now", resolved_by="Kim"))
@@ -263,7 +267,7 @@ async def test_the_decision_to_refund_outlives_a_gateway_that_is_unavailable(
     assert ended(order_id).outcome is not Outcome.REJECTED
     assert saga.money(f"checkout-{unique}") == (PRICE, 0)
     saga.sql("UPDATE customer_order SET not_before = NULL WHERE outcome IS NULL")
-    saga.sql(f"UPDATE customer_order SET {OPEN_AGAIN} WHERE id = :id", id=order_id)
+    await reopen(order_id)
     assert (await finish_reopened(order_id)).outcome is Outcome.REJECTED
     assert saga.money(f"checkout-{unique}") == (PRICE, PRICE)
 

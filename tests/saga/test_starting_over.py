@@ -1,4 +1,4 @@
-"""A trip that has ended begins again."""
+"""A trip that has ended begins again, or is opened again."""
 
 from __future__ import annotations
 
@@ -75,6 +75,19 @@ async def test_a_worker_of_the_try_before_can_write_nothing(agency: Agency) -> N
     async with transaction() as tx:
         assert await journal.verify_ownership(tx, [before]) == []
         assert await journal.verify_ownership(tx, [trip]) == [trip]
+
+
+async def test_a_worker_that_does_not_know_of_the_end_can_write_nothing_once_it_is_open_again(
+    agency: Agency,
+) -> None:
+    """Also before another worker has claimed it."""
+    before = await failed(agency)
+    async with transaction() as tx:
+        assert await tx.run_sync(manual.reopen, TRIPS, ["A", "unknown"]) == ["A"]
+    before.lost = False  # the answer to its commit was lost
+    async with transaction() as tx:
+        assert await journal.verify_ownership(tx, [before]) == []
+    assert await agency.claim()
 
 
 async def test_it_can_end_otherwise(agency: Agency) -> None:

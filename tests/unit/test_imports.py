@@ -1,5 +1,5 @@
-"""No modules import each other in a circle, and the engine's README has its public names and its modules.
-import-linter checks the direction of imports (`make lint`)."""
+"""No modules import each other in a circle, only the package that has a table writes it, and the engine's
+README has its public names and its modules. import-linter checks the direction of imports (`make lint`)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from pathlib import Path
 
 import grimp
 import pytest
+from sqlmodel import SQLModel
 
 import saga
 import saga.prefect
+import shop.tables
+from shop.orders.store import ORDERS
 
 ENGINE = Path(saga.__file__).parent
+HOME = ENGINE.parent
 
 PACKAGES = ("deployments", "examples", "flows", "saga", "shop", "tasks")
 
@@ -27,6 +31,27 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         TopologicalSorter(imports).prepare()
     except CycleError as circle:
         pytest.fail(" -> ".join(circle.args[1]))
+
+
+def test_only_the_package_that_has_a_table_writes_it() -> None:
+    """The engine writes the journal and the leases. Retention deletes the rows of others that are too old."""
+    owners = {
+        mapper.local_table.key: Path(*mapper.class_.__module__.split(".")[:-1])
+        for mapper in SQLModel._sa_registry.mappers
+        if mapper.class_.__module__.startswith(shop.tables.__package__)
+    }
+    owners |= {ORDERS.instances: Path("shop/orders"), ORDERS.journal: Path("saga"), "lease": Path("saga")}
+    assert {*SQLModel.metadata.tables} == {*owners}
+    writes = re.compile(r"(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
+    foreign = {
+        f"{file.relative_to(HOME)}: {found[0]}"
+        for package in PACKAGES
+        for file in (HOME / package).rglob("*.py")
+        if "migrations" not in file.parts
+        for found in writes.finditer(file.read_text(encoding="utf-8"))
+        if found[1] in owners and owners[found[1]] not in file.relative_to(HOME).parents
+    }
+    assert not foreign
 
 
 def test_the_engines_readme_has_every_public_name_and_every_module() -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from saga.database import Tx, as_json, transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING, notification
+from shop.orders.changes import end_postponement
 from shop.orders.store import ORDERS
 from shop.payments import disputes
 from shop.payments.charge import STEP
@@ -83,12 +84,9 @@ _INSERT = text(
     ON CONFLICT (id) DO NOTHING RETURNING id
     """
 )
-# Skips an order that a worker holds: that worker looks up the payment itself.
-_WAKE = text(
-    "UPDATE customer_order o SET not_before = NULL "
-    "WHERE o.id = :order_id AND o.outcome IS NULL AND o.lease_id IS NULL AND o.not_before > now() "
-    "AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = :step "
-    "AND s.notes ->> 'payment_id' = :payment_id) RETURNING o.id"
+_IS_ITS_PAYMENT = text(
+    "SELECT EXISTS (SELECT 1 FROM order_step WHERE order_id = :order_id AND step = :step "
+    "AND notes ->> 'payment_id' = :payment_id)"
 )
 # Ends events that report what our tables already have from the gateway, without a lookup. That is most
 # events.
@@ -165,8 +163,11 @@ async def store(event: PaymentEvent) -> Stored:
 
 
 async def _wake(tx: Tx, event: PaymentEvent) -> bool:
-    waiting = {"order_id": event.order_id, "payment_id": event.payment_id, "step": STEP}
-    if (await tx.execute(_WAKE, waiting)).one_or_none() is None:
+    payment = {"order_id": event.order_id, "payment_id": event.payment_id, "step": STEP}
+    if event.order_id is None or not (await tx.execute(_IS_ITS_PAYMENT, payment)).scalar():
+        return False
+    # An order that a worker holds is not changed: that worker looks up the payment itself.
+    if not await tx.run_sync(end_postponement, event.order_id):
         return False
     await tx.execute(notification(ORDERS, WAITING))
     return True
