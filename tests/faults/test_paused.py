@@ -38,11 +38,12 @@ from tests.integration.world import World
 from tests.inventory_server import InventoryServer, inventory_server
 from tests.mail_server import MailServer, mail_server
 from tests.worker_forkserver.forkserver import Forkserver, Process
+from tests.worker_forkserver.roles import find
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "PAYMENT_TIMEOUT_SECONDS": "25"}
 CLIENT = "shop.payments.sandbox.client:SandboxGateway"
 MAIL = "shop.notifications.smtp:_Connection._hand_over"
-HOOK = "shop.notifications.crm:_answer"
+HOOK = "shop.notifications.crm:Receiver._post"
 CARRIER = "shop.shipping.easypost.carrier:EasyPostCarrier"
 SERVICE = "shop.inventory.service.client:ServiceInventory"
 _numbers = itertools.count(1)
@@ -80,7 +81,7 @@ PAUSES = [
     Pause("before the charge", f"{CLIENT}.confirm:before"),
     WAITING,
     Pause("before the charge is journalled", f"{CLIENT}.confirm:after"),
-    Pause("before the outcome", "saga.prefect.run:finish:before"),
+    Pause("in the transaction of the outcome", "saga.loop:close:before", locks=True),
     Pause("before the refund", f"{CLIENT}.refund:before", "unshippable"),
     Pause("before the refund is journalled", f"{CLIENT}.refund:after", "unshippable"),
     Pause("in the transaction that reserves", "shop.inventory.embedded:reserve:after", locks=True),
@@ -110,6 +111,12 @@ OUTSIDE = [
     Pause("before the CRM is told", f"{HOOK}:before"),
     Pause("before that the CRM was told is noted", f"{HOOK}:after"),
 ]
+
+
+@pytest.mark.parametrize("pause", [*PAUSES, *OUTSIDE], ids=lambda pause: pause.name)
+def test_the_place_of_each_pause_exists(pause: Pause) -> None:
+    if pause.place is not None:
+        assert find(pause.place.rsplit(":", 1)[0])
 
 
 @pytest.mark.slow

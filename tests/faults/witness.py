@@ -122,7 +122,8 @@ def assert_right(
         assert (sum(charges), back) == (end.amount_charged, end.amount_refunded), (
             f"{order_id}: the books say something else"
         )
-    assert {row.order_id for row in world.sql("SELECT order_id FROM shipment")} == completed
+    shipped = {row.order_id for row in world.sql("SELECT order_id FROM shipment")}
+    assert shipped == completed, f"not shipped: {completed - shipped}; shipped as well: {shipped - completed}"
     assert shelf.stock(PRODUCT) == (STOCK - len(completed), 0)
     assert not shelf.sql("SELECT 1 FROM reservation WHERE state = 'held'")
     assert not world.sql(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import inspect
 import itertools
 import json
 import os
@@ -116,15 +117,23 @@ def play(job: dict[str, Any]) -> int:
         sys.stderr.flush()
 
 
+def find(place: str) -> tuple[Any, str]:
+    """Returns the module or class that has the coroutine function `module:name`, and its name there. Raises
+    AttributeError if there is none."""
+    module, path = place.split(":")
+    *owners, name = path.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    if not inspect.iscoroutinefunction(getattr(owner, name)):
+        raise AttributeError(f"{place} is no coroutine function")
+    return owner, name
+
+
 def stop_at(place: str, by: signal.Signals) -> None:
     """Lets this process send itself the signal before or after the first call of a coroutine:
     `module:name:before`."""
-    module_name, name, when = place.split(":")
-    owner: Any = importlib.import_module(module_name)
-    *path, last = name.split(".")
-    for part in path:
-        owner = getattr(owner, part)
-    call = getattr(owner, last)
+    place, when = place.rsplit(":", 1)
+    owner, name = find(place)
+    call = getattr(owner, name)
     left = [None]
 
     def stop() -> None:
@@ -141,15 +150,14 @@ def stop_at(place: str, by: signal.Signals) -> None:
             stop()
         return result
 
-    setattr(owner, last, stopping)
+    setattr(owner, name, stopping)
 
 
 def kill_at(order_id: str, place: str) -> None:
     """Lets this process kill itself at a call of a coroutine that has the order among those in one of its
     arguments."""
-    module_name, name = place.split(":")
-    module: Any = importlib.import_module(module_name)
-    call = getattr(module, name)
+    owner, name = find(place)
+    call = getattr(owner, name)
 
     @functools.wraps(call)
     async def killing(*args: Any, **kwargs: Any) -> Any:
@@ -158,7 +166,7 @@ def kill_at(order_id: str, place: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return await call(*args, **kwargs)
 
-    setattr(module, name, killing)
+    setattr(owner, name, killing)
 
 
 def let_clock_jump(offsets: list[int]) -> None:
