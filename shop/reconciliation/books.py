@@ -46,20 +46,23 @@ _DECIDED = text(
     "JOIN customer_order o ON o.id = e.order_id "
     "WHERE o.outcome IS NOT NULL AND e.currency = :currency AND e.amount > 0 GROUP BY action"
 )
+# What was due by transfer or on delivery. `jsonb_path_query` also takes an order of before whose
+# `part_payments` is null.
+_DUE = """o.amount_elsewhere - coalesce((
+    SELECT sum(CAST(paid #>> '{}' AS numeric))
+    FROM jsonb_path_query(o.content, '$.part_payments[*].amount') paid), 0)"""
 # Orders that were shipped before they were paid. What is received beyond an order's amount is not its money.
 _COLLECTED = text(
-    """
+    f"""
     SELECT coalesce(sum(due), 0) AS due, coalesce(sum(least(due, received)), 0) AS received FROM (
-        SELECT o.amount_elsewhere - coalesce((
-                SELECT sum(CAST(p ->> 'amount' AS numeric))
-                FROM jsonb_array_elements(o.content -> 'part_payments') p), 0) AS due,
+        SELECT {_DUE} AS due,
             coalesce((SELECT sum(r.amount) FROM received_payment r
                 WHERE r.order_id = o.id AND r.currency = o.currency), 0) AS received
         FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment'
         WHERE o.outcome = 'completed' AND o.amount_elsewhere > 0 AND o.currency = :currency
           AND s.result ->> 'payment_status' = 'collect'
     ) each
-    """
+    """  # noqa: S608  (a constant)
 )
 # Money that came by transfer or on delivery for orders that did not complete: a person gives it back.
 _IN_VAIN = text(
@@ -75,17 +78,15 @@ _IN_VAIN = text(
 )
 # Money that came by transfer or on delivery beyond what was due. It is not the order's.
 _OVERPAID = text(
-    """
+    f"""
     SELECT currency, sum(received - due) AS amount, count(*) AS orders FROM (
-        SELECT o.currency, r.amount AS received, o.amount_elsewhere - coalesce((
-            SELECT sum(CAST(p ->> 'amount' AS numeric))
-            FROM jsonb_array_elements(o.content -> 'part_payments') p), 0) AS due
+        SELECT o.currency, r.amount AS received, {_DUE} AS due
         FROM customer_order o JOIN (
             SELECT order_id, currency, sum(amount) AS amount FROM received_payment GROUP BY order_id, currency
         ) r ON r.order_id = o.id AND r.currency = o.currency
         WHERE o.outcome = 'completed'
     ) each WHERE received > due GROUP BY currency ORDER BY currency
-    """
+    """  # noqa: S608  (a constant)
 )
 _OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
 _STOCK = text(

@@ -32,7 +32,7 @@ _NOT_SHIPPED = text(
     "SELECT o.id AS order_id FROM customer_order o WHERE o.outcome = 'completed' "
     "AND NOT EXISTS (SELECT 1 FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) "
     "AND EXISTS (SELECT 1 FROM jsonb_array_elements(o.content -> 'items') i "
-    "WHERE NOT coalesce(CAST(i ->> 'digital' AS boolean), false)) ORDER BY o.id"
+    "WHERE i -> 'digital' IS DISTINCT FROM 'true') ORDER BY o.id"
 )
 
 

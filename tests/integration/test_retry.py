@@ -417,6 +417,18 @@ async def test_reports_can_read_an_order_whose_card_data_was_replaced(
     await assert_nothing_differs(saga, order_id)
 
 
+async def test_reports_can_read_orders_that_earlier_versions_stored_as_sent(saga: World, unique: str) -> None:
+    order_id = f"OLD-{unique}"
+    await process_order(an_order(order_id, payment_info={"method": "cash_on_delivery"}), return_state=True)
+    saga.sql(
+        "UPDATE customer_order SET content = "
+        """jsonb_set(content || '{"part_payments": null}', '{items,0,digital}', '""')"""
+    )
+    assert [each async for each in check_stock()] == []
+    await assert_nothing_differs(saga, order_id)
+    saga.assert_books_balance()
+
+
 # -- once
 
 
