@@ -44,7 +44,7 @@ _JUST_MADE_SECONDS = 60
 """A folder that is younger may be one that another session is just about to lock."""
 _TEMPLATE = "migrated"
 _LAST_LINE = "-----END CERTIFICATE-----"
-_TOLD = "told"
+_REPORT_LINE = "report_line"
 _numbers = itertools.count(1)
 
 
@@ -79,17 +79,17 @@ def log_context_is_left_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+def report_line(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Takes what a person wants to read of a test.
     It stands below the results, also when tests run side by side."""
-    return partial(record_property, _TOLD)
+    return partial(record_property, _REPORT_LINE)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     for report in reports:
         for name, line in getattr(report, "user_properties", []):
-            if name == _TOLD:
+            if name == _REPORT_LINE:
                 terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {line}")
 
 

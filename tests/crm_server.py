@@ -16,7 +16,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwdGhpcyBpcw=="
 
 
 @dataclass(frozen=True)
-class Heard:
+class Received:
     """A message whose signature is right."""
 
     id: str
@@ -29,11 +29,11 @@ class Crm:
     """`answer`: status and headers; 200 if it says nothing."""
 
     url: str = ""
-    heard: list[Heard] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     """What came and was not signed as it should be."""
     requests: int = 0
-    answer: Callable[[Heard], tuple[int, dict[str, str]]] = lambda _: (200, {})
+    answer: Callable[[Received], tuple[int, dict[str, str]]] = lambda _: (200, {})
     may_answer: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -53,20 +53,20 @@ def crm_server(secret: str = SECRET) -> Iterator[Crm]:
             body = self.rfile.read(int(self.headers["content-length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
             try:
-                heard = Heard(headers["webhook-id"], Webhook(secret).verify(body, headers), headers)
+                received = Received(headers["webhook-id"], Webhook(secret).verify(body, headers), headers)
             except Exception as error:  # noqa: BLE001
                 crm.wrong.append(repr(error))
-                self._say(400, {})
+                self._respond(400, {})
                 return
-            status, more = crm.answer(heard)
+            status, more = crm.answer(received)
             if status < 300:
-                crm.heard.append(heard)
+                crm.received.append(received)
             crm.may_answer.wait(30)
-            self._say(status, more)
+            self._respond(status, more)
 
         do_GET = do_POST  # noqa: N815
 
-        def _say(self, status: int, headers: dict[str, str]) -> None:
+        def _respond(self, status: int, headers: dict[str, str]) -> None:
             self.send_response(status)
             for name, value in {"content-length": "2", **headers}.items():
                 self.send_header(name, value)

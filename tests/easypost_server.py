@@ -134,34 +134,36 @@ class EasyPost:
         answer = httpx.post(
             f"{self.url}/v2{path}", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=10
         )
-        told: dict[str, Any] = answer.raise_for_status().json()
-        return told
+        data: dict[str, Any] = answer.raise_for_status().json()
+        return data
 
     def misbehave(
         self, move: str, fault: str, *, times: int = 1, order_id: str | None = None, seconds: float = 0
     ) -> None:
         """The next `times` requests of this kind (of this order) go wrong: see `_Handler._fault`."""
         order = {"reference": _reference_of(order_id)} if order_id else {}
-        self._tell("faults", {"move": move, "fault": fault, "times": times, "seconds": seconds, **order})
+        self._post_control(
+            "faults", {"move": move, "fault": fault, "times": times, "seconds": seconds, **order}
+        )
 
     def lie(self, order_id: str, move: str, path: str, value: Any, *, once: bool = False) -> None:
         """From now on answers to this move about the order say `value` in the field at `path`
         (`to_address.zip`, `rates.0.rate`): also `MISSING`, or `ANOTHERS`,
         what the newest shipment of another order has there."""
-        self._tell(
+        self._post_control(
             "lies",
             {"reference": _reference_of(order_id), "move": move, "path": path, "value": value, "once": once},
         )
 
     def scan(self, order_id: str, status: str = "in_transit") -> None:
         """The order's parcel has been scanned."""
-        self._tell("scan", {"reference": _reference_of(order_id), "status": status})
+        self._post_control("scan", {"reference": _reference_of(order_id), "status": status})
 
     def behave(self) -> None:
         """No faults any more."""
-        self._tell("behave", {})
+        self._post_control("behave", {})
 
-    def _tell(self, what: str, body: dict[str, Any]) -> None:
+    def _post_control(self, what: str, body: dict[str, Any]) -> None:
         httpx.post(f"{self.url}/control/{what}", json=body, timeout=10).raise_for_status()
 
 
@@ -420,7 +422,7 @@ class _Book:
             if _is_about(each["reference"], reference)
         ]
 
-    def told(self, move: str, reference: str | None, answer: dict[str, Any]) -> dict[str, Any]:
+    def falsified(self, move: str, reference: str | None, answer: dict[str, Any]) -> dict[str, Any]:
         """The answer, with the false value for this order."""
         lie = self.lies.get(_INSTALLATION.sub("", reference or ""))
         if lie is None or lie["move"] != move:
@@ -535,7 +537,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._fault(fault, after=False):
             return
         with self.book.lock:
-            answer = self.book.told(
+            answer = self.book.falsified(
                 move, reference, json.loads(json.dumps(self._act(move, parts, body or {})))
             )
         if self._fault(fault, after=True):

@@ -180,12 +180,12 @@ class InventoryServer:
             (start,) = begun
             content = message["body"]
             if start["status"] == 200:
-                told = json.loads(content)
+                answer_data = json.loads(content)
                 if lie.value == MISSING:
-                    told.pop(lie.field)
+                    answer_data.pop(lie.field)
                 else:
-                    told[lie.field] = lie.value
-                content = json.dumps(told).encode()
+                    answer_data[lie.field] = lie.value
+                content = json.dumps(answer_data).encode()
                 if lie.once:
                     del self.lies[order_id]
             headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]

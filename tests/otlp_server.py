@@ -46,21 +46,21 @@ class Collector:
 @contextmanager
 def collector() -> Iterator[Collector]:
     """At `url`."""
-    heard = Collector()
+    collected = Collector()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            heard.requests += 1
+            collected.requests += 1
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
             right = self.path == "/v1/traces" and self.headers["content-type"] == "application/x-protobuf"
-            status = heard.answer if right else 404
+            status = collected.answer if right else 404
             if status == 200:
-                heard.bodies.append(body)
-                heard.spans.extend(_spans(body))
+                collected.bodies.append(body)
+                collected.spans.extend(_spans(body))
             self.send_response(status)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -71,9 +71,9 @@ def collector() -> Iterator[Collector]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    heard.url = f"http://127.0.0.1:{server.server_address[1]}"
+    collected.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        yield heard
+        yield collected
     finally:
         server.shutdown()
         server.server_close()

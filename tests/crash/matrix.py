@@ -218,13 +218,13 @@ def _gateways(point: str, way: Way) -> tuple[str, ...]:
 
 
 def run_all(
-    site: Site, chosen: Sequence[Case], tell: Callable[[Result], None] = lambda _: None
+    site: Site, chosen: Sequence[Case], on_result: Callable[[Result], None] = lambda _: None
 ) -> list[Result]:
     """Some at a time."""
 
     def run(case: Case) -> Result:
         result = _case(site, case)
-        tell(result)
+        on_result(result)
         return result
 
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:

@@ -55,7 +55,7 @@ class Scenario:
         return (self.outcome is Outcome.COMPLETED or self.returned) and not self.digital
 
     @property
-    def told(self) -> set[str]:
+    def mail_kinds(self) -> set[str]:
         """The kinds of mails that its customer gets."""
         due = {
             "confirmation": self.outcome is Outcome.COMPLETED or self.returned,

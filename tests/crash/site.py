@@ -187,30 +187,30 @@ class Shop:
         for statement in _TIME_PASSES:
             self.world.sql(statement)
 
-    def told(self, order_id: str, tries: int = 1) -> set[str]:
+    def mail_kinds(self, order_id: str, tries: int = 1) -> set[str]:
         """The kinds of mails that have arrived. By SMTP the one that a worker died over may have come twice,
         as the same mail. Asserts that the CRM has all contacts."""
         if not self.outside:
-            return self.world.told(order_id, tries)
+            return self.world.mail_kinds(order_id, tries)
         counted = Counter(self.site.mail_server.ids)
-        told = {
+        mailed = {
             kind: counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] for kind in Kind
         }
-        assert max(told.values()) <= 2
-        heard = Counter(
-            heard.body["data"]["contact"]
-            for heard in self.site.crm.heard
-            if heard.body["data"]["order_id"] == order_id
+        assert max(mailed.values()) <= 2
+        contacts = Counter(
+            message.body["data"]["contact"]
+            for message in self.site.crm.received
+            if message.body["data"]["order_id"] == order_id
         )
-        assert {contact.removeprefix("order_") for contact in heard} == {
-            str(kind) for kind, times in told.items() if times
+        assert {contact.removeprefix("order_") for contact in contacts} == {
+            str(kind) for kind, times in mailed.items() if times
         }
         assert (
             sum(counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] > 1 for kind in Kind)
             <= 1
         )
         assert not self.site.crm.wrong
-        return {str(kind) for kind, times in told.items() if times}
+        return {str(kind) for kind, times in mailed.items() if times}
 
     def check(self, orders: Mapping[str, Scenario]) -> None:
         """Checks all independent records: each order has its one correct outcome,
@@ -235,17 +235,17 @@ class Shop:
             assert row.amount_at_risk == expected.at_risk, "the amount at risk"
             assert row.amount_elsewhere == expected.elsewhere, "the amount that others took"
             assert row.shipments == expected.parcel, "the parcel"
-            assert (row.contacts, row.unsent) == (len(expected.told), 0), (
+            assert (row.contacts, row.unsent) == (len(expected.mail_kinds), 0), (
                 "what the customer has heard, and is still to hear"
             )
-            assert row.messages == len(expected.told) * (2 if self.outside else 1), (
+            assert row.messages == len(expected.mail_kinds) * (2 if self.outside else 1), (
                 "a mail, and a message for the CRM if there is one"
             )
             left = {payment["status"] for payment in self.world.ledger(order_id)} & {"created"}
             assert not expected.tidy or not left, "a payment is left that could still be charged"
             assert row.held == 0, "a reservation is left"
             assert (order_id in labels) == (expected.parcel and not expected.returned), "the label"
-            assert self.told(order_id, expected.tries) == expected.told, "the mails"
+            assert self.mail_kinds(order_id, expected.tries) == expected.mail_kinds, "the mails"
             if self.settings.get("CARRIER") == "easypost":
                 assert self.site.easypost.good_labels(order_id) == (
                     expected.parcel and not expected.returned

@@ -174,7 +174,7 @@ def _run(site: Site, chosen: Sequence[Case], capsys: pytest.CaptureFixture[str])
     """Says how far it is, and each discrepancy at once: all combinations take long."""
     done = itertools.count(1)
 
-    def tell(result: Result) -> None:
+    def on_result(result: Result) -> None:
         number = next(done)
         with capsys.disabled():
             if result.problem:
@@ -182,7 +182,7 @@ def _run(site: Site, chosen: Sequence[Case], capsys: pytest.CaptureFixture[str])
             if number % 10 == 0 or number == len(chosen):
                 print(f"\r{number} of {len(chosen)} kills ", end="", flush=True)
 
-    return run_all(site, chosen, tell)
+    return run_all(site, chosen, on_result)
 
 
 def _judge(title: str, results: Sequence[Result], summary: Summary) -> None:

@@ -116,10 +116,10 @@ async def test_a_gateway_that_is_away_and_comes_back(
     assert alerts(inbox)[1:] == ["[The Shop] cleared: the payment gateway (sandbox) is unavailable"]
     assert alerted() == {"raised": 1, "cleared": 1}
 
-    async def told() -> bool:
+    async def events_written() -> bool:
         return await events(prefect_api, "shop.payment-gateway.sandbox", began) == ["cleared", "raised"]
 
-    await until(told, 30, "an event for each")
+    await until(events_written, 30, "an event for each")
     assert [saga.charges(order_id) for order_id in order_ids] == [1, 1, 1]
     saga.assert_books_balance()
 

@@ -109,7 +109,7 @@ def test_what_is_configured_is_contacted(
         found = ask({"DATABASE_URL", *given})
         assert mails.logins == 1
         assert mails.taken == [], "nothing was sent"
-        assert crm.heard == []
+        assert crm.received == []
     states = {part: finding.state for part, finding in found.items()}
     assert found["alerts"].what == "sent to mailto, jsons"
     for part in ("database", "payments", "mail", "CRM", "carrier", "alerts"):

@@ -46,11 +46,11 @@ def server(tmp_path: Path) -> Iterator[LocalModel]:
 
 
 @installed
-async def test_it_writes_a_text_that_is_sent(server: LocalModel, tell: Callable[[str], None]) -> None:
+async def test_it_writes_a_text_that_is_sent(server: LocalModel, report_line: Callable[[str], None]) -> None:
     server.start()
     began = time.monotonic()
     confirmation = await write_confirmation(ORDER, the_settings(server.api_base))
-    tell(f"the first text took {time.monotonic() - began:.1f} s")
+    report_line(f"the first text took {time.monotonic() - began:.1f} s")
     assert confirmation.generation_model == "local/smollm2-135m", confirmation.validation_warnings
     assert "John Doe" in confirmation.greeting
     assert "1,059.97 USD" in confirmation.order_summary

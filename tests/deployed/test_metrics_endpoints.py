@@ -135,7 +135,7 @@ def test_each_process_answers_and_all_that_is_named_is_there(
         found = scrape(url, TOKEN)
     assert found("process_info", kind=kind) == 1
     assert found("database_up") == 1
-    told = families(found)
+    metric_families = families(found)
     documented = {
         name: (family, what)
         for name, family, what in re.findall(
@@ -144,7 +144,7 @@ def test_each_process_answers_and_all_that_is_named_is_there(
             re.MULTILINE,
         )
     }
-    ours = {name: of for name, of in told.items() if name.startswith("order_saga_")}
+    ours = {name: of for name, of in metric_families.items() if name.startswith("order_saga_")}
     if kind == "inventory service":
         assert ours.items() <= documented.items()
         assert any(name.startswith("order_saga_inventory_") for name in ours)

@@ -390,9 +390,9 @@ def _parts(var_dir: Path, **options: object) -> Options:
 
 class TestStack:
     def test_starts_parts_tells_where_they_are_and_stops_them(self, folder: Path) -> None:
-        told: list[tuple[str, bool]] = []
+        reported: list[tuple[str, bool]] = []
         before = os.environ.get("DATABASE_URL")
-        with Stack(_parts(folder / "var"), lambda phase, done: told.append((phase, done))) as stack:
+        with Stack(_parts(folder / "var"), lambda phase, done: reported.append((phase, done))) as stack:
             assert stack.postgres is not None
             assert stack.gateway_url is not None
             assert os.environ["DATABASE_URL"] == stack.database_url
@@ -413,10 +413,10 @@ class TestStack:
         assert not stack.env_file.exists()
         assert not any(_alive(pid) for pid in pids if pid)
         assert os.environ.get("DATABASE_URL") == before
-        assert [phase for phase, done in told if done] == [
+        assert [phase for phase, done in reported if done] == [
             "PostgreSQL",
             *sorted(
-                ["payment sandbox", "database tables"], key=[phase for phase, done in told if done].index
+                ["payment sandbox", "database tables"], key=[phase for phase, done in reported if done].index
             ),
             "stopping",
         ]

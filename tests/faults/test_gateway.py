@@ -284,7 +284,7 @@ async def events_since(began: datetime, name: str) -> int:
         return len(answer.raise_for_status().json()["events"])
 
 
-async def told(began: datetime, name: str, times: int) -> None:
+async def wait_for_events(began: datetime, name: str, times: int) -> None:
     async def there() -> bool:
         return await events_since(began, name) == times
 
@@ -338,8 +338,8 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(
         await all_ended([*ids, *more], 60)
     assert_completed_once(trouble, [*ids, *more])
     trouble.assert_books_balance()
-    await told(began, unavailable(GATEWAY), 1)
-    await told(began, available(GATEWAY), 1)
+    await wait_for_events(began, unavailable(GATEWAY), 1)
+    await wait_for_events(began, available(GATEWAY), 1)
 
 
 @pytest.mark.slow

@@ -78,12 +78,12 @@ async def test_sigterm_ends_what_was_started_with_sigint_ignored(
             return ready in log.read_text()
 
         await until(started, 60, f"the {name}")
-        told = time.monotonic()
+        signalled = time.monotonic()
         process.send_signal(signal.SIGTERM)
 
         async def gone() -> bool:
             return process.poll() is not None
 
         await until(gone, grace, f"the {name} to end:\n{log.read_text()[-2000:]}")
-        took = time.monotonic() - told
+        took = time.monotonic() - signalled
     assert took < grace, f"the {name} took {took:.1f} s"

@@ -92,7 +92,7 @@ async def test_orders_are_claimed_soon_after_the_last_kill(
     deployed: World,
     prompt_worker: Worker,
     unique: str,
-    tell: Callable[[str], None],
+    report_line: Callable[[str], None],
     number: int,
     seconds: float,
 ) -> None:
@@ -118,7 +118,7 @@ async def test_orders_are_claimed_soon_after_the_last_kill(
 
     await until(claimed, _BAR_SECONDS, "every order to be claimed")
     took = time.monotonic() - last
-    tell(f"{number} orders, {kills} runs killed: all claimed {took:.1f} s after the last kill")
+    report_line(f"{number} orders, {kills} runs killed: all claimed {took:.1f} s after the last kill")
     assert took < _BAR_SECONDS, f"{took:.1f} s from the last kill until all orders were claimed"
 
     late = order_of("good", f"{unique}-late")

@@ -207,7 +207,7 @@ async def test_who_wakes_up_does_nothing_twice_outside(
     )
     assert_right(saga, orders, ends, shelf=outside.shelf)
     assert_once_outside(outside, ends)
-    assert_told(outside, pauses)
+    assert_notified(outside, pauses)
 
 
 def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
@@ -221,21 +221,21 @@ def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
     assert all(product.is_sound for product in outside.service.do(outside.service.inventory.stock()))
 
 
-def assert_told(outside: Outside, pauses: dict[str, Pause]) -> None:
+def assert_notified(outside: Outside, pauses: dict[str, Pause]) -> None:
     """Everybody has what is due and nothing else;
     what came twice is the same, and comes from a process that was paused over it."""
-    told = {(i, Kind(kind)) for i, end in report.read(list(pauses)).items() for kind in due(end)}
+    due_notices = {(i, Kind(kind)) for i, end in report.read(list(pauses)).items() for kind in due(end)}
     with sync_engine(settings().database_url).connect() as connection:
         us = read_installation_id(connection)
-    mails = {message_id(i, kind, settings(), us): pauses[i] for i, kind in told}
-    hooks = {webhook(i, kind, datetime.now(UTC), {}, us).id: pauses[i] for i, kind in told}
-    for name, expected, heard in (
+    mails = {message_id(i, kind, settings(), us): pauses[i] for i, kind in due_notices}
+    hooks = {webhook(i, kind, datetime.now(UTC), {}, us).id: pauses[i] for i, kind in due_notices}
+    for name, expected, received in (
         (MAIL, mails, [(taken.id, taken.data) for taken in outside.mails.taken]),
-        (HOOK, hooks, [(told.id, str(told.body).encode()) for told in outside.crm.heard]),
+        (HOOK, hooks, [(message.id, str(message.body).encode()) for message in outside.crm.received]),
     ):
-        times = Counter(number for number, _ in heard)
+        times = Counter(number for number, _ in received)
         assert set(times) == set(expected)
-        assert len(set(heard)) == len(times), "what was sent again is not the same"
+        assert len(set(received)) == len(times), "what was sent again is not the same"
         for number, pause in expected.items():
             assert (
                 times[number] == 2 if pause.place == f"{name}:after" else times[number] <= 1 + pause.sends

@@ -94,10 +94,10 @@ async def test_make_check_refuses_a_pooler_in_transaction_mode(frail: World, beh
     assert found.state is State.WRONG
     assert "pooler in transaction mode" in found.what
     assert "pool_mode = session" in found.remedy
-    told = check(behind)
-    assert told.returncode == 1, told.stderr
+    result = check(behind)
+    assert result.returncode == 1, result.stderr
     assert "✗ misconfigured" in next(
-        line for line in told.stdout.splitlines() if line.strip().startswith("database")
+        line for line in result.stdout.splitlines() if line.strip().startswith("database")
     )
 
 

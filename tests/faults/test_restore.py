@@ -261,10 +261,10 @@ async def test_after_a_restore_nobody_is_charged_twice_and_no_order_is_lost(
 
     # What the operator does.
     assert await asyncio.to_thread(order_saga, ["restored", time_of_restore.isoformat()]) == 0
-    told = capfd.readouterr().out
+    output = capfd.readouterr().out
     charged_and_lost = {i for i in orders.keys() - ids if shop.ledger(i)}
     assert charged_and_lost
-    assert all(order_id in told for order_id in charged_and_lost)
+    assert all(order_id in output for order_id in charged_and_lost)
     receipts = intake.submit(orders.values())
     assert {receipt.status for receipt in receipts} == {"accepted", "known"}
     await process(shop, orders)

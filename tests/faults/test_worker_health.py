@@ -172,7 +172,7 @@ async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
     forkserver: Forkserver,
     tmp_path: Path,
     unique: str,
-    tell: Callable[[str], None],
+    report_line: Callable[[str], None],
     server_is_away: bool,
 ) -> None:
     """In the middle of payments that last longer than it has to end, in both lanes. The leases would last for
@@ -207,7 +207,7 @@ async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
         took = time.monotonic() - asked
         await asyncio.to_thread(frail_prefect.start)
         assert worker.process.returncode == 0
-        tell(f"the worker ended {took:.1f} s after SIGTERM")
+        report_line(f"the worker ended {took:.1f} s after SIGTERM")
         assert took < _END_SECONDS, tail(worker.log, 30)
         assert not deployed.sql("SELECT id FROM customer_order WHERE lease_id IS NOT NULL")
     deployed.misbehave(latency_ms=0)

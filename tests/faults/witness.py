@@ -140,8 +140,8 @@ def assert_mails(world: World, orders: Mapping[str, Any]) -> None:
     ends = report.read(list(orders))
     wanted = Counter((i, kind) for i, end in ends.items() for kind in due(end))
     sent = world.sql("SELECT order_id, kind FROM outbox WHERE sent_at IS NOT NULL")
-    told = Counter((row.order_id, row.kind) for row in sent)
-    assert told == wanted, f"sent and not due: {told - wanted}; due and not sent: {wanted - told}"
+    counted = Counter((row.order_id, row.kind) for row in sent)
+    assert counted == wanted, f"sent and not due: {counted - wanted}; due and not sent: {wanted - counted}"
     contacts = world.sql("SELECT order_id, kind FROM customer_interaction")
     assert Counter((row.order_id, row.kind.removeprefix("order_")) for row in contacts) == wanted
     mails = world.mails()

@@ -53,11 +53,11 @@ class Fleet:
         self,
         folder: Path,
         profile: str,
-        tell: Callable[[str], None],
+        report_line: Callable[[str], None],
         *,
         later: frozenset[str] = frozenset(),
     ) -> None:
-        self.folder, self._tell = folder, tell
+        self.folder, self._report_line = folder, report_line
         self.services: dict[str, dict[str, Any]] = described(profile)["services"]
         self._later = later
         self.network = Network(folder)
@@ -101,11 +101,11 @@ class Fleet:
             )
             del left[name]
             self.start(name)
-            self._tell(f"{time.monotonic() - began:5.1f} s  {name} started")
+            self._report_line(f"{time.monotonic() - began:5.1f} s  {name} started")
         for name in self.services.keys() - self._later:
             if self.services[name].get("healthcheck"):
                 self._wait_for(name, "service_healthy")
-        self._tell(f"{time.monotonic() - began:5.1f} s  all are healthy")
+        self._report_line(f"{time.monotonic() - began:5.1f} s  all are healthy")
 
     def _needs(self, name: str) -> dict[str, Any]:
         return self.services[name].get("depends_on") or {}

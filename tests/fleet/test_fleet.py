@@ -108,7 +108,7 @@ def as_own_run(order: dict[str, Any]) -> None:
 
 
 def test_no_part_that_dies_loses_an_order_or_repeats_an_effect(
-    world_dir: Path, tell: Callable[[str], None], request: pytest.FixtureRequest, unique: str
+    world_dir: Path, report_line: Callable[[str], None], request: pytest.FixtureRequest, unique: str
 ) -> None:
     (folder := world_dir / "fleet").mkdir()  # PostgreSQL, as another user, reaches this
     number = int(request.config.getoption("--fleet-orders"))
@@ -128,16 +128,16 @@ def test_no_part_that_dies_loses_an_order_or_repeats_an_effect(
             raise AssertionError(f"{error}\n{where_they_stand(world)}") from None
         assert_right(world, orders)
         fleet.wait_until(lambda: not world.sql(_UNSENT), "the last messages", _LEFT_SECONDS)
-        assert_told_once(world, orders)
+        assert_notified_once(world, orders)
         ends = {row.id: row.finished_at for row in world.sql("SELECT id, finished_at FROM customer_order")}
-        tell("\n" + table_of(faults, sent, ends, probes))
+        report_line("\n" + table_of(faults, sent, ends, probes))
         outcomes = Counter(str(end.outcome) for end in report.read(list(orders)).values())
-        tell(", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common()))
+        report_line(", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common()))
         fleet.start("samples")
         samples = fleet.containers["samples"]
         assert samples.ended(_LEFT_SECONDS) == 0, samples.log(100)
         stops = {name: fleet.containers[name].stop() for name in ("worker-1", "worker-2", "web", "prefect-1")}
-        tell("stopped after SIGTERM: " + ", ".join(f"{name} {s:.1f} s" for name, s in stops.items()))
+        report_line("stopped after SIGTERM: " + ", ".join(f"{name} {s:.1f} s" for name, s in stops.items()))
         assert max(stops.values()) < 30
 
 
@@ -200,7 +200,7 @@ def cut_off(fleet: Fleet, name: str) -> None:
     fleet.wait_until(fleet.containers[name].healthy, f"{name} to be healthy again")
 
 
-def assert_told_once(world: World, orders: dict[str, Any]) -> None:
+def assert_notified_once(world: World, orders: dict[str, Any]) -> None:
     """Each customer has had each mail that is due, once."""
     ends = report.read(list(orders))
     wanted = Counter((order_id, kind) for order_id, end in ends.items() for kind in due(end))

@@ -176,7 +176,7 @@ class TestAPageInABrowser:
             "Access-Control-Request-Headers": "authorization",
         }
         may = httpx.options(f"{prefect_api.api_url}/flow_runs/filter", headers=asks, timeout=30)
-        told = httpx.post(
+        response = httpx.post(
             f"{prefect_api.api_url}/flow_runs/filter",
             auth=prefect_api.auth,
             json={},
@@ -184,7 +184,7 @@ class TestAPageInABrowser:
             timeout=30,
         )
         assert "Access-Control-Allow-Origin" not in may.headers
-        assert "Access-Control-Allow-Origin" not in told.headers
+        assert "Access-Control-Allow-Origin" not in response.headers
 
     @pytest.mark.parametrize("path", ["/docs", "/redoc", "/api/docs"])
     def test_that_loads_scripts_of_others_is_not_served(self, prefect_api: PrefectServer, path: str) -> None:

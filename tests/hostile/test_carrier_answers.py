@@ -120,7 +120,7 @@ async def shipping(
     ],
 )
 @pytest.mark.parametrize(
-    "told",
+    "picked",
     [
         pytest.param(lies({path: values[:1] for path, values in PLAUSIBLE.items()}, False), id="one of each"),
         pytest.param(lies(PLAUSIBLE, False), id="always", marks=pytest.mark.slow),
@@ -128,11 +128,11 @@ async def shipping(
     ],
 )
 async def test_no_lie_ships_to_another_or_sells_twice(
-    shipping: World, easypost_server: EasyPost, unique: str, told: list[Lie], kind: str
+    shipping: World, easypost_server: EasyPost, unique: str, picked: list[Lie], kind: str
 ) -> None:
     """Nor does it leave an unrecorded label. An order that stays unclear goes to manual review."""
     easypost_server.sell_to_another_shop(f"{unique}-decoy")
-    by_order = {f"{unique}-{number}": lie for number, lie in enumerate(told)}
+    by_order = {f"{unique}-{number}": lie for number, lie in enumerate(picked)}
     for order_id, lie in by_order.items():
         easypost_server.lie(order_id, lie.move, lie.path, lie.value, once=lie.once)
         if kind == "answer lost":  # to the purchase: so that it is looked up
@@ -190,13 +190,13 @@ async def test_what_is_missing_or_of_another_kind_is_not_believed(
     """Each answer is the truth or a typed error, and a label that is said to be taken back is."""
     easypost_server.sell_to_another_shop(f"{unique}-decoy")
     carrier = make(easypost_server, CARRIER_TIMEOUT_SECONDS=30)
-    told = {
+    by_order = {
         f"{unique}-{number}": lie
         for number, lie in enumerate(lies(dict.fromkeys(PLAUSIBLE, _ALL), False))
         if lie.move == move
     }
     noticed = 0
-    for order_id, lie in told.items():
+    for order_id, lie in by_order.items():
         easypost_server.lie(order_id, lie.move, lie.path, lie.value)
         order = Order.model_validate(an_order(order_id))
         quote_id = "shp_none"
@@ -222,7 +222,7 @@ async def test_what_is_missing_or_of_another_kind_is_not_believed(
         with suppress(StepError):
             if await carrier.void(order, quote_id) is not Voided.HANDED_OVER:
                 assert easypost_server.good_labels(order_id) == 0, str(lie)
-    assert len(told) / 4 < noticed < len(told)
+    assert len(by_order) / 4 < noticed < len(by_order)
     await carrier.aclose()
     easypost_server.behave()
 

@@ -18,7 +18,7 @@ from tests.waiting import PATIENCE, until
 from tests.worker_forkserver.forkserver import Forkserver, Process
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "1"}
-SHIPPING, UNDOING, TELLING = (
+SHIPPING, UNDOING, NOTIFYING = (
     "tasks.fulfill_order:fulfil",
     "saga.journal:begin_undo",
     "tasks.notify_customer:notify",
@@ -132,7 +132,7 @@ async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
         "SELECT 1 FROM customer_order "
         "WHERE outcome IS NULL AND coalesce(not_before < now() + interval '30 s', true) LIMIT 1"
     )
-    consume(saga, forkserver, (deadly, TELLING), batch_size=8, until_none=waits)
+    consume(saga, forkserver, (deadly, NOTIFYING), batch_size=8, until_none=waits)
     row = saga.order(deadly)
     assert (row.outcome, row.lone_deaths, row.failure) == (None, 2, None)
     assert saga.shipments(deadly) == 1
@@ -140,7 +140,7 @@ async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
     saga.sql(
         "UPDATE customer_order SET not_before = now() WHERE id = :id AND lease_id IS NOT NULL", id=deadly
     )
-    consume(saga, forkserver, (deadly, TELLING), batch_size=8, until_none=waits)
+    consume(saga, forkserver, (deadly, NOTIFYING), batch_size=8, until_none=waits)
     again = saga.order(deadly)
     assert (again.outcome, again.lone_deaths, again.failure) == (None, 3, None)
     assert saga.sql(

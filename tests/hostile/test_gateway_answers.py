@@ -80,7 +80,12 @@ class LyingGateway:
     """A gateway that works, and whose answers lie as each order has it."""
 
     def __init__(self, ledger: Ledger, lies: dict[str, Lie]) -> None:
-        self._ledger, self._real, self._lies, self._told = ledger, InProcessGateway(ledger), lies, set[str]()
+        self._ledger, self._real, self._lies, self._falsified = (
+            ledger,
+            InProcessGateway(ledger),
+            lies,
+            set[str](),
+        )
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)
@@ -99,9 +104,9 @@ class LyingGateway:
         payment_id = answer.payment_id if isinstance(answer, Refund) else answer.id
         order_id = self._ledger.get(payment_id).order_id
         lie = self._lies.get(order_id)
-        if lie is None or lie.move != move or (lie.once and order_id in self._told):
+        if lie is None or lie.move != move or (lie.once and order_id in self._falsified):
             return answer
-        self._told.add(order_id)
+        self._falsified.add(order_id)
         return replace(answer, **{lie.field: lie.value})
 
 

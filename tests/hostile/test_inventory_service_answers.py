@@ -100,24 +100,24 @@ async def test_no_lie_ships_what_is_on_the_shelf_or_keeps_what_is_not_shipped(
     stocked: World, service: InventoryServer, unique: str, kind: str, once: bool
 ) -> None:
     """An order that cannot be clear comes to a person."""
-    told = {f"{unique}-{number}": replace(lie, once=once) for number, lie in enumerate(KINDS[kind])}
-    service.lies.update(told)
+    by_order = {f"{unique}-{number}": replace(lie, once=once) for number, lie in enumerate(KINDS[kind])}
+    service.lies.update(by_order)
     if kind == "first answers lost":
-        for order_id, path in itertools.product(told, ("/reservations", "/commit")):
+        for order_id, path in itertools.product(by_order, ("/reservations", "/commit")):
             service.misbehave(path, "lost", after=True, order_id=order_id)
     country = "AQ" if kind == "unshippable" else "US"
     intake.submit(
-        [an_order(order_id, product=PRODUCT, price=str(PRICE), country=country) for order_id in told]
+        [an_order(order_id, product=PRODUCT, price=str(PRICE), country=country) for order_id in by_order]
     )
-    await settle(stocked, list(told))
+    await settle(stocked, list(by_order))
     if kind == "cancelled":
-        for order_id in told:
+        for order_id in by_order:
             ask_to_cancel_sync(order_id, reason="changed their mind", requested_by="ann")
-        await settle(stocked, list(told))
-    ends = report.read(list(told))
+        await settle(stocked, list(by_order))
+    ends = report.read(list(by_order))
     wrong = [
-        f"{told[order_id]}: {why}"[:300]
-        for order_id in told
+        f"{by_order[order_id]}: {why}"[:300]
+        for order_id in by_order
         for why in judge(stocked, service, order_id, ends[order_id])
     ]
     assert not wrong, "\n".join(wrong)

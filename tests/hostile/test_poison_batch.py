@@ -50,7 +50,7 @@ def peak(process: Process) -> float:
     ("bad", "good"), [(196, 4), pytest.param(980, 20, marks=pytest.mark.slow)], ids=["short", "full"]
 )
 def test_good_orders_complete_beside_many_that_take_long_to_refuse(
-    saga: World, forkserver: Forkserver, unique: str, tell: Any, bad: int, good: int
+    saga: World, forkserver: Forkserver, unique: str, report_line: Any, bad: int, good: int
 ) -> None:
     stock_up(saga)
     kinds = itertools.cycle(SMALL.values())
@@ -74,7 +74,7 @@ def test_good_orders_complete_beside_many_that_take_long_to_refuse(
     assert saga.stock(PRODUCT) == (STOCK - good, 0)
     assert sum(saga.charges(order["id"]) for order in poison[:: max(1, bad // 20)]) == 0
     kept, lone_deaths, longest = saga.sql(_KEPT)[0]
-    tell(
+    report_line(
         f"{bad} bad orders: {most:.0f} MB at most, "
         f"{kept / 1000:.0f} KB kept of each ({longest} bytes the longest)"
     )

@@ -83,12 +83,12 @@ async def _stripe(url: str) -> Any:
 async def _crm(url: str) -> DeliveryResult:
     ends: list[DeliveryResult] = []
 
-    async def tell(_: int, end: DeliveryResult) -> bool:
+    async def record(_: int, end: DeliveryResult) -> bool:
         ends.append(end)
         return True
 
     await Receiver(url, b"key", seconds=SECONDS, clock=Clock(datetime.now(UTC))).send(
-        [(1, Webhook("w", b"{}"))], tell, until=time.monotonic() + 60
+        [(1, Webhook("w", b"{}"))], record, until=time.monotonic() + 60
     )
     return ends[0]
 

@@ -91,7 +91,7 @@ async def server_that_says(
             if said is None:
                 await reader.read()
             else:
-                await _say(said, reader, writer, pause, drip or max(len(said), 1))
+                await _respond(said, reader, writer, pause, drip or max(len(said), 1))
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -110,7 +110,7 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     )
 
 
-async def _say(
+async def _respond(
     said: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: float, step: int
 ) -> None:
     for start in range(0, len(said), step):

@@ -220,8 +220,8 @@ def test_over_http(saga: World, web: httpx.Client, unique: str) -> None:
     ]
     assert saga.order(unique).content["shipping_info"]["address"] == "7 New Street"
     wrong = {"shipping_info": {**NEW, "country": "X"}, "changed_by": "ann"}
-    told = problem(web.put(path, json=wrong), 422)
-    assert [each["pointer"] for each in told["errors"]] == ["#/shipping_info/country"]
+    details = problem(web.put(path, json=wrong), 422)
+    assert [each["pointer"] for each in details["errors"]] == ["#/shipping_info/country"]
     problem(web.put(path, json={"shipping_info": NEW}), 422)
     problem(web.put("/orders/nobody/shipping-address", json=body), 404)
     saga.sql(
@@ -229,8 +229,8 @@ def test_over_http(saga: World, web: httpx.Client, unique: str) -> None:
         "WHERE id = :id",
         id=f"{unique}-done",
     )
-    told = problem(web.put(f"/orders/{unique}-done/shipping-address", json=body), 409)
-    assert told["type"].endswith(":address-settled")
+    details = problem(web.put(f"/orders/{unique}-done/shipping-address", json=body), 409)
+    assert details["type"].endswith(":address-settled")
 
 
 def test_on_the_command_line(

@@ -196,9 +196,9 @@ async def test_what_is_open_when_watching_is_turned_off_is_over(shop: Shop, serv
             text_of(mail.mail).split()
         )
     await notices.note(await notices.claim("event"))
-    told = [event_payload(notice)["text"] for notice in await notices.claim("event")]
-    assert len(told) == 3
-    assert all("worker_monitoring.enabled is off" in text for text in told)
+    texts = [event_payload(notice)["text"] for notice in await notices.claim("event")]
+    assert len(texts) == 3
+    assert all("worker_monitoring.enabled is off" in text for text in texts)
     assert await evaluate(shop, OFF) == Watched(evaluated=False)
     assert (await evaluate(shop)).raised == 3, (
         "what is still wrong when it is turned on again is another alert"
@@ -324,7 +324,7 @@ async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
     await shop.rows("DELETE FROM metric_total")
     await shop.rows("UPDATE metric_reading SET read_at = NULL, counted_from = NULL")
     text, _ = await asyncio.to_thread(Exposition("a test").answer, "")
-    told = {
+    totals = {
         (sample.name.removeprefix("order_saga_"), sample.labels["result"]): int(sample.value)
         for family in text_string_to_metric_families(text.decode())
         for sample in family.samples
@@ -335,7 +335,7 @@ async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
         "status": (metrics.events.postponed, metrics.events.total_events, metrics.events.failed),
         "dashboard": (figures.ended, figures.failed),
         "Prometheus": tuple(
-            told.get((f"{what}_total", result), 0)
+            totals.get((f"{what}_total", result), 0)
             for what in ("steps", "compensations")
             for result in ("failed", "postponed")
         ),

@@ -299,7 +299,7 @@ async def test_a_return_that_cannot_be_refunded_needs_attention(saga: World, uni
     state = await cancel(order_id)
     assert (state.name, state.type) == ("NeedsAttention", StateType.FAILED)
     assert saga.stock("PROD-001") == (100, 0), "the rest is done"
-    assert "refund" not in saga.told(order_id)
+    assert "refund" not in saga.mail_kinds(order_id)
     saga.assert_books_balance()
     saga.misbehave(take_refunds=True)
     saga.sql("UPDATE attention SET next_retry_at = now()")
@@ -550,7 +550,7 @@ async def test_a_worker_that_dies_in_the_middle_of_a_return(saga: World, unique:
     assert [len(payment["refunds"]) for payment in saga.ledger(order_id)] == [1]
     assert saga.stock("PROD-001") == (100, 0)
     assert_undone(saga, order_id, shipped=True)
-    assert "refund" in saga.told(order_id)
+    assert "refund" in saga.mail_kinds(order_id)
     saga.assert_books_balance()
 
 

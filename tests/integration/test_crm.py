@@ -61,11 +61,11 @@ async def test_a_message_arrives_and_is_signed(shop: Shop, crm: Crm) -> None:
     await store(shop, "A")
     await refunded("A")
     assert await outbox.deliver() == (2, 0)
-    (heard,) = crm.heard
+    (message,) = crm.received
     assert crm.wrong == []
     due = await shop.value("SELECT created_at FROM outbox WHERE kind = 'crm_refund'")
-    assert datetime.fromisoformat(heard.body["timestamp"]) == due
-    assert (heard.body["type"], heard.body["data"]) == (
+    assert datetime.fromisoformat(message.body["timestamp"]) == due
+    assert (message.body["type"], message.body["data"]) == (
         "order.refunded",
         {
             "order_id": "A",
@@ -76,7 +76,7 @@ async def test_a_message_arrives_and_is_signed(shop: Shop, crm: Crm) -> None:
             "currency": "USD",
         },
     )
-    assert heard.headers["content-type"] == "application/json"
+    assert message.headers["content-type"] == "application/json"
     (contact,) = await shop.rows("SELECT * FROM customer_interaction")
     assert (contact.order_id, contact.customer_id, contact.kind) == ("A", "CUST-123", "order_refund")
 
@@ -91,13 +91,13 @@ async def test_without_a_crm_there_is_our_own_row(shop: Shop) -> None:
 async def test_row_mail_and_webhook_are_one_transaction(shop: Shop, crm: Crm) -> None:
     await store(shop, "A")
 
-    async def tell_and_fail() -> None:
+    async def notify_and_fail() -> None:
         async with transaction() as tx:
             await add_notices(tx, [Notice("A", "CUST-123", Kind.PAYMENT_FAILED, {"why": "payment_declined"})])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await tell_and_fail()
+        await notify_and_fail()
     assert (await shop.count("outbox"), await shop.count("customer_interaction")) == (0, 0)
 
 
@@ -107,7 +107,7 @@ async def test_telling_again_tells_once(shop: Shop, crm: Crm) -> None:
         await refunded("A")
         await outbox.deliver()
         await make_all_due(shop)
-    assert len(crm.heard) == await shop.count("customer_interaction") == 1
+    assert len(crm.received) == await shop.count("customer_interaction") == 1
 
 
 async def test_one_whose_answer_was_lost_comes_again_with_the_same_id(shop: Shop, crm: Crm) -> None:
@@ -122,7 +122,7 @@ async def test_one_whose_answer_was_lost_comes_again_with_the_same_id(shop: Shop
     ] or "ReadTimeout" in (await hooks(shop))[0].error
     await make_all_due(shop)
     assert await outbox.deliver() == (1, 0)
-    first, second = crm.heard
+    first, second = crm.received
     assert (first.id, first.body) == (second.id, second.body)
 
 
@@ -143,8 +143,10 @@ async def test_ids_differ_by_order_and_kind(shop: Shop, crm: Crm) -> None:
             ],
         )
     await outbox.deliver()
-    assert len({heard.id for heard in crm.heard}) == 3
-    assert not [heard.id for heard in crm.heard if "." in heard.id], "the full stop separates what is signed"
+    assert len({message.id for message in crm.received}) == 3
+    assert not [message.id for message in crm.received if "." in message.id], (
+        "the full stop separates what is signed"
+    )
 
 
 async def test_two_shops_with_the_same_order_are_two_messages(
@@ -158,12 +160,12 @@ async def test_two_shops_with_the_same_order_are_two_messages(
         await shop.rows("DELETE FROM customer_interaction")
         await refunded("A")
         await outbox.deliver()
-    assert len({heard.id for heard in crm.heard}) == 2
-    assert [heard.body["data"]["installation"] for heard in crm.heard] == [
+    assert len({message.id for message in crm.received}) == 2
+    assert [message.body["data"]["installation"] for message in crm.received] == [
         "0123456789abcdef",
         "fedcba9876543210",
     ]
-    assert {heard.body["data"]["order_id"] for heard in crm.heard} == {"A"}
+    assert {message.body["data"]["order_id"] for message in crm.received} == {"A"}
 
 
 async def test_what_an_earlier_version_made_due_keeps_its_id(
@@ -178,8 +180,8 @@ async def test_what_an_earlier_version_made_due_keeps_its_id(
         Installation("0123456789abcdef", datetime.now(UTC) + timedelta(hours=1)),
     )
     await outbox.deliver()
-    (heard,) = crm.heard
-    assert heard.id == "refund_" + hashlib.sha256(b"refund\nA").hexdigest()[:32]
+    (message,) = crm.received
+    assert message.id == "refund_" + hashlib.sha256(b"refund\nA").hexdigest()[:32]
 
 
 @pytest.mark.parametrize("status", [500, 503, 400, 401, 404, 302, 308])
@@ -266,9 +268,9 @@ async def test_nothing_of_the_secret_or_the_card_is_kept_or_sent(shop: Shop, crm
     await store(shop, "A")
     await refunded("A")
     await outbox.deliver()
-    (heard,) = crm.heard
+    (message,) = crm.received
     for secret in ("1234", SECRET, "john.doe@example.com", "123 Main St"):
-        assert secret not in str(heard.body)
+        assert secret not in str(message.body)
     assert SECRET not in str(await shop.rows("SELECT * FROM outbox"))
 
 
@@ -277,7 +279,7 @@ async def test_those_who_deliver_at_the_same_time_send_each_once(shop: Shop, crm
     await store(shop, *ids)
     await refunded(*ids)
     await asyncio.gather(*(outbox.deliver(most=7) for _ in range(12)))
-    assert sorted(heard.body["data"]["order_id"] for heard in crm.heard) == ids
+    assert sorted(message.body["data"]["order_id"] for message in crm.received) == ids
 
 
 class TestSettings:

@@ -149,14 +149,14 @@ async def test_nothing_of_a_customer_is_in_states_events_reasons_or_logs(
 
     prefect = postgres.url("prefect")
 
-    async def told() -> bool:
+    async def events_written() -> bool:
         """The server writes events a little later."""
         events = [row for table, row in rows(prefect) if table == "events" and prefix in row]
         return sum("flow-run.Rejected" in row or '"Rejected"' in row for row in events) >= 5 and any(
             "task-run" in row for row in events
         )
 
-    await until(told, 60, "the events to be written")
+    await until(events_written, 60, "the events to be written")
     logs = logging.getLogger("shop")
     for handler in logs.handlers:
         handler.flush()

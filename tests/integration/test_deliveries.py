@@ -181,9 +181,9 @@ async def test_the_command_receives_products_and_files(
         assert await run("--file", str(table), "--by", "ann") == 0
         assert await run("--file", str(lines)) == 0
     assert await run("--file", str(broken)) == 2
-    told = capsys.readouterr().out
-    assert "line 3: pieces" in told
-    assert "line 4: product_id" in told
+    output = capsys.readouterr().out
+    assert "line 3: pieces" in output
+    assert "line 4: product_id" in output
     assert {p: saga.stock(p)[0] for p in ("PROD-001", "PROD-002", "PEN-2", "OUT-OF-STOCK", "NEW")} == {
         "PROD-001": 111,
         "PROD-002": 51,

@@ -385,11 +385,19 @@ async def test_the_whole_address_reaches_the_carrier(
     }
     await carrier.quote(order(unique, shipping_info={**address, "phone": "+1 555 123 4567"}))
     (made,) = easypost_server.shipments(unique)
-    told = {
+    sent_address = {
         name: made["to_address"].get(name)
         for name in ("street1", "street2", "city", "state", "zip", "country", "phone")
     }
-    assert list(told.values()) == ["123 Main St", "Apt 5", "Anytown", "CA", "90210", "US", "+1 555 123 4567"]
+    assert list(sent_address.values()) == [
+        "123 Main St",
+        "Apt 5",
+        "Anytown",
+        "CA",
+        "90210",
+        "US",
+        "+1 555 123 4567",
+    ]
 
 
 async def test_the_service_can_be_chosen(easypost_server: EasyPost, unique: str) -> None:

@@ -526,22 +526,22 @@ async def test_never_oversold_and_never_lost(
             assert await shop.wrong_stock() == []
         await working
     assert await shop.wrong_stock() == []
-    told = dict(
+    recorded = dict(
         await shop.rows("SELECT order_id, state FROM reservation WHERE order_id LIKE :run", run=f"{run}-%")
     )
     lost = {order.id for order in everybody if order.lost}
-    assert {i: state for i, state in told.items() if i not in lost} == {
-        i: state for i, state in states.items() if i in told and i not in lost
+    assert {i: state for i, state in recorded.items() if i not in lost} == {
+        i: state for i, state in states.items() if i in recorded and i not in lost
     }
-    assert all(state == "released" for i, state in states.items() if i not in told)
+    assert all(state == "released" for i, state in states.items() if i not in recorded)
     taken: Counter[str] = Counter()
     for order in everybody:
-        if told.get(order.id) in {"held", "shipped"}:
+        if recorded.get(order.id) in {"held", "shipped"}:
             taken.update(order.payload.wanted)
     assert all(taken[p] <= n for p, n in pieces.items()), "oversold"
     for product, n in pieces.items():
         on_hand, held_back = await shop.stock(product)
         shipped = sum(
-            order.payload.wanted.get(product, 0) for order in everybody if told.get(order.id) == "shipped"
+            order.payload.wanted.get(product, 0) for order in everybody if recorded.get(order.id) == "shipped"
         )
         assert (on_hand + shipped, on_hand - held_back) == (n, n - taken[product])

@@ -293,11 +293,15 @@ class TestTheBreaker:
     """Three failures in a row, and the service is left alone."""
 
     async def run(self, answer: bytes, times: int = 5) -> tuple[list[str], int, list[str | None]]:
-        told: list[str | None] = []
+        state_changes: list[str | None] = []
         async with service_that_says(answer) as said:
             s = InventorySettings(INVENTORY_BREAKER_FAILURES=3, INVENTORY_BREAKER_SECONDS=60)
             guarded = ServiceInventory(
-                said.url, TOKEN, timeout_seconds=PATIENCE, concurrency=2, circuit=circuit(s, told.append)
+                said.url,
+                TOKEN,
+                timeout_seconds=PATIENCE,
+                concurrency=2,
+                circuit=circuit(s, state_changes.append),
             )
             ends = []
             for _ in range(times):
@@ -306,13 +310,13 @@ class TestTheBreaker:
                 except StepError as error:
                     ends.append(f"{error.code}, wait" if getattr(error, "retry_after", None) else error.code)
             await guarded.aclose()
-            return ends, len(said.asked), told
+            return ends, len(said.asked), state_changes
 
     async def test_a_service_that_fails_is_left_alone(self) -> None:
-        ends, asked, told = await self.run(http(b"", "500 Oh"))
+        ends, asked, state_changes = await self.run(http(b"", "500 Oh"))
         assert ends == ["inventory_unavailable"] * 2 + ["inventory_unavailable, wait"] * 3
         assert asked == 3
-        assert len(told) == 1, "and it is told once"
+        assert len(state_changes) == 1, "and it is told once"
 
     @pytest.mark.parametrize(
         "answer",
@@ -326,5 +330,5 @@ class TestTheBreaker:
         ids=["lost", "short", "refused", "limited", "yes"],
     )
     async def test_a_clear_answer_is_a_service_at_work(self, answer: bytes) -> None:
-        _, asked, told = await self.run(answer)
-        assert (asked, told) == (5, [])
+        _, asked, state_changes = await self.run(answer)
+        assert (asked, state_changes) == (5, [])

@@ -452,7 +452,7 @@ async def test_written_off(saga: World, unique: str) -> None:
     assert entries(saga, order_id)[0].reason == "the account is closed"
     books = {line.name: line.ours for line in read_books(saga.database_url, None).rows}
     assert books["written off"] == "999.99 USD"
-    assert "refund" not in saga.told(order_id), "nothing went back, so nobody is told that it did"
+    assert "refund" not in saga.mail_kinds(order_id), "nothing went back, so nobody is told that it did"
     saga.assert_books_balance()
 
 
@@ -553,9 +553,9 @@ async def test_wrong_use_changes_nothing_and_says_what_to_do(saga: World, unique
         await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference=" \t ")
     with pytest.raises(ResolutionIncomplete, match="reason is missing"):
         await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann", reference="not a reason")
-    with pytest.raises(ResolutionIncomplete, match="card number") as told:
+    with pytest.raises(ResolutionIncomplete, match="card number") as raised:
         review.decision(order_id, "written_off", resolved_by="ann", reason="card 4242 4242 4242 4242")
-    assert "4242" not in str(told.value)
+    assert "4242" not in str(raised.value)
     with pytest.raises(ResolutionIncomplete, match="one of"):
         review.decision(order_id, "forget it", resolved_by="ann")
     await process_order(an_order(f"FINE-{unique}"), return_state=True)

@@ -205,9 +205,9 @@ async def test_who_wrote_confirmations_and_why(
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     await process_order(an_order(f"MODEL-{unique}"), return_state=True)
-    told = read_metrics(last(hours=1)).business.confirmations
-    assert (told.by_template, told.by_model) == (1, 0)
-    ((reason, count),) = told.reasons.items()
+    found = read_metrics(last(hours=1)).business.confirmations
+    assert (found.by_template, found.by_model) == (1, 0)
+    ((reason, count),) = found.reasons.items()
     assert reason.startswith("language model not used: ")
     assert count == 1
 
@@ -267,9 +267,9 @@ async def test_the_command_prints_tables_and_json(
     ):
         assert word in shown, shown
     assert order_saga(["status", "--json", "--window", "all"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["business"]["orders"]["completed"] == 4
-    assert Metrics.model_validate(told).business.ended == 9
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["business"]["orders"]["completed"] == 4
+    assert Metrics.model_validate(printed).business.ended == 9
     assert order_saga(["status", "--window", "yesterday"]) == 2
     assert "'yesterday' is not a window" in capsys.readouterr().err
 

@@ -88,10 +88,10 @@ def test_counts_of_many_rows_are_exact(world: World) -> None:
             "sum(attempts - 1) AS retries FROM order_step WHERE step = :step",
             step=step.step,
         )
-        told = (step.duration.p50_ms, step.duration.p95_ms, step.duration.p99_ms)
-        assert told == tuple(pytest.approx(cut * 1000, rel=found.percentiles_within) for cut in exact.cuts), (
-            step.step
-        )
+        reported = (step.duration.p50_ms, step.duration.p95_ms, step.duration.p99_ms)
+        assert reported == tuple(
+            pytest.approx(cut * 1000, rel=found.percentiles_within) for cut in exact.cuts
+        ), step.step
         assert step.retries == exact.retries
     week = read_metrics(parse("24h")).business.ended
     assert 4000 / 7 - 2 <= week <= 4000 / 7 + 2
@@ -118,13 +118,13 @@ def test_a_short_window_reads_only_what_is_in_it(world: World) -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_million_rows_take_less_than_a_second(world: World, tell: Callable[[str], None]) -> None:
+def test_a_million_rows_take_less_than_a_second(world: World, report_line: Callable[[str], None]) -> None:
     load(world, 170_000)
     fresh = measured("all")
     with psycopg.connect(world.database_url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("VACUUM (ANALYZE)")  # as autovacuum has done with rows that came in over a week
     took = {asked: measured(asked) for asked in ("10m", "1h", "24h", "7d", "all")}
-    tell(
+    report_line(
         f"just loaded: {fresh:.2f} s; "
         + ", ".join(f"{asked}: {seconds:.2f} s" for asked, seconds in took.items())
     )

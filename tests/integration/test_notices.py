@@ -60,7 +60,7 @@ async def test_every_end_has_its_notice(saga: World, unique: str, lane: str) -> 
         "attention": set(),
     }
     ids = {name: order["id"] for name, order in orders.items()}
-    assert {name: saga.told(order_id) for name, order_id in ids.items()} == due
+    assert {name: saga.mail_kinds(order_id) for name, order_id in ids.items()} == due
     contacts = saga.sql("SELECT order_id, kind, customer_id FROM customer_interaction")
     assert Counter((row.order_id, row.kind) for row in contacts) == Counter(
         (ids[name], f"order_{kind}") for name, kinds in due.items() for kind in kinds
@@ -86,7 +86,7 @@ async def test_who_cancelled_before_paying_is_not_told_that_a_payment_failed(
         order["id"], reason="changed my mind", requested_by="ann", confirmed=True, return_state=True
     )
     assert saga.order(order["id"]).outcome == Outcome.COMPENSATED
-    assert saga.told(order["id"]) == set()
+    assert saga.mail_kinds(order["id"]) == set()
 
 
 @pytest.mark.parametrize("lane", ["process_order", "pending"])
@@ -103,8 +103,10 @@ async def test_mails_and_webhooks_leave_for_the_outside(saga: World, unique: str
     assert Counter(server.ids) == Counter(
         message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation) for order in orders
     )
-    assert sorted(heard.body["data"]["order_id"] for heard in crm.heard) == [order["id"] for order in orders]
-    assert all(heard.body["data"]["tracking_number"] for heard in crm.heard)
+    assert sorted(message.body["data"]["order_id"] for message in crm.received) == [
+        order["id"] for order in orders
+    ]
+    assert all(message.body["data"]["tracking_number"] for message in crm.received)
     assert saga.mails() == {}
 
 
@@ -129,7 +131,7 @@ async def test_mail_server_and_crm_away_are_no_order_s_matter(saga: World, uniqu
         saga.sql("UPDATE outbox SET next_attempt_at = now()")
         await process_pending_orders(consumer_seconds=0)
     assert server.ids == [message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation)]
-    assert len(crm.heard) == 1
+    assert len(crm.received) == 1
 
 
 @pytest.mark.usefixtures("prefect_api")

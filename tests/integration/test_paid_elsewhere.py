@@ -97,7 +97,7 @@ async def test_an_order_that_is_paid_already_is_not_charged(saga: World, unique:
     assert saga.ledger(order_id) == []
     assert saga.stock("PROD-001") == (99, 0)
     assert saga.shipments(order_id) == 1
-    assert saga.told(order_id) == {"confirmation"}
+    assert saga.mail_kinds(order_id) == {"confirmation"}
     await assert_all_is_well(saga, order_id)
 
 
@@ -117,7 +117,7 @@ async def test_a_compensation_refunds_through_the_reference(saga: World, unique:
     assert outcome.outcome is Outcome.COMPENSATED
     assert (outcome.amount_charged, outcome.amount_refunded) == (PRICE, PRICE)
     assert saga.money(f"checkout-{unique}") == (PRICE, PRICE)
-    assert saga.told(order_id) == {"refund"}
+    assert saga.mail_kinds(order_id) == {"refund"}
     assert saga.stock("PROD-001") == (100, 0)
     await assert_all_is_well(saga, order_id)
 
@@ -146,7 +146,7 @@ async def test_money_that_the_gateway_never_had_goes_to_a_person(saga: World, un
     settled = await finish_reopened(order_id)
     assert settled.outcome is Outcome.COMPENSATED
     assert (settled.amount_charged, settled.amount_at_risk, settled.amount_elsewhere) == (0, 0, PRICE)
-    assert saga.told(order_id) == {"refund"}
+    assert saga.mail_kinds(order_id) == {"refund"}
     await assert_all_is_well(saga, order_id)
 
 
@@ -249,7 +249,7 @@ async def test_retrying_the_compensation_of_a_rejected_order_refunds_it(saga: Wo
     settled = await finish_reopened(order_id)
     assert settled.outcome is Outcome.REJECTED
     assert saga.money(f"checkout-{unique}") == (PRICE, PRICE)
-    assert saga.told(order_id) == {"refund"}
+    assert saga.mail_kinds(order_id) == {"refund"}
     await assert_all_is_well(saga, order_id)
 
 
@@ -371,7 +371,7 @@ async def test_a_total_of_zero_needs_no_payment(saga: World, unique: str) -> Non
     assert result["why"]
     assert saga.ledger(order_id) == []
     assert saga.stock("PROD-001") == (99, 0)
-    assert saga.told(order_id) == {"confirmation"}
+    assert saga.mail_kinds(order_id) == {"confirmation"}
     await assert_all_is_well(saga, order_id)
 
 
@@ -393,7 +393,7 @@ async def test_digital_goods_are_confirmed_and_not_shipped(saga: World, unique: 
     assert saga.money(order_id) == (20, 0)
     assert saga.shipments(order_id) == 0
     assert saga.stock("PROD-001") == (100 if lane == "own run" else 99, 0)
-    assert saga.told(order_id) == {"confirmation"}
+    assert saga.mail_kinds(order_id) == {"confirmation"}
     text = saga.mail(order_id, "confirmation")
     assert "20.00" in text
     assert "racking number" not in text
@@ -483,9 +483,9 @@ async def test_a_transfer_that_the_shop_has_told_of_counts_once(saga: World, uni
     """The merchant marks the order as paid, and the bank's file has the transfer, too."""
     order_id = f"BOTH-{unique}"
     intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"})])
-    told = await record_rest(order_id, "shopify")
-    assert told is not None
-    assert told.total_received == PRICE
+    recorded = await record_rest(order_id, "shopify")
+    assert recorded is not None
+    assert recorded.total_received == PRICE
     for reference, amount in (("T-1", PRICE - 400), ("T-2", Decimal(400))):
         again = await record(order_id, amount, reference=reference, recorded_by="bank")
         assert (again.total_received, again.overpaid) == (PRICE, 0)
@@ -619,13 +619,13 @@ async def test_money_that_comes_after_a_person_has_settled_is_at_risk(
     await resolve(decision(order_id, settled_as, resolved_by="Kim", reference="B-1", reason="lost"))
     assert (await finish_reopened(order_id)).outcome is Outcome.COMPENSATED
     await assert_all_is_well(saga, order_id)
-    told = saga.told(order_id)
+    mails_before = saga.mail_kinds(order_id)
 
     await record(order_id, second, reference="T-2", recorded_by="bank")
     outcome = await finish_reopened(order_id)
     assert (outcome.outcome, outcome.amount_at_risk) == (Outcome.NEEDS_ATTENTION, second)
     assert (outcome.amount_elsewhere, review_queue(saga)) == (PRICE, [order_id])
-    assert saga.told(order_id) == told, "nobody is told that the payment failed"
+    assert saga.mail_kinds(order_id) == mails_before, "nobody is told that the payment failed"
     await assert_all_is_well(saga, order_id)
     await resolve(decision(order_id, "refunded_by_hand", resolved_by="Kim", reference="B-2"))
     outcome = await finish_reopened(order_id)

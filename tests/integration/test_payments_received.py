@@ -127,19 +127,19 @@ async def test_files_are_recorded_as_a_whole(
     broken.write_text(f"{header}\n{one},500,B-4\n\n{one},0,B-5\n{two},1,\n")
     unknown.write_text(f"{header}\nnobody,5,B-6\n{one},5,B-7\n{two},5,B-1\n")
     assert await run("--file", str(broken), "--by", "ann") == 2
-    told = capsys.readouterr().out
-    assert "line 4: amount" in told
-    assert "line 5: reference" in told
+    printed = capsys.readouterr().out
+    assert "line 4: amount" in printed
+    assert "line 5: reference" in printed
     assert received(saga) == set()
     for _ in range(2):
         assert await run("--file", str(table), "--by", "ann") == 0
         assert await run("--file", str(lines), "--by", "ann") == 0
     capsys.readouterr()
     assert await run("--file", str(unknown), "--by", "ann") == 1
-    told = capsys.readouterr().out
-    assert "line 2: order_id" in told
-    assert "line 4: reference" in told
-    assert "line 3" not in told
+    printed = capsys.readouterr().out
+    assert "line 2: order_id" in printed
+    assert "line 4: reference" in printed
+    assert "line 3" not in printed
     assert {reference for _, reference, _, _ in received(saga)} == {"B-1", "B-2", "B-3"}
     await process_pending_orders(consumer_seconds=0)
     assert [saga.order(each).outcome for each in (one, two)] == [Outcome.COMPLETED] * 2
@@ -200,7 +200,7 @@ async def test_the_customer_is_asked_for_the_money_once(saga: World, unique: str
     order = an_order(unique, payment_info=TRANSFER, order_number="#1071")
     intake.submit([order])
     await process_pending_orders(consumer_seconds=0)
-    assert saga.told(unique) == {"awaiting_payment"}
+    assert saga.mail_kinds(unique) == {"awaiting_payment"}
     text = saga.mail(unique, "awaiting_payment")
     assert "999.99 USD" in text
     assert "#1071" in text
@@ -255,7 +255,7 @@ async def test_money_that_comes_too_late_is_said_to(
     assert await run(unique, "999.99", "--reference", "T-1", "--by", "ann") == 0
     assert "needs_attention" in capsys.readouterr().out
     assert saga.order(unique).amount_at_risk == PRICE
-    assert saga.told(unique) == {"payment_failed"}
+    assert saga.mail_kinds(unique) == {"payment_failed"}
     assert "not received the money" in saga.mail(unique, "payment_failed")
 
 
@@ -265,9 +265,9 @@ async def test_money_that_comes_before_the_order_begins_is_not_lost(saga: World,
     assert await run(paid, "999.99", "--reference", "T-1", "--by", "ann") == 0
     await process_pending_orders(consumer_seconds=0)
     assert saga.order(unpaid).outcome == Outcome.OUT_OF_STOCK
-    assert saga.told(unpaid) == {"out_of_stock"}
+    assert saga.mail_kinds(unpaid) == {"out_of_stock"}
     assert saga.order(paid).outcome == Outcome.NEEDS_ATTENTION
-    assert saga.told(paid) == set()
+    assert saga.mail_kinds(paid) == set()
     (case,) = attention.read_queue_sync().cases
     assert (case.order_id, case.amount_at_risk, case.error_code) == (paid, PRICE, "paid_elsewhere")
     saga.assert_books_balance()

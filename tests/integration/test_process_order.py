@@ -294,12 +294,12 @@ async def test_a_run_whose_worker_is_stopped_leaves_its_order_as_it_is(
     """It is released, not compensated: the next worker finds the charge and continues."""
     order = an_order(f"LEFT-{unique}", card="0341")
 
-    async def told_to_go(run_id: str) -> None:
+    async def terminate(run_id: str) -> None:
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", run_id)
         if server == "is away":
             monkeypatch.setattr("flows.order_run.get_client", _unreachable)
 
-    await stop_while_charging(saga, order, told_to_go)
+    await stop_while_charging(saga, order, terminate)
     left = saga.order(order["id"])
     assert (left.outcome, left.lease_id, left.failing_step) == (None, None, None)
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID")

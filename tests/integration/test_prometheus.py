@@ -132,12 +132,12 @@ async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once
     assert 0 < found("oldest_open_order_age_seconds") < 60
     on_hand = saga.sql("SELECT sum(on_hand) FROM product")[0][0]
     assert found("inventory_pieces", state="on_hand") == on_hand
-    told = [
+    published = [
         *(f"{key}" for key in found.values),
         *(line for line in found.text.splitlines() if line.startswith("#")),
     ]
     for word in (unique, "@", "Main St", "0259"):
-        assert word not in "\n".join(told)
+        assert word not in "\n".join(published)
 
 
 async def test_what_orders_are_postponed_for_is_told(world: World, unique: str) -> None:
@@ -182,7 +182,7 @@ def test_a_total_never_falls_whatever_becomes_of_its_rows(world: World, at_once:
             attempts=attempts,
         )
 
-    def told() -> tuple[float, float, float]:
+    def totals() -> tuple[float, float, float]:
         found = fresh()
         failed = found("steps_total", step="process_payment", result="failed", code="payment_timeout")
         done = found("steps_total", step="process_payment", result="done", code="")
@@ -193,23 +193,23 @@ def test_a_total_never_falls_whatever_becomes_of_its_rows(world: World, at_once:
     insert("A", "done", 100)
     insert("B", "failed", 100)
     insert("C", "failed", 1)  # it may be tried again any moment: no failure yet
-    assert told() == (6, 1, 7)
-    assert told() == (6, 1, 7)
+    assert totals() == (6, 1, 7)
+    assert totals() == (6, 1, 7)
     world.sql(
         "UPDATE order_step SET status = 'begun', ended_at = NULL, error = NULL, attempts = 2 "
         "WHERE order_id IN ('B', 'C')"
     )
-    assert told() == (6, 1, 7)
+    assert totals() == (6, 1, 7)
     world.sql("UPDATE order_step SET status = 'done', ended_at = now() WHERE order_id IN ('B', 'C')")
-    assert told() == (8, 1, 9)
+    assert totals() == (8, 1, 9)
     assert fresh()("step_retries_total", step="process_payment") == 2
     # minutes later: what was counted as seen is in the total for good, and is not counted again
     world.sql("UPDATE metric_reading SET counted_from = counted_from - interval '1 hour'")
     world.sql("DELETE FROM order_step WHERE order_id LIKE 'OLD%'")
-    assert told() == (8, 1, 9)
+    assert totals() == (8, 1, 9)
     insert("D", "done", 1)
-    assert told() == (9, 1, 10)
-    assert told() == (9, 1, 10)
+    assert totals() == (9, 1, 10)
+    assert totals() == (9, 1, 10)
 
 
 def test_processes_that_are_asked_at_once_count_nothing_twice(world: World, at_once: None) -> None:

@@ -867,8 +867,8 @@ async def events(name: str, resource: str, number: int) -> list[Any]:
 
 
 class _Event:
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.resource, self.payload = told["resource"]["prefect.resource.id"], told["payload"]
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.resource, self.payload = raw["resource"]["prefect.resource.id"], raw["payload"]
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -949,10 +949,10 @@ async def test_the_run_says_how_it_was(books: Books) -> None:
         "since": "",
         "now": "repaired",
     }
-    told = await events(EVENT, f"shop.order.{order_id}", 2)
-    assert sorted(event.payload["mended"] for event in told) == [False, True]
+    published = await events(EVENT, f"shop.order.{order_id}", 2)
+    assert sorted(event.payload["mended"] for event in published) == [False, True]
     assert {
-        (event.payload["kind"], event.payload["amount"], event.payload["currency"]) for event in told
+        (event.payload["kind"], event.payload["amount"], event.payload["currency"]) for event in published
     } == {("charged_not_completed", "999.99", "USD")}
 
     again = await books.completed()

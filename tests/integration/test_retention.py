@@ -364,7 +364,7 @@ async def test_traces_go_after_their_time(world: World) -> None:
 
 
 def test_what_stays_of_a_steps_json() -> None:
-    told = {
+    entry = {
         "payment_id": "pay_1",
         "customer_id": "CUST-1",
         "greeting": "Dear Jane",
@@ -374,7 +374,7 @@ def test_what_stays_of_a_steps_json() -> None:
         "status": "to jane@example.com",
         "fraud_score": 3,
     }
-    assert scrubbed(told) == {
+    assert scrubbed(entry) == {
         "payment_id": "pay_1",
         "refunded_amount": "9.99",
         "error": {"code": "x"},

@@ -47,8 +47,8 @@ class Gateway:
 
     async def rules(self, *rules: FaultRule) -> None:
         async with httpx.AsyncClient() as client:
-            told = {"faults": [rule.model_dump(mode="json") for rule in rules]}
-            (await client.post(f"{self._url}/sandbox/behaviour", json=told)).raise_for_status()
+            switches = {"faults": [rule.model_dump(mode="json") for rule in rules]}
+            (await client.post(f"{self._url}/sandbox/behaviour", json=switches)).raise_for_status()
 
     def charged(self, order_id: str) -> int:
         with closing(sqlite3.connect(self.ledger_path)) as ledger:
@@ -72,7 +72,7 @@ def process(world_dir: Path) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-async def told(process: Sandbox) -> AsyncIterator[Gateway]:
+async def faulty(process: Sandbox) -> AsyncIterator[Gateway]:
     gateway = Gateway(process)
     yield gateway
     await gateway.rules()
@@ -91,32 +91,32 @@ async def new(gateway: PaymentGateway, order_id: str) -> Payment:
     )
 
 
-async def in_time(told: Gateway, order_id: str, units: int) -> None:
+async def in_time(faulty: Gateway, order_id: str, units: int) -> None:
     async def there() -> bool:
-        await told.gateway.find(order_id)  # a confirmation in progress takes effect when somebody looks
-        return told.charged(order_id) == units
+        await faulty.gateway.find(order_id)  # a confirmation in progress takes effect when somebody looks
+        return faulty.charged(order_id) == units
 
     await until(there, 10, f"{units} charged for {order_id}")
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.STALE])
-async def test_each_fault_on_a_confirmation(told: Gateway, unique: str, fault: Fault) -> None:
+async def test_each_fault_on_a_confirmation(faulty: Gateway, unique: str, fault: Fault) -> None:
     """An error that may pass, with or without effect; then a second look or a second try, and one charge."""
-    payment = await new(told.gateway, unique)
-    await told.rules(FaultRule(fault=fault, move=Move.CONFIRM, times=1, ms=100))
+    payment = await new(faulty.gateway, unique)
+    await faulty.rules(FaultRule(fault=fault, move=Move.CONFIRM, times=1, ms=100))
     if fault in HARMLESS:
-        assert (await told.gateway.confirm(payment.id, key=unique)).charged == PRICE
+        assert (await faulty.gateway.confirm(payment.id, key=unique)).charged == PRICE
     else:
         with pytest.raises(PaymentError) as failed:
-            await told.gateway.confirm(payment.id, key=unique)
+            await faulty.gateway.confirm(payment.id, key=unique)
         assert failed.value.retryable
         assert isinstance(failed.value, PaymentGatewayError | PaymentGatewayTimeout)
     if fault in IN_EFFECT:
-        await in_time(told, unique, 1059)
+        await in_time(faulty, unique, 1059)
     else:
-        assert told.charged(unique) == 0
-    assert (await told.gateway.confirm(payment.id, key=unique)).charged == PRICE, "the fault was for once"
-    assert told.charged(unique) == 1059
+        assert faulty.charged(unique) == 0
+    assert (await faulty.gateway.confirm(payment.id, key=unique)).charged == PRICE, "the fault was for once"
+    assert faulty.charged(unique) == 1059
 
 
 ASKS: dict[Move, Callable[[PaymentGateway, Payment], Awaitable[Any]]] = {
@@ -143,81 +143,83 @@ ASKS: dict[Move, Callable[[PaymentGateway, Payment], Awaitable[Any]]] = {
     ],
 )
 async def test_each_move_can_fail_and_be_tried_again(
-    told: Gateway, unique: str, fault: Fault, move: Move
+    faulty: Gateway, unique: str, fault: Fault, move: Move
 ) -> None:
-    payment = await new(told.gateway, unique)
+    payment = await new(faulty.gateway, unique)
     if move is Move.REFUND:
-        await told.gateway.confirm(payment.id, key=unique)
-    await told.rules(FaultRule(fault=fault, move=move, order_id=unique, times=2))
+        await faulty.gateway.confirm(payment.id, key=unique)
+    await faulty.rules(FaultRule(fault=fault, move=move, order_id=unique, times=2))
     for _ in range(2):
         with pytest.raises(PaymentGatewayError) as failed:
-            await ASKS[move](told.gateway, payment)
+            await ASKS[move](faulty.gateway, payment)
         assert failed.value.retryable
-    await ASKS[move](told.gateway, payment)
+    await ASKS[move](faulty.gateway, payment)
 
 
-async def test_a_fault_meets_only_whom_it_is_meant_for(told: Gateway, unique: str) -> None:
-    mine, other = await new(told.gateway, unique), await new(told.gateway, f"{unique}-other")
-    await told.rules(FaultRule(fault=Fault.ERROR_500, move=Move.CONFIRM, order_id=unique))
-    assert (await told.gateway.confirm(other.id, key=other.id)).charged == PRICE
-    assert (await told.gateway.get(mine.id)).status is PaymentStatus.CREATED
+async def test_a_fault_meets_only_whom_it_is_meant_for(faulty: Gateway, unique: str) -> None:
+    mine, other = await new(faulty.gateway, unique), await new(faulty.gateway, f"{unique}-other")
+    await faulty.rules(FaultRule(fault=Fault.ERROR_500, move=Move.CONFIRM, order_id=unique))
+    assert (await faulty.gateway.confirm(other.id, key=other.id)).charged == PRICE
+    assert (await faulty.gateway.get(mine.id)).status is PaymentStatus.CREATED
     for _ in range(3):
         with pytest.raises(PaymentGatewayError):
-            await told.gateway.confirm(mine.id, key=mine.id)
-    await told.rules()
-    assert (await told.gateway.confirm(mine.id, key=mine.id)).charged == PRICE
+            await faulty.gateway.confirm(mine.id, key=mine.id)
+    await faulty.rules()
+    assert (await faulty.gateway.confirm(mine.id, key=mine.id)).charged == PRICE
 
 
 async def test_while_a_confirmation_is_in_progress_nothing_else_can_be_done(
-    told: Gateway, unique: str
+    faulty: Gateway, unique: str
 ) -> None:
     """A duplicate is refused, and so is a cancellation; the success shows up late."""
-    payment = await new(told.gateway, unique)
-    await told.rules(FaultRule(fault=Fault.PROCESSING, move=Move.CONFIRM, times=1, ms=5000))
+    payment = await new(faulty.gateway, unique)
+    await faulty.rules(FaultRule(fault=Fault.PROCESSING, move=Move.CONFIRM, times=1, ms=5000))
     with pytest.raises(PaymentGatewayError, match="neither a charge nor a refusal"):
-        await told.gateway.confirm(payment.id, key=unique)
-    assert (await told.gateway.get(payment.id)).status is PaymentStatus.CREATED, (
+        await faulty.gateway.confirm(payment.id, key=unique)
+    assert (await faulty.gateway.get(payment.id)).status is PaymentStatus.CREATED, (
         "it looks as if nothing had happened"
     )
     asks: list[Awaitable[Payment]] = [
-        told.gateway.confirm(payment.id, key=unique),
-        told.gateway.confirm(payment.id, key=f"{unique}-again"),
-        told.gateway.cancel(payment.id, key=f"cancel-{unique}"),
+        faulty.gateway.confirm(payment.id, key=unique),
+        faulty.gateway.confirm(payment.id, key=f"{unique}-again"),
+        faulty.gateway.cancel(payment.id, key=f"cancel-{unique}"),
     ]
     for ask in asks:
         with pytest.raises(PaymentGatewayError) as refused:
             await ask
         assert (refused.value.error_code, refused.value.retryable) == ("request_in_progress", True)
-    assert told.charged(unique) == 0
-    await in_time(told, unique, 1059)
-    assert (await told.gateway.cancel(payment.id, key=f"cancel-{unique}")).charged == PRICE, (
+    assert faulty.charged(unique) == 0
+    await in_time(faulty, unique, 1059)
+    assert (await faulty.gateway.cancel(payment.id, key=f"cancel-{unique}")).charged == PRICE, (
         "too late to cancel"
     )
 
 
-async def test_a_late_charge_finds_a_payment_that_was_cancelled_meanwhile(told: Gateway, unique: str) -> None:
-    payment = await new(told.gateway, unique)
-    await told.rules(FaultRule(fault=Fault.LATE, move=Move.CONFIRM, times=1, ms=2000))
+async def test_a_late_charge_finds_a_payment_that_was_cancelled_meanwhile(
+    faulty: Gateway, unique: str
+) -> None:
+    payment = await new(faulty.gateway, unique)
+    await faulty.rules(FaultRule(fault=Fault.LATE, move=Move.CONFIRM, times=1, ms=2000))
     with pytest.raises(PaymentGatewayTimeout):
-        await told.gateway.confirm(payment.id, key=unique)
-    assert (await told.gateway.cancel(payment.id, key=f"cancel-{unique}")).status is PaymentStatus.CANCELLED
+        await faulty.gateway.confirm(payment.id, key=unique)
+    assert (await faulty.gateway.cancel(payment.id, key=f"cancel-{unique}")).status is PaymentStatus.CANCELLED
 
     async def refused() -> bool:
-        with closing(sqlite3.connect(told.ledger_path)) as ledger:
+        with closing(sqlite3.connect(faulty.ledger_path)) as ledger:
             return (
                 ledger.execute("SELECT refusal FROM answers WHERE key = ?", (unique,)).fetchone() is not None
             )
 
     await until(refused, 10, "the late confirmation to be looked at")
-    assert told.charged(unique) == 0
-    assert (await told.gateway.get(payment.id)).status is PaymentStatus.CANCELLED
+    assert faulty.charged(unique) == 0
+    assert (await faulty.gateway.get(payment.id)).status is PaymentStatus.CANCELLED
 
 
-async def test_what_is_found_may_be_stale(told: Gateway, unique: str) -> None:
-    payment = await new(told.gateway, unique)
-    await told.rules(FaultRule(fault=Fault.STALE, move=Move.FIND, times=1))
-    assert await told.gateway.find(unique) == []
-    assert await told.gateway.find(unique) == [payment]
+async def test_what_is_found_may_be_stale(faulty: Gateway, unique: str) -> None:
+    payment = await new(faulty.gateway, unique)
+    await faulty.rules(FaultRule(fault=Fault.STALE, move=Move.FIND, times=1))
+    assert await faulty.gateway.find(unique) == []
+    assert await faulty.gateway.find(unique) == [payment]
 
 
 async def test_a_confirmation_in_progress_survives_the_process(tmp_path: Path, unique: str) -> None:

@@ -111,8 +111,8 @@ async def test_every_filter_alone_and_together(
             {"cursor": "MjAyNi0wMS0wMS8x"},
             {"stauts": "open"},
         ):
-            told = problem(client.get("/orders", params=wrong), 422)
-            assert [each["parameter"] for each in told["errors"]] == list(wrong)
+            details = problem(client.get("/orders", params=wrong), 422)
+            assert [each["parameter"] for each in details["errors"]] == list(wrong)
 
         async def listed(*options: str) -> list[Any]:
             assert await asyncio.to_thread(order_saga, ["list", "--json", *options]) == 0

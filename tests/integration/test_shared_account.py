@@ -171,7 +171,7 @@ async def test_our_declined_card_refunds_nobody_else(account: Account, unique: s
     await process_order(account.order(unique, good=False), return_state=True)
     assert account.neighbour.stands(theirs) == before
     assert (ended(unique).outcome, account.ours(unique, theirs)) == (Outcome.COMPENSATED, (0, 0))
-    assert account.us.told(unique) == {"payment_failed"}, "nobody hears of a refund"
+    assert account.us.mail_kinds(unique) == {"payment_failed"}, "nobody hears of a refund"
 
 
 async def test_their_payment_under_way_is_not_cancelled(account: Account, unique: str) -> None:
@@ -399,9 +399,9 @@ async def test_without_the_gateway_nothing_is_said_to_balance(
     monkeypatch.setenv("PAYMENT_GATEWAY_URL", "http://127.0.0.1:9")
     settings.cache_clear()
     assert await books() == 2
-    told = capsys.readouterr()
-    assert "✓" not in told.out
-    assert "Nothing was compared" in told.err
+    printed = capsys.readouterr()
+    assert "✓" not in printed.out
+    assert "Nothing was compared" in printed.err
 
 
 async def books() -> int:

@@ -619,9 +619,9 @@ async def test_without_a_url_it_is_the_maildir_again(shop: Shop, server: MailSer
     ],
 )
 def test_a_url_that_makes_no_sense_is_told_without_its_password(wrong: str) -> None:
-    with pytest.raises(ValueError, match="SMTP_URL") as told:
+    with pytest.raises(ValueError, match="SMTP_URL") as raised:
         Settings(_env_file=None, SMTP_URL=wrong)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(raised.value)
 
 
 def test_the_url_is_not_shown() -> None:

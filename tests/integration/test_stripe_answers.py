@@ -137,8 +137,8 @@ async def asked_in_every_way(gateway: StripeGateway) -> AsyncIterator[PaymentErr
 
 async def test_the_limit_of_requests_is_honoured() -> None:
     async with stripe_that_says(error("429 Too Many Requests", "Retry-After: 7", code="rate_limit")) as said:
-        async for told in asked_in_every_way(said.gateway):
-            assert (type(told), told.error_code, told.retryable, told.retry_after) == (
+        async for raised in asked_in_every_way(said.gateway):
+            assert (type(raised), raised.error_code, raised.retryable, raised.retry_after) == (
                 PaymentGatewayError,
                 "rate_limit",
                 True,
@@ -153,30 +153,30 @@ async def test_the_limit_of_requests_is_honoured() -> None:
 )
 async def test_a_wait_that_makes_no_sense_is_not_honoured(header: str, seconds: float | None) -> None:
     async with stripe_that_says(error("429 Too Many Requests", f"Retry-After: {header}")) as said:
-        with pytest.raises(PaymentGatewayError) as told:
+        with pytest.raises(PaymentGatewayError) as raised:
             await said.gateway.get("pi_1")
-        assert (told.value.retryable, told.value.retry_after) == (True, seconds)
+        assert (raised.value.retryable, raised.value.retry_after) == (True, seconds)
 
 
 async def test_a_wrong_key_stops_at_once_and_names_the_setting() -> None:
     async with stripe_that_says(
         error("401 Unauthorized", message=f"Invalid API Key provided: {KEY}")
     ) as said:
-        async for told in asked_in_every_way(said.gateway):
-            assert (type(told), told.error_code, told.retryable) == (
+        async for raised in asked_in_every_way(said.gateway):
+            assert (type(raised), raised.error_code, raised.retryable) == (
                 PaymentKeyRefused,
                 "authentication",
                 True,
             )
-            assert told.retry_after is not None, "no retry by the task: the order waits"
-            assert "STRIPE_API_KEY" in str(told)
+            assert raised.retry_after is not None, "no retry by the task: the order waits"
+            assert "STRIPE_API_KEY" in str(raised)
 
 
 async def test_a_key_without_the_right_names_the_setting() -> None:
     async with stripe_that_says(error("403 Forbidden")) as said:
-        with pytest.raises(PaymentGatewayError, match="STRIPE_API_KEY") as told:
+        with pytest.raises(PaymentGatewayError, match="STRIPE_API_KEY") as raised:
             await new(said.gateway)
-        assert (told.value.error_code, told.value.retryable) == ("permission", False)
+        assert (raised.value.error_code, raised.value.retryable) == ("permission", False)
 
 
 @pytest.mark.parametrize(
@@ -198,9 +198,9 @@ async def test_a_key_without_the_right_names_the_setting() -> None:
 )
 async def test_errors_are_told_apart(answer: bytes, code: str, retryable: bool) -> None:
     async with stripe_that_says(answer) as said:
-        with pytest.raises(PaymentGatewayError) as told:
+        with pytest.raises(PaymentGatewayError) as raised:
             await new(said.gateway)
-        assert (told.value.error_code, told.value.retryable, told.value.retry_after) == (
+        assert (raised.value.error_code, raised.value.retryable, raised.value.retry_after) == (
             code,
             retryable,
             None,
@@ -232,11 +232,11 @@ async def test_a_decline_has_the_banks_word() -> None:
         message="no\x00" * 200,
     )
     async with stripe_that_says(no) as said:
-        with pytest.raises(PaymentDeclined) as told:
+        with pytest.raises(PaymentDeclined) as raised:
             await said.gateway.confirm("pi_1", key="k")
-        assert told.value.error_code == "insufficient_funds"
-        assert told.value.error_message.startswith("no?no?")
-        assert len(told.value.error_message) <= 300
+        assert raised.value.error_code == "insufficient_funds"
+        assert raised.value.error_message.startswith("no?no?")
+        assert len(raised.value.error_message) <= 300
         assert said.lines == ["POST /v1/payment_intents/pi_1/confirm"]
 
 
@@ -299,9 +299,9 @@ async def test_stored_failures_have_an_end() -> None:
     async with stripe_that_says(
         error("500 Oh", "Idempotent-Replayed: true", "Original-Request: req_1")
     ) as said:
-        with pytest.raises(PaymentGatewayError) as told:
+        with pytest.raises(PaymentGatewayError) as raised:
             await new(said.gateway)
-        assert told.value.retryable
+        assert raised.value.retryable
         assert len(said.asked) == 4
 
 
@@ -334,19 +334,19 @@ async def test_an_old_answer_is_not_believed() -> None:
 async def test_a_bank_that_has_not_decided_is_waited_for() -> None:
     async with stripe_that_says(http(OPEN | {"status": "processing"})) as said:
         for ask in (said.gateway.confirm("pi_1", key="k"), said.gateway.cancel("pi_1", key="k")):
-            with pytest.raises(PaymentGatewayError) as told:
+            with pytest.raises(PaymentGatewayError) as raised:
                 await ask
-            assert (told.value.error_code, told.value.retryable) == ("processing", True)
-            assert told.value.retry_after
+            assert (raised.value.error_code, raised.value.retryable) == ("processing", True)
+            assert raised.value.retry_after
 
 
 @pytest.mark.parametrize("rubbish", RUBBISH.keys())
 async def test_rubbish_is_a_retryable_gateway_error(rubbish: str) -> None:
     async with stripe_that_says(RUBBISH[rubbish]) as said:
-        async for told in asked_in_every_way(said.gateway):
-            assert type(told) is PaymentGatewayError
-            assert told.retryable
-            json.dumps(told.details()).encode()
+        async for raised in asked_in_every_way(said.gateway):
+            assert type(raised) is PaymentGatewayError
+            assert raised.retryable
+            json.dumps(raised.details()).encode()
 
 
 LOST: Any = object()
@@ -379,9 +379,9 @@ async def test_a_payment_that_cannot_be_true_is_not_believed(changes: dict[str, 
     said_intent = {name: value for name, value in (INTENT | changes).items() if value is not LOST}
     async with stripe_that_says(http(said_intent)) as said:
         for ask in (said.gateway.get("pi_1"), said.gateway.confirm("pi_1", key="k")):
-            with pytest.raises(PaymentGatewayError) as told:
+            with pytest.raises(PaymentGatewayError) as raised:
                 await ask
-            assert (told.value.error_code, told.value.retryable) == ("bad_answer", True)
+            assert (raised.value.error_code, raised.value.retryable) == ("bad_answer", True)
 
 
 async def test_a_good_answer_is_believed() -> None:
@@ -515,8 +515,8 @@ async def test_pages_end_with_what_is_older_and_have_what_moved_since() -> None:
 
     async with stripe_that_says(answer) as said:
         pages = [
-            [payment.id for payment in told]
-            async for told in said.gateway.pages(datetime.fromtimestamp(CREATED, UTC))
+            [payment.id for payment in listed]
+            async for listed in said.gateway.pages(datetime.fromtimestamp(CREATED, UTC))
         ]
     assert pages == [["pi_1", "pi_2"], ["pi_3", "pi_5"], ["pi_6", "pi_7"]]
     assert asked_after == ["", "pi_2"]
@@ -535,15 +535,19 @@ async def test_a_listing_that_goes_in_circles_ends(data: list[Any]) -> None:
 
 async def test_silence_is_a_timeout() -> None:
     async with stripe_that_says(None, patience=IMPATIENCE) as said:
-        async for told in asked_in_every_way(said.gateway):
-            assert type(told) is PaymentGatewayTimeout
+        async for raised in asked_in_every_way(said.gateway):
+            assert type(raised) is PaymentGatewayTimeout
 
 
 async def test_nobody_there_is_a_retryable_error() -> None:
     async with stripe_that_says(b"") as said:
         pass  # its port is free again
-    async for told in asked_in_every_way(said.gateway):
-        assert (type(told), told.error_code, told.retryable) == (PaymentGatewayError, "unreachable", True)
+    async for raised in asked_in_every_way(said.gateway):
+        assert (type(raised), raised.error_code, raised.retryable) == (
+            PaymentGatewayError,
+            "unreachable",
+            True,
+        )
 
 
 async def test_more_than_any_honest_answer_is_not_read() -> None:
@@ -556,12 +560,12 @@ async def test_more_than_any_honest_answer_is_not_read() -> None:
 async def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
     async with stripe_that_says(http(OPEN)) as said:
         gateway = StripeGateway(said.url, key, PATIENCE, 1)
-        with pytest.raises(PaymentGatewayError) as told:
+        with pytest.raises(PaymentGatewayError) as raised:
             await new(gateway)
         await gateway.aclose()
         assert said.asked == []
-    assert (told.value.error_code, told.value.retryable) == ("invalid_request", False)
-    assert "sk_test" not in repr(told.value) + repr(told.value.__context__) + repr(told.value.__cause__)
+    assert (raised.value.error_code, raised.value.retryable) == ("invalid_request", False)
+    assert "sk_test" not in repr(raised.value) + repr(raised.value.__context__) + repr(raised.value.__cause__)
 
 
 async def test_cancellation_comes_through_and_frees_its_turn() -> None:

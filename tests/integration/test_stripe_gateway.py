@@ -334,12 +334,12 @@ async def test_pages_have_everything_once(localstripe: LocalStripe, unique: str)
     paid = {"amount": "100", "currency": "usd", "payment_method": "pm_card_visa"}
     unmarked = localstripe.post("/v1/payment_intents", **paid)["id"]
     pages = [page async for page in gateway.pages(LONG_AGO)]
-    told = [payment for page in pages for payment in page]
-    assert len({payment.id for payment in told}) == len(told), "a payment twice"
-    assert {payment.id for payment in told if payment.order_id.startswith(unique)} == {*mine, left.id}
-    assert [payment.order_id for payment in told if payment.id == unmarked] == [""], "an order may adopt it"
+    listed = [payment for page in pages for payment in page]
+    assert len({payment.id for payment in listed}) == len(listed), "a payment twice"
+    assert {payment.id for payment in listed if payment.order_id.startswith(unique)} == {*mine, left.id}
+    assert [payment.order_id for payment in listed if payment.id == unmarked] == [""], "an order may adopt it"
     assert max(len(page) for page in pages) <= 3
-    assert next(payment for payment in told if payment.id == refunded).amount_refunded == 1
+    assert next(payment for payment in listed if payment.id == refunded).amount_refunded == 1
     assert [page async for page in gateway.pages(datetime.now(UTC) + timedelta(hours=1))] == []
     await gateway.aclose()
 

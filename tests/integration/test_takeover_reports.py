@@ -56,10 +56,10 @@ LEFT = [
 async def leave(saga: World, order_id: str, left: Left, monkeypatch: pytest.MonkeyPatch) -> UUID:
     """Terminates its run while it is being charged. Returns which run that was."""
 
-    async def told_to_go(run_id: str) -> None:
+    async def terminate(run_id: str) -> None:
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", run_id)
 
-    await stop_while_charging(saga, an_order(order_id, card="0341"), told_to_go)
+    await stop_while_charging(saga, an_order(order_id, card="0341"), terminate)
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID")
     if left.lease_over:
         saga.sql(

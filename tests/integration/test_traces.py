@@ -31,15 +31,15 @@ PERSONAL = ("@example", "John", "Main St", "0259")
 
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    with collector() as heard:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", heard.url)
+    with collector() as server:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
         settings.cache_clear()
-        yield heard
+        yield server
     monkeypatch.undo()
     settings.cache_clear()
 
 
-async def heard_of(collected: Collector, *order_ids: str) -> None:
+async def wait_for_spans(collected: Collector, *order_ids: str) -> None:
     async def there() -> bool:
         return all(collected.of(order_id) for order_id in order_ids)
 
@@ -69,7 +69,7 @@ async def test_an_order_that_is_recovered_in_another_process_is_one_trace(
     assert saga.order(order_id).takeovers == 1
     assert saga.charges(order_id) == 1
     with sending():
-        await heard_of(collected, order_id)
+        await wait_for_spans(collected, order_id)
     spans = collected.of(order_id)
     assert len({span.trace for span in spans}) == 1
     assert [span.name for span in spans] == ["order", *STEPS]
@@ -101,7 +101,7 @@ async def test_compensations_refusals_and_failures_are_seen(
     await asyncio.to_thread(submit, orders)
     await process_pending_orders(consumer_seconds=0)
     with sending():
-        await heard_of(collected, declined, unshippable, refused)
+        await wait_for_spans(collected, declined, unshippable, refused)
     assert len({span.trace for span in collected.spans}) == 3
     of = {
         order_id: {span.name: span for span in collected.of(order_id)}
@@ -143,13 +143,13 @@ async def test_nothing_is_lost_while_the_collector_is_away_and_nothing_is_sent_t
         await until(tried, 30, "the collector to be asked twice")
         assert collected.spans == []
         collected.answer = 200
-        await heard_of(collected, *orders)
+        await wait_for_spans(collected, *orders)
     first = {(span.trace, span.id) for span in collected.spans}
     assert len(first) == len(collected.spans) == 3 * (1 + len(STEPS))
     more = an_order(f"MORE-{unique}")
     await process_order(more)
     with sending():  # a process that starts anew may send what was sent last, and it is the same
-        await heard_of(collected, more["id"])
+        await wait_for_spans(collected, more["id"])
     fresh = {(span.trace, span.id) for span in collected.of(more["id"])}
     assert {(span.trace, span.id) for span in collected.spans} == first | fresh
 
@@ -162,7 +162,7 @@ async def test_one_of_many_processes_sends(saga: World, collected: Collector, un
     for sender in senders:
         sender.start()
     try:
-        await heard_of(collected, *orders)
+        await wait_for_spans(collected, *orders)
     finally:
         for sender in senders:
             stopping = threading.Thread(target=sender.stop)

@@ -76,7 +76,7 @@ def facts(world: World, order_id: str) -> Any:
     columns = "outcome, failing_step, failure, takeovers, flow_run_id, reasons, undone"
     row = world.sql(f"SELECT {columns} FROM customer_order WHERE id = :id", id=order_id)
     steps = world.sql("SELECT * FROM order_step WHERE order_id = :id ORDER BY number", id=order_id)
-    return row, steps, world.money(order_id), world.shipments(order_id), world.told(order_id)
+    return row, steps, world.money(order_id), world.shipments(order_id), world.mail_kinds(order_id)
 
 
 @pytest.mark.parametrize("left", ["put off", "with a dead worker", "to be cancelled"])

@@ -87,9 +87,9 @@ async def test_what_is_wrong_is_refused(saga: World, web: httpx.Client, unique: 
         ({**ASKS, "reason": "card 4242 4242 4242 4242"}, {"#/reason"}),
         ({**ASKS, "why": "x"}, {"#/why"}),
     ):
-        told = problem(await call(web, "POST", f"/orders/{unique}/cancel", json=body), 422)
-        assert {each["pointer"] for each in told["errors"]} == places
-        assert "4242" not in str(told)
+        details = problem(await call(web, "POST", f"/orders/{unique}/cancel", json=body), 422)
+        assert {each["pointer"] for each in details["errors"]} == places
+        assert "4242" not in str(details)
     problem(await call(web, "POST", "/orders/nobody/cancel", json=ASKS), 404)
     problem(await call(web, "GET", "/orders/nobody/cancel"), 404)
     answer = await call(web, "DELETE", f"/orders/{unique}/cancel")

@@ -67,11 +67,11 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"
-    told: dict[str, Any] = answer.json()
-    assert told["status"] == status
-    assert told["title"]
-    assert told["type"]
-    return told
+    details: dict[str, Any] = answer.json()
+    assert details["status"] == status
+    assert details["title"]
+    assert details["type"]
+    return details
 
 
 class TestTakingOrders:
@@ -131,11 +131,11 @@ class TestTakingOrders:
             answers = {outcome: client.post("/orders", json=order) for outcome, order in orders.items()}
         moved = [saga.money(order["id"]) for order in orders.values()]
         for outcome, answer in answers.items():
-            told = answer.json()
-            assert (answer.status_code, told["status"], told["outcome"]) == (200, "known", outcome)
-            assert told["order_id"] == orders[outcome]["id"]
-            assert bool(told["reasons"]) == (outcome is not Outcome.COMPLETED)
-            assert answer.headers["location"] == told["status_url"] == f"/orders/{told['order_id']}"
+            receipt = answer.json()
+            assert (answer.status_code, receipt["status"], receipt["outcome"]) == (200, "known", outcome)
+            assert receipt["order_id"] == orders[outcome]["id"]
+            assert bool(receipt["reasons"]) == (outcome is not Outcome.COMPLETED)
+            assert answer.headers["location"] == receipt["status_url"] == f"/orders/{receipt['order_id']}"
             assert answer.headers["idempotent-replayed"] == "true"
         assert answers[Outcome.REJECTED].json()["reasons"][0].startswith("total_amount: got 1.00")
         await process_pending_orders(consumer_seconds=0)
@@ -148,9 +148,9 @@ class TestTakingOrders:
         self, web: httpx.Client, world: World, unique: str
     ) -> None:
         web.post("/orders", json=an_order(unique)).raise_for_status()
-        told = problem(web.post("/orders", json=an_order(unique, price="1.00")), 409)
-        assert told["type"].endswith("conflict")
-        assert told["errors"][0]["pointer"] == "#/id"
+        details = problem(web.post("/orders", json=an_order(unique, price="1.00")), 409)
+        assert details["type"].endswith("conflict")
+        assert details["errors"][0]["pointer"] == "#/id"
         assert world.order(unique).content["total_amount"] == "999.99"
 
     def test_fifty_at_once_are_one_order(self, web: httpx.Client, world: World, unique: str) -> None:
@@ -263,9 +263,11 @@ class TestHostileIds:
 
     def test_what_is_no_id_is_refused_with_its_place(self, closed: httpx.Client) -> None:
         for order_id in NEVER_TAKEN:
-            told = problem(closed.post("/orders", content=json.dumps(an_order(order_id)), headers=JSON), 422)
-            assert told["type"].endswith("unusable-order"), ascii(order_id)
-            assert [each["pointer"] for each in told["errors"]] == ["#/id"], ascii(order_id)
+            details = problem(
+                closed.post("/orders", content=json.dumps(an_order(order_id)), headers=JSON), 422
+            )
+            assert details["type"].endswith("unusable-order"), ascii(order_id)
+            assert [each["pointer"] for each in details["errors"]] == ["#/id"], ascii(order_id)
             problem(closed.get(f"/orders/{quote(order_id, safe='', errors='replace')}"), 404)
 
     def test_an_unknown_order_is_not_found(self, closed: httpx.Client) -> None:
@@ -301,16 +303,18 @@ class TestBadInput:
             (b'{"id": 4711}', 422, "unusable-order"),
             (b'{"id": 4711.0}', 422, "unusable-order"),
         ):
-            told = problem(closed.post("/orders", content=body, headers=JSON), status)
-            assert told["type"].endswith(kind), body[:40]
-            assert told["detail"], body[:40]
+            details = problem(closed.post("/orders", content=body, headers=JSON), status)
+            assert details["type"].endswith(kind), body[:40]
+            assert details["detail"], body[:40]
 
     def test_each_place_that_is_nested_too_deeply_is_named(self, closed: httpx.Client) -> None:
         deep: Any = "x"
         for _ in range(9):
             deep = {"a/b": deep}
-        told = problem(closed.post("/orders", json={"id": "x", "one": deep, "two": [[]], "three": deep}), 422)
-        assert sorted(each["pointer"] for each in told["errors"]) == [
+        details = problem(
+            closed.post("/orders", json={"id": "x", "one": deep, "two": [[]], "three": deep}), 422
+        )
+        assert sorted(each["pointer"] for each in details["errors"]) == [
             "#/one" + "/a~1b" * 7,
             "#/three" + "/a~1b" * 7,
         ]
@@ -370,16 +374,16 @@ class TestBadInput:
             raise ZeroDivisionError("secret")
 
         monkeypatch.setattr("deployments.web.orders.read_status", breaks)
-        told = problem(web.get("/orders/x"), 500)
-        assert "secret" not in json.dumps(told)
-        assert "Traceback" not in json.dumps(told)
+        details = problem(web.get("/orders/x"), 500)
+        assert "secret" not in json.dumps(details)
+        assert "Traceback" not in json.dumps(details)
 
     def test_tables_that_are_behind_are_a_problem_that_passes(self, web: httpx.Client, world: World) -> None:
         world.sql("ALTER TABLE customer_order RENAME TO gone")
         for answer in (web.get("/orders/x"), web.post("/orders", json=an_order("x"))):
-            told = problem(answer, 503)
-            assert "customer_order" not in json.dumps(told)
-            assert "Traceback" not in json.dumps(told)
+            details = problem(answer, 503)
+            assert "customer_order" not in json.dumps(details)
+            assert "Traceback" not in json.dumps(details)
         world.sql("ALTER TABLE gone RENAME TO customer_order")
 
 
@@ -496,10 +500,10 @@ class TestRetrying:
         await self.declined(web, failed)
         assert problem(web.post(f"/orders/{done}/retry"), 409)["type"].endswith("not_retryable")
         bad = {"token": "a", "card_last4": "4242424242424242", "method": "cash", "colour": "red"}
-        told = problem(web.post(f"/orders/{failed}/retry", json=bad), 422)
-        assert {each["pointer"] for each in told["errors"]} >= {"#/card_last4", "#/colour"}
-        told = problem(web.post(f"/orders/{failed}/retry", json={"token": "4242424242424242"}), 422)
-        assert "4242" not in json.dumps(told)
+        details = problem(web.post(f"/orders/{failed}/retry", json=bad), 422)
+        assert {each["pointer"] for each in details["errors"]} >= {"#/card_last4", "#/colour"}
+        details = problem(web.post(f"/orders/{failed}/retry", json={"token": "4242424242424242"}), 422)
+        assert "4242" not in json.dumps(details)
         problem(web.post(f"/orders/{failed}/retry", content="[]", headers=JSON), 422)
         problem(web.post(f"/orders/{failed}/retry", content="x"), 415)
         problem(web.post(f"/orders/{failed}/retry", headers={"Authorization": ""}), 401)

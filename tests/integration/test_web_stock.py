@@ -42,13 +42,13 @@ def test_goods_are_received_once(web: httpx.Client, world: World) -> None:
 
 def test_what_is_wrong_is_refused_with_its_places(web: httpx.Client, world: World) -> None:
     web.post("/stock/deliveries", json=note()).raise_for_status()
-    told = problem(web.post("/stock/deliveries", json=note(pieces=6)), 409)
-    assert told["type"].endswith(":delivery-conflict")
-    told = problem(web.post("/stock/deliveries", json=note(reference="DN-2", product_id="NOBODY")), 409)
-    assert told["type"].endswith(":unknown-product")
+    details = problem(web.post("/stock/deliveries", json=note(pieces=6)), 409)
+    assert details["type"].endswith(":delivery-conflict")
+    details = problem(web.post("/stock/deliveries", json=note(reference="DN-2", product_id="NOBODY")), 409)
+    assert details["type"].endswith(":unknown-product")
     items = [{"product_id": "PROD-001", "pieces": 0}, {"pieces": 1}]
-    told = problem(web.post("/stock/deliveries", json={"items": items, "color": "red"}), 422)
-    assert {each["pointer"] for each in told["errors"]} == {
+    details = problem(web.post("/stock/deliveries", json={"items": items, "color": "red"}), 422)
+    assert {each["pointer"] for each in details["errors"]} == {
         "#/items/0/pieces",
         "#/items/1/product_id",
         "#/color",

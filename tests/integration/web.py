@@ -52,7 +52,7 @@ def signed(body: str, *, secret: str = SECRET, ago: float = 0) -> dict[str, str]
 
 def event(event_id: str, kind: str, about: Mapping[str, Any]) -> str:
     """An event as Stripe sends it."""
-    told = {
+    payload = {
         "id": event_id,
         "object": "event",
         "type": kind,
@@ -60,7 +60,7 @@ def event(event_id: str, kind: str, about: Mapping[str, Any]) -> str:
         "livemode": False,
         "data": {"object": about},
     }
-    return json.dumps(told)
+    return json.dumps(payload)
 
 
 def about_payment(payment_id: str, order_id: str | None, installation: str | None = None) -> dict[str, Any]:
@@ -87,21 +87,21 @@ def about_charge(payment_id: str, order_id: str | None) -> dict[str, Any]:
 
 
 def about_dispute(dispute_id: str, payment_id: str, **more: Any) -> dict[str, Any]:
-    told = {
+    dispute = {
         "id": dispute_id,
         "object": "dispute",
         "amount": 99_999,
         "currency": "usd",
         "created": int(time.time()) - 60,
     }
-    told |= {
+    dispute |= {
         "reason": "fraudulent",
         "status": "needs_response",
         "payment_intent": payment_id,
         "charge": "ch_1",
     }
-    told |= {"evidence_details": {"due_by": int(time.time()) + 86_400 * 7, "has_evidence": False}}
-    return {**told, "evidence": {"customer_name": "PLANTED"}, **more}
+    dispute |= {"evidence_details": {"due_by": int(time.time()) + 86_400 * 7, "has_evidence": False}}
+    return {**dispute, "evidence": {"customer_name": "PLANTED"}, **more}
 
 
 def send(web: httpx.Client, body: str, **options: Any) -> httpx.Response:

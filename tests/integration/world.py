@@ -118,7 +118,7 @@ class World:
         """The text of the order's mail of this kind. KeyError if there is none."""
         return text_of(self.mails()[mail_name(order_id, Kind(kind))])
 
-    def told(self, order_id: str, tries: int = 1) -> set[str]:
+    def mail_kinds(self, order_id: str, tries: int = 1) -> set[str]:
         """The kinds of mails that the order's customer has got, about one of so many tries."""
         mails, numbers = self.mails(), range(1, tries + 1)
         return {str(kind) for kind in Kind if any(mail_name(order_id, kind, n) in mails for n in numbers)}

@@ -24,7 +24,7 @@ class Connection(psycopg.AsyncConnection[Any]):
     reserve: Reserve
     worker: Worker | None
     committed: Callable[[Worker], None]
-    saying = ""
+    statement = ""
     ending = False
     wrote = False
     """Whether its transaction has changed anything that is checked."""
@@ -46,7 +46,7 @@ class Connection(psycopg.AsyncConnection[Any]):
         return made
 
     async def commit(self) -> None:
-        self.saying, self.ending = "COMMIT", True
+        self.statement, self.ending = "COMMIT", True
         try:
             await super().commit()
         finally:
@@ -55,7 +55,7 @@ class Connection(psycopg.AsyncConnection[Any]):
     async def rollback(self) -> None:
         if self.pgconn.transaction_status == IDLE:
             return
-        self.saying = "ROLLBACK"
+        self.statement = "ROLLBACK"
         await super().rollback()
 
     async def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
@@ -67,7 +67,9 @@ class Connection(psycopg.AsyncConnection[Any]):
         if not self.ending and self.pgconn.transaction_status == IDLE:
             self.wrote = self.locks = False
         trouble = (
-            await worker.point(self.saying, "database") if worker.dead or self._is_a_point(worker) else None
+            await worker.point(self.statement, "database")
+            if worker.dead or self._is_a_point(worker)
+            else None
         )
         if trouble not in {None, Trouble.LOST_ANSWER, Trouble.SLOW_ANSWER}:
             self._cut()
@@ -82,7 +84,7 @@ class Connection(psycopg.AsyncConnection[Any]):
             if wrote:
                 self.committed(worker)
         if trouble is Trouble.SLOW_ANSWER:
-            trouble = await worker.point(f"{self.saying} is answered", "database")
+            trouble = await worker.point(f"{self.statement} is answered", "database")
         if trouble is not None:
             self._cut()
         return answer
@@ -95,12 +97,12 @@ class Connection(psycopg.AsyncConnection[Any]):
             return True
         if self.ending:
             return self.wrote or self.locks
-        return self.pgconn.transaction_status == IDLE and not self.saying.startswith(_NEW_LEASE)
+        return self.pgconn.transaction_status == IDLE and not self.statement.startswith(_NEW_LEASE)
 
     async def _wait_for_lock(self, worker: Worker, exchange: Exchange) -> None:
         self.reserve.waiting.append(exchange)
         try:
-            if await worker.point(f"{self.saying} (waits for a lock)", "lock", lambda: exchange.over):
+            if await worker.point(f"{self.statement} (waits for a lock)", "lock", lambda: exchange.over):
                 self._cut()
         except BaseException:
             if self.pgconn is not self.reserve.gone:
@@ -108,13 +110,13 @@ class Connection(psycopg.AsyncConnection[Any]):
                 exchange.abandon()
             raise
 
-    def heard(self, changed: int) -> None:
+    def executed(self, changed: int) -> None:
         """Of a statement that has come to its end, and how many rows it changed."""
-        if changed <= 0 or self.saying.startswith(_NEW_LEASE):
+        if changed <= 0 or self.statement.startswith(_NEW_LEASE):
             return
-        reads = self.saying.startswith("SELECT")
-        self.locks = self.locks or not reads or " FOR " in self.saying
-        self.wrote = self.wrote or (not reads and not self.saying.startswith(_OF_LEASES))
+        reads = self.statement.startswith("SELECT")
+        self.locks = self.locks or not reads or " FOR " in self.statement
+        self.wrote = self.wrote or (not reads and not self.statement.startswith(_OF_LEASES))
 
     def _cut(self) -> None:
         self.hang_up()
@@ -137,7 +139,7 @@ class Connection(psycopg.AsyncConnection[Any]):
 class _Cursor(psycopg.AsyncCursor[Any]):
     async def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
         connection: Any = self._conn
-        connection.saying = str(query).lstrip()
+        connection.statement = str(query).lstrip()
         await super().execute(query, *arguments, **options)
-        connection.heard(self.rowcount)
+        connection.executed(self.rowcount)
         return self

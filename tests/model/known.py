@@ -44,7 +44,7 @@ def states(db: psycopg.Connection, wire: Wire, kinds: Mapping[str, str]) -> set[
     found = set()
     for order_id, rows, noted in db.execute(_STATES, [settings().max_takeovers], prepare=True):
         payments = wire.ledger.find(order_id)
-        told = [(payment.status, payment.refunded, payment.id == noted) for payment in payments]
+        amounts = [(payment.status, payment.refunded, payment.id == noted) for payment in payments]
         asked = sorted(
             (what, min(times, _AGAIN)) for what, times in wire.asked_about(order_id, payments).items()
         )
@@ -53,7 +53,7 @@ def states(db: psycopg.Connection, wire: Wire, kinds: Mapping[str, str]) -> set[
                 [
                     kinds[order_id],
                     rows,
-                    told,
+                    amounts,
                     noted is None,
                     asked,
                     wire.ledger.behaviour.model_dump(mode="json"),

@@ -31,7 +31,7 @@ def test_the_model_finds(
     expected: Sequence[str],
     world: World,
     monkeypatch: pytest.MonkeyPatch,
-    tell: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> None:
     """What it finds is what the mistake leads to, and not that the mistake was badly made."""
     monkeypatch.setattr(AnyHistory, "world", world, raising=False)
@@ -40,6 +40,6 @@ def test_the_model_finds(
         run_state_machine_as_test(AnyHistory, settings=search)
     assert world.violations, "it failed for another reason"
     found = world.violations[0]
-    tell(f"after {world.outcome_counter.histories} histories: {found[:200]}")
+    report_line(f"after {world.outcome_counter.histories} histories: {found[:200]}")
     assert any(re.search(each, found) for each in expected), found
     assert UNFORESEEN not in found or any(UNFORESEEN in each for each in expected), found

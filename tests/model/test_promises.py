@@ -23,7 +23,7 @@ def test_no_history_breaks_a_promise(
     share: int,
     world: World,
     monkeypatch: pytest.MonkeyPatch,
-    tell: Callable[[str], None],
+    report_line: Callable[[str], None],
     pytestconfig: pytest.Config,
 ) -> None:
     monkeypatch.setattr(AnyHistory, "world", world, raising=False)
@@ -38,7 +38,7 @@ def test_no_history_breaks_a_promise(
         run_state_machine_as_test(AnyHistory, settings=chosen)
     finally:
         again = f" (the same again: make model HISTORIES={histories} SEED={number})" if histories else ""
-        tell(f"{world.outcome_counter}; in {time.monotonic() - begun:.0f} s{again}")
+        report_line(f"{world.outcome_counter}; in {time.monotonic() - begun:.0f} s{again}")
     outcome_counter = world.outcome_counter
     assert outcome_counter.histories >= chosen.max_examples
     assert len(outcome_counter.different) > 0.95 * outcome_counter.histories, (

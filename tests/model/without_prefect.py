@@ -156,8 +156,8 @@ class Surprises(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.heard: list[str] = []
+        self.unforeseen: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info:
-            self.heard.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
+            self.unforeseen.append(f"{record.getMessage()}: {record.exc_info[1]!r}")

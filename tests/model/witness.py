@@ -194,14 +194,14 @@ class Witness:
         return now.refund_error == "refund_refused" and money == self.at_end[now.id]
 
     def _end(self, now: Seen, money: Money) -> Iterator[str]:
-        told = (Decimal(now.charged), Decimal(now.refunded))
+        recorded = (Decimal(now.charged), Decimal(now.refunded))
         match now.outcome:
             case "completed":
                 if now.mails != ["confirmation"]:
                     yield f"is completed, and its mails are {now.mails}"
-                if told != (money.charged, money.refunded) or money.kept != now.total:
+                if recorded != (money.charged, money.refunded) or money.kept != now.total:
                     yield (
-                        f"is completed at {now.total}: we say {told}, "
+                        f"is completed at {now.total}: we say {recorded}, "
                         f"the gateway {money.charged} - {money.refunded}"
                     )
             case "needs_attention":
@@ -221,9 +221,11 @@ class Witness:
                 if self._is_clear(now, money) and Decimal(now.refunded) != money.refunded:
                     yield f"needs attention: we say {now.refunded} went back, the gateway {money.refunded}"
             case _:
-                if told != (money.charged, money.refunded):
-                    yield f"is {now.outcome}: we say {told}, the gateway {money.charged} - {money.refunded}"
-                if now.mails != _notices(now, *told):
+                if recorded != (money.charged, money.refunded):
+                    yield (
+                        f"is {now.outcome}: we say {recorded}, the gateway {money.charged} - {money.refunded}"
+                    )
+                if now.mails != _notices(now, *recorded):
                     yield f"is {now.outcome}, and its mails are {now.mails}"
                 if now.on_the_desk is not None and now.resolution != "undone":
                     yield f"is {now.outcome}, and on the desk still"

@@ -113,7 +113,7 @@ class World:
         self.wire = Wire(self.ledger, self.witness.after_request)
         self.witness.begin(self.ledger)
         self.witness.after_commit("a customer", {})
-        self._surprises.heard.clear()
+        self._surprises.unforeseen.clear()
         self.trace = []
         self._number, self._last = 0, None
         self.outcome_counter.histories += 1
@@ -126,7 +126,10 @@ class World:
 
     def check(self) -> None:
         """Raises Violation if anything is not as it must be."""
-        faults = [*self.witness.faults, *(f"{UNFORESEEN}: {surprise}" for surprise in self._surprises.heard)]
+        faults = [
+            *self.witness.faults,
+            *(f"{UNFORESEEN}: {surprise}" for surprise in self._surprises.unforeseen),
+        ]
         if faults:
             self.fail("; ".join(faults))
 

@@ -39,17 +39,17 @@ async def agency(trips_database: str, tmp_path: Path) -> AsyncIterator[Agency]:
 
 
 @pytest.fixture
-async def unheard() -> AsyncIterator[Callable[[], list[str]]]:
+async def unretrieved() -> AsyncIterator[Callable[[], list[str]]]:
     """The event loop's reports of exceptions that were never retrieved."""
     loop, complaints = asyncio.get_running_loop(), list[str]()
     before = loop.get_exception_handler()
     gc.collect()  # what tests before this one left is not its complaint
     loop.set_exception_handler(lambda _, context: complaints.append(str(context["message"])))
 
-    def heard() -> list[str]:
+    def reported() -> list[str]:
         gc.collect()
         return complaints
 
-    yield heard
-    heard()
+    yield reported
+    reported()
     loop.set_exception_handler(before)

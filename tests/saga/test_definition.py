@@ -29,10 +29,10 @@ def step(
 
 
 READ, RESERVE = step("read", Kind.READ_ONLY), step("reserve", Kind.COMPENSATABLE)
-CHARGE, SHIP, TELL = (
+CHARGE, SHIP, NOTIFY = (
     step("charge", Kind.COMPENSATABLE),
     step("ship", Kind.PIVOT),
-    step("tell", Kind.RETRIABLE),
+    step("notify", Kind.RETRIABLE),
 )
 LATER_SHIP = replace(SHIP, name="ship later")
 
@@ -44,11 +44,11 @@ def problems(*steps: Step) -> list[str]:
 
 
 def test_a_good_table() -> None:
-    saga = Saga(READ, RESERVE, CHARGE, SHIP, TELL)
-    assert [s.name for s in saga] == ["read", "reserve", "charge", "ship", "tell"]
+    saga = Saga(READ, RESERVE, CHARGE, SHIP, NOTIFY)
+    assert [s.name for s in saga] == ["read", "reserve", "charge", "ship", "notify"]
     assert saga["charge"] is CHARGE
     assert saga.pivot == "ship"
-    assert [s.name for s in saga if saga.is_past_pivot(s.name)] == ["tell"]
+    assert [s.name for s in saga if saga.is_past_pivot(s.name)] == ["notify"]
 
 
 def test_the_smallest_table() -> None:
@@ -75,15 +75,15 @@ def test_a_pivot_may_say_how_it_is_returned() -> None:
             "read is read-only and has a compensation, which would never run",
         ),
         (
-            [SHIP, step("tell", Kind.RETRIABLE, undo=True)],
-            "tell is retriable and has a compensation, which would never run",
+            [SHIP, step("notify", Kind.RETRIABLE, undo=True)],
+            "notify is retriable and has a compensation, which would never run",
         ),
         (
             [SHIP, CHARGE],
             "charge is compensatable and comes after the pivot, where only retriable steps may be",
         ),
         ([SHIP, READ], "read is read-only and comes after the pivot, where only retriable steps may be"),
-        ([TELL, SHIP], "tell is retriable and comes before the pivot"),
+        ([NOTIFY, SHIP], "notify is retriable and comes before the pivot"),
         ([replace(READ, time_limit=0), SHIP], "read needs a time limit above 0 and retries of 0 or more"),
         ([replace(READ, time_limit=-1), SHIP], "read needs a time limit above 0 and retries of 0 or more"),
         ([replace(READ, retries=-1), SHIP], "read needs a time limit above 0 and retries of 0 or more"),
@@ -100,7 +100,7 @@ def test_each_rule(steps: list[Step], problem: str) -> None:
 
 def test_all_problems_at_once() -> None:
     found = problems(
-        TELL,
+        NOTIFY,
         step("reserve", Kind.COMPENSATABLE, undo=False),
         step("read", Kind.READ_ONLY, undo=True),
         SHIP,
@@ -109,7 +109,7 @@ def test_all_problems_at_once() -> None:
     )
     assert set(found) == {
         "read is in the table 2 times",
-        "tell is retriable and comes before the pivot",
+        "notify is retriable and comes before the pivot",
         "reserve is compensatable and has no compensation",
         "read is read-only and has a compensation, which would never run",
         "charge is compensatable and comes after the pivot, where only retriable steps may be",
@@ -119,4 +119,4 @@ def test_all_problems_at_once() -> None:
 
 def test_a_step_is_found_only_by_its_name() -> None:
     with pytest.raises(KeyError):
-        Saga(SHIP)["tell"]
+        Saga(SHIP)["notify"]

@@ -263,7 +263,7 @@ async def test_time_that_our_own_database_took_is_not_the_outside_s(agency: Agen
     async def act(trip: TripInstance) -> Ends:
         await locked.wait()
         try:
-            await checkpoint(trip, "act", told=True)
+            await checkpoint(trip, "act", sent=True)
         finally:
             over.set()
         return {}
@@ -307,7 +307,7 @@ async def test_a_single_trip_is_waited_for_up_to_its_time_limit(agency: Agency) 
 
 
 async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once(
-    agency: Agency, unheard: Any
+    agency: Agency, unretrieved: Any
 ) -> None:
     """While one trip still waits for its answer another one's notes cannot be written: the batch is tried
     again. A second call beside the first would book twice at an airline that forgets keys."""
@@ -329,7 +329,7 @@ async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once
 
 
 async def test_trouble_with_the_database_leaves_no_call_unheard(
-    agency: Agency, unheard: Callable[[], list[str]]
+    agency: Agency, unretrieved: Callable[[], list[str]]
 ) -> None:
     """Answers that arrived meanwhile are kept."""
     trips = await some(agency, *"ABCD")
@@ -340,7 +340,7 @@ async def test_trouble_with_the_database_leaves_no_call_unheard(
             await run_external(work, Outside(A=gone(), B=gone(), C=NoSeat("no")))
 
     await run()
-    assert unheard() == []
+    assert unretrieved() == []
 
 
 async def test_whoever_is_postponed_leaves_no_call_running(agency: Agency) -> None:
@@ -417,7 +417,7 @@ _runs = itertools.count()
 )
 @given(scripts=st.lists(answers, min_size=1, max_size=12))
 async def test_every_trip_ends_once_whatever_the_others_do(
-    agency: Agency, unheard: Any, scripts: list[list[str]]
+    agency: Agency, unretrieved: Any, scripts: list[list[str]]
 ) -> None:
     """A batch as the lane runs it: tried again while that can help,
     then each that is left, alone. What is clear stays so."""

@@ -96,16 +96,16 @@ def notice(
 def test_every_alert_can_be_described(
     rule: Rule, subject: str, details: dict[str, Any], phase: Literal["raised", "cleared"]
 ) -> None:
-    told = notice(rule, subject, details, phase)
-    said, message = describe(told), alert_message(told, "The Shop")
+    raised = notice(rule, subject, details, phase)
+    described, message = describe(raised), alert_message(raised, "The Shop")
     named = _named(rule, subject)
-    assert named in said.title
-    assert message.title == f"[The Shop] {'cleared' if phase == 'cleared' else 'alert'}: {said.title}"
-    assert said.what in message.body
+    assert named in described.title
+    assert message.title == f"[The Shop] {'cleared' if phase == 'cleared' else 'alert'}: {described.title}"
+    assert described.what in message.body
     for text in (
         message.body,
-        event_payload(told)["text"],
-        *(getattr(said, each) for each in said.__slots__),
+        event_payload(raised)["text"],
+        *(getattr(described, each) for each in described.__slots__),
     ):
         plain = " ".join(text.split())
         for wrong in (_ONE_OF_MANY, _MANY_OF_ONE):
@@ -113,10 +113,10 @@ def test_every_alert_can_be_described(
         assert "None" not in plain
         assert "()" not in plain
         assert ".." not in plain
-    assert named.lower() in " ".join(event_payload(told)["text"].lower().split())
+    assert named.lower() in " ".join(event_payload(raised)["text"].lower().split())
     for example in details.get("for_example", ()):
-        assert example in said.what
-    assert ("such as" in said.what) == (len(details.get("for_example", ())) < details.get("orders", 0))
+        assert example in described.what
+    assert ("such as" in described.what) == (len(details.get("for_example", ())) < details.get("orders", 0))
 
 
 def _named(rule: Rule, subject: str) -> str:

@@ -36,12 +36,12 @@ class Inner:
 
 class Till:
     def __init__(self, failures: int = 3) -> None:
-        self.inner, self.told = Inner(), list[str | None]()
+        self.inner, self.changes = Inner(), list[str | None]()
         self.guard = GatewayGuard(
             failures=failures,
             pause_seconds=PAUSE,
             concurrency=100,
-            on_change=self.told.append,
+            on_change=self.changes.append,
         )
 
     async def ask(self) -> str:
@@ -61,7 +61,7 @@ async def test_after_failures_in_a_row_calls_fail_at_once() -> None:
     answers = await till.ask_in_turn(10)
     assert answers == ["PaymentGatewayError"] * 2 + ["PaymentGatewayUnavailable"] * 8, "the third opens it"
     assert till.inner.calls == 3, "and nobody bothers the gateway any more"
-    assert till.told == ["nobody there (unreachable)"], "told once"
+    assert till.changes == ["nobody there (unreachable)"], "told once"
 
 
 async def test_what_it_raises_can_be_retried_later() -> None:
@@ -87,7 +87,7 @@ async def test_a_no_is_no_failure(no: PaymentError) -> None:
     till = Till()
     till.inner.error = no
     assert set(await till.ask_in_turn(10)) == {type(no).__name__}
-    assert till.told == []
+    assert till.changes == []
 
 
 async def test_a_declined_card_shows_that_the_gateway_works() -> None:
@@ -105,7 +105,7 @@ async def test_a_declined_card_shows_that_the_gateway_works() -> None:
     for error in answers:
         till.inner.error = error
         assert await till.ask() != "PaymentGatewayUnavailable"
-    assert till.told == []
+    assert till.changes == []
 
 
 async def test_a_timeout_is_a_failure() -> None:

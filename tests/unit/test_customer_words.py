@@ -249,8 +249,8 @@ def test_spellings_of_which_none_is_shown(value: str, repeated: str) -> None:
 def test_however_a_phone_number_is_separated(
     digits: str, separators: list[str], national: bool, kind: type
 ) -> None:
-    told = "0" + digits[2:] if national else digits
-    repeated = "".join(digit + separator for digit, separator in zip(told, separators, strict=False))
+    written = "0" + digits[2:] if national else digits
+    repeated = "".join(digit + separator for digit, separator in zip(written, separators, strict=False))
     value = kind("1" + digits)
     shown = without_customer(f"bad number: +{repeated}, sorry", {"shipping_info": {"phone": value}})
     assert left_of(shown, "bad number: ", "sorry") == ""

@@ -116,19 +116,19 @@ def test_sources_and_structlog_and_exceptions(configured: Any, monkeypatch: pyte
     add_source(lambda: {"flow_run_id": "run-1"})
     path = configured("logging: {default_logger: file}")
     structlog.get_logger("shop.tests").warning(
-        "told", order_id="O-2", customer={"name": "Jane Doe"}, amount=3
+        "shipped", order_id="O-2", customer={"name": "Jane Doe"}, amount=3
     )
     try:
         int("card 4242424242424242")
     except ValueError:
         log.exception("it broke")
     log.warning("where", stack_info=True)
-    told, broke, where = kept(path)
+    shipped, broke, where = kept(path)
     assert "test_sources_and_structlog_and_exceptions" in where["exception"]
     assert (
-        told.items()
+        shipped.items()
         >= {
-            "event": "told",
+            "event": "shipped",
             "order_id": "O-2",
             "amount": 3,
             "customer": {"name": "[masked]"},

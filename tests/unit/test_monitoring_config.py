@@ -20,8 +20,8 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_the_example_says_the_defaults_and_has_every_key() -> None:
-    told = load(EXAMPLE)
-    assert told == Monitoring().model_copy(
+    loaded = load(EXAMPLE)
+    assert loaded == Monitoring().model_copy(
         update={"logging": Monitoring().logging.model_copy(update={"level": "INFO"})}
     )
     text = EXAMPLE.read_text()
@@ -42,16 +42,16 @@ worker_monitoring:
   error_rate_threshold: 0.1
 metrics_collection: {enabled: false, collection_interval_seconds: 7, include_system_metrics: false}
 """
-    told = load(written(tmp_path, text))
-    assert (told.logging.default_logger, told.logging.level, told.logging.max_file_size_mb) == (
+    loaded = load(written(tmp_path, text))
+    assert (loaded.logging.default_logger, loaded.logging.level, loaded.logging.max_file_size_mb) == (
         "file",
         "DEBUG",
         5,
     )
-    assert told.log_file(tmp_path) == Path("/some/where.*.jsonl")
-    assert not told.event_monitoring.enabled
-    assert told.worker_monitoring.error_rate_threshold == 0.1
-    assert told.metrics_collection.collection_interval_seconds == 7
+    assert loaded.log_file(tmp_path) == Path("/some/where.*.jsonl")
+    assert not loaded.event_monitoring.enabled
+    assert loaded.worker_monitoring.error_rate_threshold == 0.1
+    assert loaded.metrics_collection.collection_interval_seconds == 7
 
 
 def test_everything_wrong_is_named_at_once(tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def test_a_database_that_is_away_is_told_and_asked_again(
     out = written.getvalue()
     assert (out.count(ALT), out.count(MAIN)) == (1, 1)
     frames = out.partition(ALT)[2].partition(MAIN)[0].split(HOME)
-    told = [frame for frame in frames if "line 0" in frame or "does not answer" in frame]
-    assert ["does not answer" in frame for frame in told] == [True, False, True, False]
-    assert "line 0" in told[2], "what was read last stays there"
+    lines = [frame for frame in frames if "line 0" in frame or "does not answer" in frame]
+    assert ["does not answer" in frame for frame in lines] == [True, False, True, False]
+    assert "line 0" in lines[2], "what was read last stays there"
     assert "PLANTED" not in out
 
 
@@ -101,14 +101,14 @@ def test_without_a_terminal_each_round_is_printed(
 ) -> None:
     rounds(monkeypatch, "read", "away", "read")
     assert status.status(watch=True) == 0
-    told = capsys.readouterr()
-    assert told.out.count("line 29") == 2
-    assert told.err.count("does not answer") == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("line 29") == 2
+    assert printed.err.count("does not answer") == 1
 
 
 def test_json_goes_on_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     rounds(monkeypatch, "read", "away", "read")
     assert status.status(watch=True, json=True) == 0
-    told = capsys.readouterr()
-    assert [json.loads(line) for line in told.out.splitlines()] == [{"rounds": 1}] * 2
-    assert told.err.count("does not answer") == 1
+    printed = capsys.readouterr()
+    assert [json.loads(line) for line in printed.out.splitlines()] == [{"rounds": 1}] * 2
+    assert printed.err.count("does not answer") == 1

@@ -35,7 +35,7 @@ class Process:
     log: Path
     ended: Path
     """Holds its exit code once it has ended."""
-    told: Path
+    result_file: Path
     """Holds what its role returned."""
 
     def signal(self, number: signal.Signals) -> None:
@@ -85,7 +85,7 @@ class Process:
             )
             time.sleep(0.02)
         assert self.code == 0, f"process {self.pid} ended with {self.code}:\n{tail(self.log, 40)}"
-        return json.loads(self.told.read_text())
+        return json.loads(self.result_file.read_text())
 
     def gone(self, seconds: float) -> int | None:
         """Waits for its end, whatever it is; returns the exit code."""
@@ -155,7 +155,7 @@ class Forkserver:
         and then each time after it has written to the journal.
         """
         name = f"{next(self._numbers)}-{role}"
-        log, ended, told = (self._folder / f"{name}.{ending}" for ending in ("log", "ended", "told"))
+        log, ended, result_file = (self._folder / f"{name}.{ending}" for ending in ("log", "ended", "result"))
         job = {
             "role": role,
             "arguments": arguments,
@@ -164,14 +164,14 @@ class Forkserver:
             "stop_by": stop_by,
         }
         job["clock"] = list(clock)
-        job |= {"log": str(log), "ended": str(ended), "told": str(told)}
+        job |= {"log": str(log), "ended": str(ended), "result": str(result_file)}
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)
             connection.connect(str(self._socket))
             with connection.makefile("rw") as line:
                 line.write(json.dumps(job) + "\n")
                 line.flush()
-                process = Process(int(line.readline()), log, ended, told)
+                process = Process(int(line.readline()), log, ended, result_file)
         self._started.append(process)
         return process
 

@@ -62,18 +62,18 @@ async def recover() -> Any:
 
 async def submit(orders: list[dict[str, Any]], threads: int) -> Any:
     """The same orders from so many threads at the same moment. Returns each receipt's status."""
-    together, told = threading.Barrier(threads), []
+    together, statuses = threading.Barrier(threads), []
 
     def send() -> None:
         together.wait(30)
-        told.extend(receipt.status for receipt in intake.submit(orders))
+        statuses.extend(receipt.status for receipt in intake.submit(orders))
 
     senders = [threading.Thread(target=send) for _ in range(threads)]
     for sender in senders:
         sender.start()
     for sender in senders:
         sender.join(60)
-    return told
+    return statuses
 
 
 LOADED = (anyio, babel, fastapi, jinja2, prefect, sqlalchemy)
@@ -103,10 +103,10 @@ def play(job: dict[str, Any]) -> int:
             stop_at(job["stop_at"], signal.Signals(job["stop_by"]))
         if job["clock"]:
             let_clock_jump(job["clock"])
-        told = asyncio.run(ROLES[job["role"]](**job["arguments"]))
-        fresh = Path(job["told"] + ".new")
-        fresh.write_text(json.dumps(told, default=str))
-        fresh.replace(job["told"])
+        returned = asyncio.run(ROLES[job["role"]](**job["arguments"]))
+        fresh = Path(job["result"] + ".new")
+        fresh.write_text(json.dumps(returned, default=str))
+        fresh.replace(job["result"])
     except BaseException as error:  # noqa: BLE001
         traceback.print_exc()
         return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
