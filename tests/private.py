@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-NOBODY = 65_534
+OTHER_USER = 65_534
 
 
 def open_to_others(var: Path) -> list[str]:
@@ -30,7 +30,7 @@ def _all_in(var: Path) -> Iterator[Path]:
             yield folder / "postgres"
 
 
-def read_as_nobody(path: Path) -> str:
+def read_as_other_user(path: Path) -> str:
     """What another user reads there: a file's text or a folder's names. Only root can ask as another user."""
     command = ["ls", "-A", str(path)] if path.is_dir() else ["cat", str(path)]
     return subprocess.run(
@@ -39,8 +39,8 @@ def read_as_nobody(path: Path) -> str:
         capture_output=True,
         text=True,
         cwd="/",
-        user=NOBODY,
-        group=NOBODY,
+        user=OTHER_USER,
+        group=OTHER_USER,
         extra_groups=[],
         timeout=20,
     ).stdout

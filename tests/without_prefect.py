@@ -93,7 +93,7 @@ def _run_task(
     return tried if inspect.iscoroutinefunction(task.fn) else asyncio.run(tried)
 
 
-def _away(*_: Any, **__: Any) -> Any:
+def _unreachable(*_: Any, **__: Any) -> Any:
     raise httpx.ConnectError("this test has no Prefect server")
 
 
@@ -102,9 +102,9 @@ async def _made(*_: Any, **__: Any) -> uuid.UUID:
 
 
 _REPLACED: dict[str, Any] = {
-    "get_client": _away,
-    "Artifact": SimpleNamespace(aget=_away, get=_away),
-    "get_events_client": _away,
+    "get_client": _unreachable,
+    "Artifact": SimpleNamespace(aget=_unreachable, get=_unreachable),
+    "get_events_client": _unreachable,
     "emit_event": lambda *_, **__: None,
     "get_run_logger": lambda *_, **__: logging.getLogger("prefect.flow_runs"),
     "acreate_markdown_artifact": _made,

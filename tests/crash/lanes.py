@@ -131,9 +131,9 @@ async def _pay_again(order: dict[str, Any]) -> None:
 
 async def _pay_for_nothing(order: dict[str, Any]) -> None:
     """For an order that there is not; and reconciliation finds it."""
-    nobodys = {**order, "id": stranger(order["id"])}
-    if not await gateway().find(nobodys["id"]):
-        await gateway().confirm((await _create(nobodys, "paid")).id, key=f"confirm-{nobodys['id']}")
+    unowned = {**order, "id": stranger(order["id"])}
+    if not await gateway().find(unowned["id"]):
+        await gateway().confirm((await _create(unowned, "paid")).id, key=f"confirm-{unowned['id']}")
     await reconcile_payments(return_state=True)
 
 

@@ -110,7 +110,7 @@ def test_the_witnesses_can_say_no(site: Site) -> None:
         shop.check(orders)
         mails = shop.world.var_dir / "mail" / "new"
         confirmation = mails / mail_name(order_id, Kind.CONFIRMATION)
-        with _away(confirmation), pytest.raises(AssertionError, match="the mails"):
+        with _moved_aside(confirmation), pytest.raises(AssertionError, match="the mails"):
             shop.check(orders)
         shutil.copy(confirmation, more := mails / mail_name(order_id, Kind.REFUND))
         with pytest.raises(AssertionError, match="the mails"):
@@ -139,7 +139,7 @@ def test_the_witnesses_can_say_no(site: Site) -> None:
 
 
 @contextmanager
-def _away(file: Path) -> Iterator[None]:
+def _moved_aside(file: Path) -> Iterator[None]:
     aside = file.rename(file.with_name("aside"))
     yield
     aside.rename(file)

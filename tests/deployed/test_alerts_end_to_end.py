@@ -67,7 +67,7 @@ async def events(server: PrefectServer, resource: str, since: datetime) -> list[
     return sorted(event["event"].rpartition(".")[2] for event in found)
 
 
-async def test_a_gateway_that_is_away_and_comes_back(
+async def test_a_gateway_becomes_unavailable_and_recovers(
     saga: World, prefect_api: PrefectServer, inbox: MailServer, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PAYMENT_BREAKER_SECONDS", "0.5")

@@ -40,7 +40,7 @@ from tests.mail_server import mail_server
 
 
 @pytest.fixture
-def nobody() -> Iterator[int]:
+def silent_port() -> Iterator[int]:
     """A port that is in use, and does not answer."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -69,9 +69,11 @@ def test_with_nothing_configured_all_is_embedded(world: World) -> None:
     assert found["language model"].state is State.OFF
 
 
-def test_what_make_run_starts_and_does_not_run_is_named(nobody: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"postgresql://postgres@127.0.0.1:{nobody}/shop")
-    monkeypatch.setenv("PAYMENT_GATEWAY_URL", f"http://127.0.0.1:{nobody}")
+def test_what_make_run_starts_and_does_not_run_is_named(
+    silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://postgres@127.0.0.1:{silent_port}/shop")
+    monkeypatch.setenv("PAYMENT_GATEWAY_URL", f"http://127.0.0.1:{silent_port}")
     found = ask(set())
     for part in ("database", "payments"):
         assert found[part].state is State.EMBEDDED
@@ -138,10 +140,15 @@ def test_what_is_configured_is_contacted(
     ],
 )
 def test_what_does_not_answer_is_named(
-    world: World, nobody: int, part: str, given: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    silent_port: int,
+    part: str,
+    given: dict[str, str],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in given.items():
-        monkeypatch.setenv(name, value.format(port=nobody))
+        monkeypatch.setenv(name, value.format(port=silent_port))
     found = ask(set(given))[part]
     assert found.state is State.WRONG
     assert named in found.remedy
@@ -157,14 +164,14 @@ def test_a_wrong_login_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -
     assert "PLANTED" not in repr(found)
 
 
-def test_tables_that_are_behind_are_told(world: World) -> None:
+def test_tables_that_are_behind_are_reported(world: World) -> None:
     world.sql("UPDATE alembic_version SET version_num = '0001'")
     found = ask({"DATABASE_URL"})["database"]
     assert found.state is State.WRONG
     assert found.remedy == "run order-saga migrate"
 
 
-def test_a_prefect_server_with_nothing_deployed_is_told(world: World, prefect_api: PrefectServer) -> None:
+def test_a_prefect_server_with_nothing_deployed_is_reported(world: World, prefect_api: PrefectServer) -> None:
     found = ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"]
     assert found.state is State.WRONG
     assert found.remedy == "run order-saga setup"
@@ -218,14 +225,14 @@ async def test_commands_use_the_server_of_the_prefect_profile(
 
 
 def test_a_server_of_the_prefect_profile_that_does_not_answer_is_misconfigured(
-    world: World, nobody: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: World, silent_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for module in (report, running):
         monkeypatch.setattr(module, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
-    with environment(with_profile(tmp_path / "home", PREFECT_API_URL=f"http://127.0.0.1:{nobody}/api")):
+    with environment(with_profile(tmp_path / "home", PREFECT_API_URL=f"http://127.0.0.1:{silent_port}/api")):
         found = by_part(check())["Prefect server"]
     assert found.state is State.WRONG
-    assert f"127.0.0.1:{nobody}" in found.what
+    assert f"127.0.0.1:{silent_port}" in found.what
     assert "PREFECT_API_URL" in found.remedy
 
 
@@ -276,13 +283,13 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.slow
-def test_a_prefect_server_that_lets_everybody_in_is_misconfigured(world: World, open_prefect: str) -> None:
+def test_a_prefect_server_without_a_login_is_misconfigured(world: World, open_prefect: str) -> None:
     found = ask({"PREFECT_API_URL"}, open_prefect)["Prefect server"]
     assert found.state is State.WRONG
     assert "PREFECT_SERVER_API_AUTH_STRING" in found.remedy
 
 
-def test_a_prefect_server_that_refuses_the_login_is_told(
+def test_a_prefect_server_that_refuses_the_login_is_reported(
     prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with environment({"PREFECT_API_AUTH_STRING": "admin:PLANTED"}):
@@ -342,12 +349,12 @@ def command(**given: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_says_so_with_its_exit_code(database_url: str, nobody: int, tmp_path: Any) -> None:
+def test_the_command_says_so_with_its_exit_code(database_url: str, silent_port: int, tmp_path: Any) -> None:
     good = command(DATABASE_URL=database_url, VAR_DIR=str(tmp_path))
     assert good.returncode == 0, good.stdout + good.stderr
     assert "Nothing is misconfigured" in good.stdout
     bad = command(
-        DATABASE_URL=database_url, VAR_DIR=str(tmp_path), SMTP_URL=f"smtp://u:PLANTED@127.0.0.1:{nobody}"
+        DATABASE_URL=database_url, VAR_DIR=str(tmp_path), SMTP_URL=f"smtp://u:PLANTED@127.0.0.1:{silent_port}"
     )
     assert bad.returncode == 1
     assert "SMTP_URL" in bad.stdout

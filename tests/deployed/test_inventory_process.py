@@ -131,7 +131,7 @@ async def test_it_asks_for_its_token(start: Start) -> None:
     assert await client(service).get("O-1") is None
 
 
-async def test_told_to_stop_it_stops(start: Start) -> None:
+async def test_it_stops_on_request(start: Start) -> None:
     service = start("one")
     assert service.pid is not None
     os.kill(service.pid, signal.SIGTERM)

@@ -37,9 +37,9 @@ async def run_from_its_form(deployment: str, **parameters: Any) -> FlowRun:
 async def test_an_order_is_previewed_cancelled_and_another_settled(
     saga: World, worker: Worker, unique: str
 ) -> None:
-    shipped, stuck = f"SHIPPED-{unique}", f"STUCK-{unique}"
+    shipped, in_review = f"SHIPPED-{unique}", f"REVIEW-{unique}"
     await process_order(an_order(shipped), return_state=True)
-    await process_order(an_order(stuck, card="0259", country="AQ"), return_state=True)
+    await process_order(an_order(in_review, card="0259", country="AQ"), return_state=True)
     asks = {"order_id": shipped, "reason": "does not fit", "requested_by": "ann"}
 
     preview = await run_from_its_form("cancel-order/cancel-order", **asks, confirmed=False)
@@ -55,13 +55,13 @@ async def test_an_order_is_previewed_cancelled_and_another_settled(
 
     settled = await run_from_its_form(
         "resolve-order/resolve-order",
-        order_id=stuck,
+        order_id=in_review,
         resolution="refunded_by_hand",
         resolved_by="ann",
         reference="transfer 4711",
     )
     assert settled.state_name == "Compensated"
-    assert saga.order(stuck).outcome == Outcome.COMPENSATED
+    assert saga.order(in_review).outcome == Outcome.COMPENSATED
     decided = saga.sql('SELECT action, "by", reason, reference FROM desk_entry ORDER BY id')
     assert decided == [
         ("cancel", "ann", "does not fit", None),

@@ -68,7 +68,7 @@ def test_a_worker_that_sends_traces_does_not_block_setting_up(
             pass
 
 
-def test_tables_of_another_version_are_told(postgres: EmbeddedPostgres, missing: str) -> None:
+def test_tables_of_another_version_are_reported(postgres: EmbeddedPostgres, missing: str) -> None:
     postgres.create_database(missing)
     url = postgres.url(missing)
     assert changes(url)["tables"] == Change.CREATED
@@ -81,7 +81,7 @@ def test_tables_of_another_version_are_told(postgres: EmbeddedPostgres, missing:
         changes(url)
 
 
-def test_who_may_not_create_it_is_told(
+def test_a_missing_right_to_create_it_is_reported(
     postgres: EmbeddedPostgres, missing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     role = f"limited_{uuid4().hex[:8]}"

@@ -32,7 +32,7 @@ from deployments.local.processes import Child, free_port, stop_leftover, wait_un
 from deployments.local.stack import PREFECT, Options, Stack
 from deployments.local.supervision import Revival, RunLock
 from tests.conftest import own_port
-from tests.private import open_to_others, read_as_nobody
+from tests.private import open_to_others, read_as_other_user
 
 HOME = Path(__file__).resolve().parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only as root does PostgreSQL run as another user")
@@ -116,7 +116,9 @@ class TestPostgres:
         later.stop()
         assert not _alive(pid)
 
-    def test_another_process_with_the_noted_id_is_left_alone(self, own_postgres: EmbeddedPostgres) -> None:
+    def test_another_process_with_the_recorded_id_is_not_stopped(
+        self, own_postgres: EmbeddedPostgres
+    ) -> None:
         pid_file = own_postgres.data_dir / "postmaster.pid"
         noted = pid_file.read_text().splitlines()
         own_postgres.stop()
@@ -253,7 +255,7 @@ class TestChild:
         assert not any(_alive(pid) for pid in left)
         again.stop()
 
-    def test_another_process_with_the_noted_id_is_left_alone(self, folder: Path) -> None:
+    def test_another_process_with_the_recorded_id_is_not_stopped(self, folder: Path) -> None:
         other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
         try:
             (folder / "child.pid").write_text(f'{{"pid": {other.pid}, "created": 1.0, "mark": "none"}}')
@@ -311,7 +313,7 @@ class TestWaiting:
         with pytest.raises(StackError, match=r"waited for the answer: not within 0.1 s"):
             wait_until(lambda: False, 0.1, "the answer")
 
-    def test_gives_up_when_told(self) -> None:
+    def test_gives_up_when_stopped(self) -> None:
         cancelled = threading.Event()
         cancelled.set()
         with pytest.raises(Interrupted):
@@ -389,7 +391,7 @@ def _parts(var_dir: Path, **options: object) -> Options:
 
 
 class TestStack:
-    def test_starts_parts_tells_where_they_are_and_stops_them(self, folder: Path) -> None:
+    def test_starts_parts_reports_their_addresses_and_stops_them(self, folder: Path) -> None:
         reported: list[tuple[str, bool]] = []
         before = os.environ.get("DATABASE_URL")
         with Stack(_parts(folder / "var"), lambda phase, done: reported.append((phase, done))) as stack:
@@ -614,7 +616,7 @@ class TestStack:
 
 
 class TestWeb:
-    def test_is_started_told_of_revived_and_stopped(self, folder: Path) -> None:
+    def test_is_started_reported_restarted_and_stopped(self, folder: Path) -> None:
         """Its port is taken; its key is in a file that only its owner can read, and opens it."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
@@ -693,7 +695,7 @@ class TestOthersOnThisMachine:
                 private = [path for path in var.rglob("*") if path.is_file()]
                 private += [path for path in var.rglob("*") if path.is_dir()]
                 assert len(private) > 15
-                assert [path for path in private if read_as_nobody(path)] == []
+                assert [path for path in private if read_as_other_user(path)] == []
         assert open_to_others(var)[1:] == []
 
     def test_a_folder_of_ones_own_is_closed(self, folder: Path) -> None:
@@ -747,7 +749,7 @@ class TestPrefect:
         assert httpx.get(f"{prefect_api.url}/ui-settings").json()["api_url"] == prefect_api.api_url
         require_answer(prefect_api.api_url)
 
-    def test_an_address_where_nobody_answers_is_named(self) -> None:
+    def test_an_address_without_an_answer_is_named(self) -> None:
         with pytest.raises(
             StackError, match=r"no Prefect server answers at http://127.0.0.1:1/api, the PREFECT_API_URL"
         ):

@@ -201,12 +201,12 @@ async def test_one_order_that_never_gets_through_is_undone_and_the_others_comple
     trouble: World, unique: str, lane: BatchRunner
 ) -> None:
     """The gateway answers everybody else, so it is not the gateway: nothing is postponed for ever."""
-    stuck, others = f"STUCK-{unique}", [f"FINE-{unique}-{i}" for i in range(9)]
-    trouble.misbehave(faults=[{"fault": Fault.ERROR_500, "move": Move.CONFIRM, "order_id": stuck}])
-    await lane([order(order_id) for order_id in (stuck, *others)])
+    failing, others = f"FAILING-{unique}", [f"FINE-{unique}-{i}" for i in range(9)]
+    trouble.misbehave(faults=[{"fault": Fault.ERROR_500, "move": Move.CONFIRM, "order_id": failing}])
+    await lane([order(order_id) for order_id in (failing, *others)])
     assert_completed_once(trouble, others)
-    assert report.read([stuck])[stuck].outcome is Outcome.COMPENSATED
-    assert [payment["status"] for payment in trouble.ledger(stuck)] == ["cancelled"]
+    assert report.read([failing])[failing].outcome is Outcome.COMPENSATED
+    assert [payment["status"] for payment in trouble.ledger(failing)] == ["cancelled"]
     trouble.assert_books_balance()
 
 
@@ -343,7 +343,7 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(
 
 
 @pytest.mark.slow
-async def test_an_own_run_waits_for_a_gateway_that_is_away(
+async def test_an_own_run_waits_for_an_unavailable_gateway(
     trouble: World, sandbox: Sandbox, unique: str
 ) -> None:
     """From the beginning to the end of the run's retries:
@@ -370,7 +370,7 @@ async def test_an_own_run_waits_for_a_gateway_that_is_away(
 
 @pytest.mark.parametrize("dead", ["resetting", "silent"])
 @pytest.mark.short_form("silent")
-async def test_a_refund_waits_for_a_gateway_that_is_away(
+async def test_a_refund_waits_for_an_unavailable_gateway(
     trouble: World, sandbox: Sandbox, unique: str, dead: str
 ) -> None:
     """Charged, then refused by the carrier while the gateway cannot refund:

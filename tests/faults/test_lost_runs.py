@@ -132,7 +132,7 @@ async def test_whatever_became_of_the_run_its_order_is_stored(
     assert await search_lost_runs() == [], "once"
 
 
-async def test_a_run_that_somebody_cancelled_is_not_stored(
+async def test_a_cancelled_run_is_not_stored(
     deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
 ) -> None:
     run_id = make(frail_prefect, order_of("good", unique))
@@ -177,16 +177,16 @@ async def test_runs_of_before_this_database_are_not_its(
 ) -> None:
     """A fresh database on an old Prefect server:
     those orders were another database's, and may have been charged there."""
-    crashed, stuck = (make(frail_prefect, order_of("good", f"{unique}-{i}")) for i in range(2))
+    crashed, pending = (make(frail_prefect, order_of("good", f"{unique}-{i}")) for i in range(2))
     set_state(frail_prefect, crashed, "CRASHED")
     deployed.sql("UPDATE lost_run_search SET since = now(), searched_until = now()")
     assert await search_lost_runs() == []
-    assert run(frail_prefect, stuck)["state"]["type"] == "PENDING"
+    assert run(frail_prefect, pending)["state"]["type"] == "PENDING"
     assert not stored(deployed)
 
 
 @pytest.mark.slow
-async def test_what_ended_while_nobody_searched_is_found(
+async def test_what_ended_between_searches_is_found(
     deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
 ) -> None:
     """However long ago the last search was."""

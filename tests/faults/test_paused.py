@@ -121,7 +121,7 @@ def test_the_place_of_each_pause_exists(pause: Pause) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("forget_keys", [False, True], ids=["the gateway remembers keys", "it forgets them"])
-async def test_who_wakes_up_writes_nothing(
+async def test_a_paused_worker_writes_nothing(
     saga: World, forkserver: Forkserver, unique: str, forget_keys: bool
 ) -> None:
     """Every second process is a run of its own, the others are consumers;
@@ -180,7 +180,7 @@ def outside(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("own_runs", [False, True], ids=["even ones are consumers", "odd ones are consumers"])
-async def test_who_wakes_up_does_nothing_twice_outside(
+async def test_a_paused_worker_repeats_no_external_effect(
     saga: World, outside: Outside, forkserver: Forkserver, unique: str, own_runs: bool
 ) -> None:
     """Labels are bought once, stock moves once, also for orders that somebody cancelled meanwhile; and only

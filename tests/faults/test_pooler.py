@@ -69,7 +69,9 @@ async def test_orders_reach_their_right_outcomes_behind_a_pooler_in_transaction_
         ("session", 20, Pooler.SESSION),
     ],
 )
-def test_a_pooler_is_told_by_what_it_does(frail: World, mode: Mode, pool_size: int, expected: Pooler) -> None:
+def test_a_pooler_is_detected_by_its_behaviour(
+    frail: World, mode: Mode, pool_size: int, expected: Pooler
+) -> None:
     with pgbouncer(frail.database_url, mode, pool_size=pool_size) as url:
         assert recognise_pooler(url) is expected
         with psycopg.connect(url, autocommit=True) as other:  # also when it has connections to choose from

@@ -107,7 +107,7 @@ async def test_only_cancelling_cancels(
 
 
 @pytest.mark.slow
-async def test_a_suspended_run_releases_its_order_and_goes_on_with_it(
+async def test_a_suspended_run_releases_its_order_and_resumes_it(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
     """Suspended while it pays, with a lease of 300 s:

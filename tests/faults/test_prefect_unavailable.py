@@ -107,7 +107,7 @@ async def test_the_server_dies_while_a_worker_s_run_is_under_way(
 
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("hanging", marks=pytest.mark.slow)])
-async def test_the_server_goes_away_in_the_middle(
+async def test_the_server_becomes_unavailable_in_the_middle(
     deployed: World, frail_prefect: PrefectServer, forkserver: Forkserver, unique: str, how: str
 ) -> None:
     """Consumers and runs of their own that are under way take their orders to their ends without it,

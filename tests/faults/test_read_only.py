@@ -23,12 +23,12 @@ from tests.faults.test_database import let_all_end, let_all_mails_go, let_some_e
 from tests.faults.witness import Orders, all_ended, assert_mails, assert_right, mixed
 from tests.integration.web import KEY, served
 from tests.integration.world import World
-from tests.waiting import PATIENCE
+from tests.waiting import TIMEOUT_FACTOR
 from tests.worker_forkserver.forkserver import Forkserver, Process
 
 # Takeovers because of the database do not count: were they counted, the third time would undo orders.
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "2"}
-_AWAY = "the database is unavailable"
+_UNAVAILABLE = "the database is unavailable"
 
 
 def alter(server: EmbeddedPostgres, command: str) -> None:
@@ -56,14 +56,14 @@ def read_only(server: EmbeddedPostgres, world: World) -> Iterator[None]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + PATIENCE * seconds
+    end = time.monotonic() + TIMEOUT_FACTOR * seconds
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}"
         time.sleep(0.05)
 
 
 def has_met_it(process: Process) -> bool:
-    return _AWAY in process.log.read_text()
+    return _UNAVAILABLE in process.log.read_text()
 
 
 class Sender:

@@ -155,11 +155,11 @@ async def test_a_listener_makes_another_connection(
     monkeypatch.setattr(LimitedAsyncConnection, "connect", counted)
     monkeypatch.setattr("saga.wakeup._QUIET_SECONDS", 0.2)
     monkeypatch.setattr("saga.wakeup._ANSWER_SECONDS", 0.5)
-    async with listening(ORDERS, FINISHED) as bell:
-        assert await bell.wait(10), "it listens"
+    async with listening(ORDERS, FINISHED) as listener:
+        assert await listener.wait(10), "it listens"
         with silent(frail_postgres):
             await until(tried_again, 20, "another connection to be tried")
-        assert await bell.wait(20), "it listens again"
+        assert await listener.wait(20), "it listens again"
 
 
 class Silence:

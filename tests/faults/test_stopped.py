@@ -86,10 +86,10 @@ async def test_cancelled_at_any_step(
         await until(undone, 30, "the orders to be undone, although the gates are shut")
         assert time.monotonic() - asked < 30, "nothing that is still under way is waited for"
 
-        async def going_on() -> bool:
+        async def resumed() -> bool:
             return bool(gate.waiting("outbox", orders["outbox"]["id"]) - first)
 
-        await until(going_on, 30, "the shipped order to go on")
+        await until(resumed, 30, "the shipped order to go on")
         gate.open("outbox", orders["outbox"]["id"])
 
         async def ended() -> bool:
@@ -112,7 +112,7 @@ async def test_cancelled_at_any_step(
     assert deployed.money(orders["payment"]["id"])[1] > 0, "it was charged, and got it back"
 
 
-async def test_a_worker_that_is_told_to_go(
+async def test_a_worker_is_stopped(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, forkserver: Forkserver, unique: str
 ) -> None:
     """SIGTERM to a process worker with a run in the middle of a payment:
@@ -125,7 +125,7 @@ async def test_a_worker_that_is_told_to_go(
 
     await until(charged, 60, "the charge")
     consumer = forkserver.consumer(300, env={"POLL_SECONDS": "600", "LEASE_SECONDS": "300"})
-    await until(lambda: anybody_consumes(deployed), 20, "the consumer")
+    await until(lambda: is_consuming(deployed), 20, "the consumer")
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGTERM)
 
@@ -142,11 +142,11 @@ async def test_a_worker_that_is_told_to_go(
     await until(shown, 30, "the run to be shown as crashed")
 
 
-async def anybody_consumes(world: World) -> bool:
+async def is_consuming(world: World) -> bool:
     return is_consumer_running(ORDERS)
 
 
-async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(
+async def test_a_process_that_is_stopped_releases_its_orders_at_once(
     saga: World, forkserver: Forkserver, unique: str
 ) -> None:
     """SIGTERM in the middle of payments that take 10 s. The leases would last for 5 minutes."""

@@ -165,7 +165,7 @@ async def test_a_port_that_is_taken_is_reported_and_no_worker_starts(
             assert f"127.0.0.1:{port}" in worker.log.read_text()
 
 
-@pytest.mark.parametrize("server_is_away", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("server_unavailable", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
     deployed: World,
     frail_prefect: PrefectServer,
@@ -173,7 +173,7 @@ async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
     tmp_path: Path,
     unique: str,
     report_line: Callable[[str], None],
-    server_is_away: bool,
+    server_unavailable: bool,
 ) -> None:
     """In the middle of payments that last longer than it has to end, in both lanes. The leases would last for
     five minutes."""
@@ -195,7 +195,7 @@ async def test_sigterm_ends_it_in_time_and_no_order_waits_for_its_lease(
             return own["id"] in held and len(held) > len(orders) / 2
 
         await until(paying, 60, "the payments")
-        if server_is_away:
+        if server_unavailable:
             await asyncio.to_thread(frail_prefect.stop)
         asked = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)

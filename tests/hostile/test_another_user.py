@@ -24,7 +24,7 @@ from deployments.environment import write_env_file
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.serve_prefect import LOOPBACK
 from shop.runtime.http_server import HEADER_SECONDS
-from tests.waiting import PATIENCE
+from tests.waiting import TIMEOUT_FACTOR
 
 HEALTH = {"/health", "/ready"}
 """What whoever watches the server may ask."""
@@ -60,7 +60,7 @@ def routes(prefect_api: PrefectServer) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def nobody(prefect_api: PrefectServer) -> Iterator[httpx.Client]:
+def anonymous(prefect_api: PrefectServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=prefect_api.api_url, timeout=30) as client:
         yield client
 
@@ -74,10 +74,10 @@ def number_of(what: str, server: PrefectServer) -> int:
 
 
 def test_nothing_is_answered_without_the_password(
-    nobody: httpx.Client, routes: list[tuple[str, str]]
+    anonymous: httpx.Client, routes: list[tuple[str, str]]
 ) -> None:
     answers = {
-        (method, path): nobody.request(method, path, json={}).status_code
+        (method, path): anonymous.request(method, path, json={}).status_code
         for method, path in routes
         if path not in HEALTH
     }
@@ -85,14 +85,14 @@ def test_nothing_is_answered_without_the_password(
 
 
 @pytest.mark.parametrize("password", ["", "admin", "wrong", "admin:pass"])
-def test_a_wrong_password_is_none(nobody: httpx.Client, password: str) -> None:
+def test_a_wrong_password_is_none(anonymous: httpx.Client, password: str) -> None:
     assert (
-        nobody.post("/flow_runs/filter", auth=("admin", password), json={}).status_code
+        anonymous.post("/flow_runs/filter", auth=("admin", password), json={}).status_code
         == httpx.codes.UNAUTHORIZED
     )
 
 
-def test_nothing_is_made_or_started(nobody: httpx.Client, prefect_api: PrefectServer) -> None:
+def test_nothing_is_made_or_started(anonymous: httpx.Client, prefect_api: PrefectServer) -> None:
     before = [number_of(what, prefect_api) for what in ("deployments", "flow_runs")]
     shell = {"pull_steps": [{"prefect.deployments.steps.run_shell_script": {"script": "id"}}]}
     for path, body in (
@@ -103,14 +103,14 @@ def test_nothing_is_made_or_started(nobody: httpx.Client, prefect_api: PrefectSe
             {"flow_id": "00000000-0000-0000-0000-000000000000", "parameters": {"resolved_by": "the CEO"}},
         ),
     ):
-        assert nobody.post(path, json=body).status_code == httpx.codes.UNAUTHORIZED
+        assert anonymous.post(path, json=body).status_code == httpx.codes.UNAUTHORIZED
     assert [number_of(what, prefect_api) for what in ("deployments", "flow_runs")] == before
 
 
 @pytest.mark.parametrize(
     "hello", [None, {"type": "auth", "token": None}, {"type": "auth", "token": "admin:wrong"}]
 )
-async def test_events_are_not_told(prefect_api: PrefectServer, hello: dict[str, Any] | None) -> None:
+async def test_events_are_not_sent(prefect_api: PrefectServer, hello: dict[str, Any] | None) -> None:
     url = prefect_api.api_url.replace("http", "ws") + "/events/out"
     wants = {"type": "filter", "filter": {"occurred": {"since": "2020-01-01T00:00:00Z"}}}
     with pytest.raises(ConnectionClosed):  # noqa: PT012
@@ -123,7 +123,10 @@ async def test_events_are_not_told(prefect_api: PrefectServer, hello: dict[str, 
 
 async def test_who_says_nothing_is_hung_up_on_and_who_listens_is_not(prefect_api: PrefectServer) -> None:
     url = prefect_api.api_url.replace("http", "ws") + "/events/out"
-    async with asyncio.timeout(PATIENCE * HEADER_SECONDS), connect(url, subprotocols=["prefect"]) as listener:  # type: ignore[list-item]
+    async with (
+        asyncio.timeout(TIMEOUT_FACTOR * HEADER_SECONDS),
+        connect(url, subprotocols=["prefect"]) as listener,
+    ):  # type: ignore[list-item]
         await listener.send(json.dumps({"type": "auth", "token": prefect_api.auth_string}))
         assert json.loads(await listener.recv())["type"] == "auth_success"
         silent, writer = await asyncio.open_connection(LOOPBACK, prefect_api.port)

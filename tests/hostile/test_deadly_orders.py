@@ -14,7 +14,7 @@ from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
 from tests.faults.witness import PRICE, PRODUCT, STOCK, order_of, stock_up
 from tests.integration.world import World
-from tests.waiting import PATIENCE, until
+from tests.waiting import TIMEOUT_FACTOR, until
 from tests.worker_forkserver.forkserver import Forkserver, Process
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "1"}
@@ -38,7 +38,7 @@ def consume(
 ) -> int:
     """Starts a consumer, and another one whenever it has died, until all orders have ended, or there are no
     more of these. Returns how many died."""
-    deaths, end = 0, time.monotonic() + 90 * PATIENCE
+    deaths, end = 0, time.monotonic() + 90 * TIMEOUT_FACTOR
     consumer: Process | None = None
     while world.sql(until_none):
         assert time.monotonic() < end, f"{deaths} consumers died, and orders are left"

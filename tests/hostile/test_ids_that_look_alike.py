@@ -45,7 +45,7 @@ UNSEEN = [
 
 
 @pytest.mark.parametrize("character", UNSEEN, ids=ascii)
-def test_what_nobody_sees_is_in_no_id(character: str) -> None:
+def test_invisible_characters_are_in_no_id(character: str) -> None:
     for order_id in (f"ORDER{character}-1", f"{character}ORDER-1", f"ORDER-1{character}"):
         if order_id.strip() == "ORDER-1":  # blanks at the ends are stripped, as always
             assert take_in({**EXAMPLE, "id": order_id}).order_id == "ORDER-1"

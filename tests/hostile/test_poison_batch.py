@@ -16,7 +16,7 @@ from shop.orders.outcomes import Outcome
 from tests.faults.witness import PRODUCT, STOCK, order_of, stock_up
 from tests.hostile.test_small_orders_stay_small import SMALL
 from tests.integration.world import World
-from tests.waiting import PATIENCE
+from tests.waiting import TIMEOUT_FACTOR
 from tests.worker_forkserver.forkserver import Forkserver, Process
 
 _MOST_MEGABYTES = 500
@@ -59,7 +59,7 @@ def test_good_orders_complete_beside_many_that_take_long_to_refuse(
     every = bad // good
     mixed = [order for i in range(good) for order in (*poison[i * every : (i + 1) * every], fine[i])]
     intake.submit(mixed)
-    consumer, most, end = forkserver.consumer(batch_size=1000), 0.0, time.monotonic() + 120 * PATIENCE
+    consumer, most, end = forkserver.consumer(batch_size=1000), 0.0, time.monotonic() + 120 * TIMEOUT_FACTOR
     while consumer.running():
         most = max(most, peak(consumer))
         assert time.monotonic() < end, "the orders do not come to their ends"

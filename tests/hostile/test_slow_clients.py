@@ -20,7 +20,7 @@ from deployments.local.processes import Child, free_port, wait_until
 from shop.inventory.catalogue import load_sample_catalogue
 from shop.runtime.http_server import HEADER_SECONDS
 from tests.conftest import HOME
-from tests.waiting import PATIENCE
+from tests.waiting import TIMEOUT_FACTOR
 
 TOKEN = "a-token-for-hostile-tests"
 DESCRIPTORS, CROWD = 256, 300
@@ -151,7 +151,7 @@ def test_who_sends_no_whole_header_is_hung_up_on(victims: dict[str, Victim]) -> 
                 selector.register(client, selectors.EVENT_READ, f"{victim.name} with {says!r}")
             dripping.append(client)
         begin = time.monotonic()
-        while selector.get_map() and time.monotonic() < begin + PATIENCE * HEADER_SECONDS:
+        while selector.get_map() and time.monotonic() < begin + TIMEOUT_FACTOR * HEADER_SECONDS:
             for key, _ in selector.select(0.2):
                 with suppress(ConnectionResetError):
                     assert key.fileobj.recv(1) == b"", key.data  # type: ignore[union-attr]

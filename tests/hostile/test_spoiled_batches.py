@@ -121,7 +121,7 @@ async def test_an_end_that_cannot_be_written_is_one_orders_own(
     saga.assert_books_balance()
 
 
-async def test_an_order_that_left_its_batch_is_handed_back_while_the_batch_goes_on(
+async def test_an_order_that_left_its_batch_is_released_while_the_batch_continues(
     saga: World, unique: str
 ) -> None:
     stock_up(saga)
@@ -197,7 +197,7 @@ async def test_the_pause_of_an_order_that_cannot_end_grows(saga: World, unique: 
 
 
 @pytest.mark.parametrize("recover", [False, True], ids=["consumer", "recovery"])
-async def test_an_order_that_cannot_be_claimed_keeps_nobody_from_the_others(
+async def test_an_order_that_cannot_be_claimed_does_not_block_the_others(
     saga: World, unique: str, recover: bool
 ) -> None:
     stock_up(saga)
@@ -242,7 +242,7 @@ async def test_a_hand_back_that_fails_for_a_while_is_tried_again(saga: World, un
 
 
 @pytest.mark.parametrize("code", [ITS_OWN, INTERNAL])
-async def test_an_order_that_cannot_be_handed_back_keeps_nobody_from_the_others(
+async def test_an_order_that_cannot_be_released_does_not_block_the_others(
     saga: World, unique: str, code: str
 ) -> None:
     """Not even when that lasts for longer than a lease; it is handed back as soon as that is possible."""

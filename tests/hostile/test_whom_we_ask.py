@@ -124,21 +124,23 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", str(SECONDS))
 
 
-@pytest.mark.parametrize("whom", ASK)
+@pytest.mark.parametrize("target", ASK)
 @pytest.mark.parametrize("status", ["301 Moved", "303 See Other", "307 Temporary Redirect"])
-async def test_nobody_is_asked_because_another_says_so(whom: str, status: str) -> None:
+async def test_redirects_are_not_followed(target: str, status: str) -> None:
     async with (
         server_that_says(http({})) as elsewhere,
         server_that_says(http(b"", status, f"Location: {elsewhere.url}/a")) as there,
     ):
         with suppress(Exception):
-            await ASK[whom](there.url)
+            await ASK[target](there.url)
         assert there.asked
         assert elsewhere.asked == []
 
 
-@pytest.mark.parametrize("whom", ASK)
-async def test_no_login_of_netrc_is_sent(whom: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target", ASK)
+async def test_no_login_of_netrc_is_sent(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither beside our own key nor in its place."""
     file = tmp_path / "netrc"
     file.write_text(
@@ -150,7 +152,7 @@ async def test_no_login_of_netrc_is_sent(whom: str, tmp_path: Path, monkeypatch:
     (tmp_path / ".netrc").symlink_to(file)
     async with server_that_says(http({})) as there:
         with suppress(Exception):
-            await ASK[whom](there.url)
+            await ASK[target](there.url)
         assert there.asked
         assert not [
             asked for asked in there.asked if asked.headers.get("authorization", "").startswith("Basic")
@@ -207,15 +209,15 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("whom", [each for each in ASK if each != "the collector of traces"])
+@pytest.mark.parametrize("target", [each for each in ASK if each != "the collector of traces"])
 @pytest.mark.parametrize("kind", ENDLESS)
 @pytest.mark.short_form("a body, at once")
-async def test_an_endless_answer_ends(whom: str, kind: str) -> None:
+async def test_an_endless_answer_ends(target: str, kind: str) -> None:
     begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(endless(*ENDLESS[kind]))
         with suppress(StepError):
-            await ASK[whom](url)
+            await ASK[target](url)
     assert time.monotonic() - begin < 10 * SECONDS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
@@ -285,14 +287,14 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("whom", [each for each in ASK if each != "the collector of traces"])
+@pytest.mark.parametrize("target", [each for each in ASK if each != "the collector of traces"])
 @pytest.mark.parametrize("kind", ODD)
-async def test_an_answer_that_breaks_the_client_is_no_clear_no(whom: str, kind: str) -> None:
+async def test_an_answer_that_breaks_the_client_is_no_clear_no(target: str, kind: str) -> None:
     """Once something was sent, it may have been done."""
     said: Any
     async with server_that_says(ODD[kind]) as there:
         try:
-            said = await ASK[whom](there.url)
+            said = await ASK[target](there.url)
         except StepError as error:
             said = error
     assert there.asked

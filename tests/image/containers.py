@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from tests.image.build import IMAGE
-from tests.waiting import PATIENCE
+from tests.waiting import TIMEOUT_FACTOR
 
 STOP_SECONDS = 30
 """What every role has after SIGTERM, before it is killed."""
@@ -24,7 +24,7 @@ _MOST = 4_096
 def podman(*arguments: str, seconds: float = 60) -> str:
     """What podman prints. Raises CalledProcessError, with its errors in the output of the test."""
     done = subprocess.run(
-        ["podman", *arguments], capture_output=True, text=True, timeout=PATIENCE * seconds, check=False
+        ["podman", *arguments], capture_output=True, text=True, timeout=TIMEOUT_FACTOR * seconds, check=False
     )
     if done.returncode:
         print(done.stdout[-4_000:], done.stderr[-8_000:])
@@ -79,7 +79,7 @@ class Role:
 
     def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """Fails with the role's log when the condition does not come true in time, or the role ends."""
-        end = time.monotonic() + PATIENCE * seconds
+        end = time.monotonic() + TIMEOUT_FACTOR * seconds
         while not condition():
             assert self.running(), f"{self.name} ended before {what}:\n{self.logs()[-8_000:]}"
             assert time.monotonic() < end, f"waited in vain for {what}:\n{self.logs()[-8_000:]}"

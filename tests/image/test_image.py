@@ -139,7 +139,7 @@ def test_orders_are_processed_and_the_books_balance(fleet: Fleet, folder: Path) 
     fleet.job("order-saga", "books")
 
 
-def test_a_worker_ends_in_time_and_another_goes_on(fleet: Fleet) -> None:
+def test_a_worker_ends_in_time_and_another_continues(fleet: Fleet) -> None:
     """In the middle of payments that last longer than it has. The leases would last for five minutes."""
     first, world = fleet.roles["worker-1"], fleet.world
     world.misbehave(latency_ms=40_000)

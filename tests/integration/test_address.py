@@ -37,7 +37,7 @@ from shop.shipping.carriers import close_carriers
 from shop.shipping.labels.content import Parcel
 from shop.shipping.labels.stored import find_label
 from tests.easypost_server import EasyPost
-from tests.integration.test_web_orders import NOBODY, problem
+from tests.integration.test_web_orders import NO_SERVER, problem
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order
 
@@ -207,7 +207,7 @@ async def test_no_label_has_another_address_than_its_order(
 @pytest.fixture
 def web(saga: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     monkeypatch.setenv("ORDERS_API_KEY", KEY)
-    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+    with environment({"PREFECT_API_URL": NO_SERVER}), served() as client:
         yield client
 
 

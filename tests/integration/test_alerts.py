@@ -150,7 +150,7 @@ async def test_over_all_steps_too(shop: Shop) -> None:
     assert await evaluate(shop) == Watched(True, cleared=1), "what is past the window counts no more"
 
 
-async def test_few_failures_at_night_and_refusals_alert_nobody(shop: Shop) -> None:
+async def test_few_failures_at_night_and_refusals_raise_no_alert(shop: Shop) -> None:
     await steps(shop, "process_payment", failed=19)
     assert await evaluate(shop) == Watched(True), "fewer than ALERT_MIN_COMMANDS"
     await steps(shop, "check_inventory", failed=40, code="out_of_stock")
@@ -246,7 +246,7 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
 
 
 @pytest.mark.parametrize(
-    ("away", "subject"),
+    ("step_error", "subject"),
     [
         (PaymentGatewayUnavailable(30), "payment-gateway.sandbox"),
         (InventoryUnavailable("away", retry_after=30), "inventory-service"),
@@ -254,15 +254,15 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
         (InfrastructureError("act", OSError(errno.ENOSPC, "full")), "infrastructure"),
     ],
 )
-async def test_what_is_away_is_one_alert_however_many_orders_it_fails(
-    shop: Shop, away: StepError, subject: str
+async def test_an_unavailable_system_is_one_alert_however_many_orders_it_fails(
+    shop: Shop, step_error: StepError, subject: str
 ) -> None:
     """A single postponed order has a failed step until it continues; so does a compensation."""
-    away.retry_after = 30
+    step_error.retry_after = 30
     names = [f"O-{number:02}" for number in range(24)]
 
     async def fails(_: OrderInstance) -> dict[str, Any]:
-        raise away
+        raise step_error
 
     for order in await shop.instance(*map(an_order, names)):
         undone = order.id > "O-20"
@@ -270,9 +270,9 @@ async def test_what_is_away_is_one_alert_however_many_orders_it_fails(
             await run_external(StepExecution(ACT, [order]), Outside())
             order.failure = PaymentDeclined("card_declined", "no")
             await record_failures([order])
-        with pytest.raises(type(away)):
+        with pytest.raises(type(step_error)):
             await run_external(StepExecution(ACT, [order], undo=undone), fails)
-        await postpone([order], 30, away)
+        await postpone([order], 30, step_error)
     assert await shop.value("SELECT count(*) FROM order_step WHERE status = 'failed'") == 21
     assert await shop.value("SELECT count(*) FROM order_step WHERE undo_status = 'failed'") == 3
     await shop.rows("UPDATE customer_order SET waits_since = now() - interval '1 min'")
@@ -280,7 +280,7 @@ async def test_what_is_away_is_one_alert_however_many_orders_it_fails(
     assert {key: alert.value for key, alert in (await open_alerts(shop)).items()} == {
         (Rule.EXTERNAL_UNAVAILABLE, subject): 24
     }
-    assert await seen_by_people(shop, away.code) == {
+    assert await seen_by_people(shop, step_error.code) == {
         "status": (24, 3, 0),
         "dashboard": (3, 0),
         "Prometheus": (0, 21, 0, 3),
@@ -288,13 +288,13 @@ async def test_what_is_away_is_one_alert_however_many_orders_it_fails(
 
     await shop.rows(
         "UPDATE customer_order SET outcome = 'compensated', finished_at = now(), failure = CAST(:f AS jsonb)",
-        f=json.dumps(away.details()),
+        f=json.dumps(step_error.details()),
     )
     await evaluate(shop)
     assert set(await open_alerts(shop)) == {(Rule.ERROR_RATE, ALL), (Rule.ERROR_RATE, "act")}, (
         "orders that are undone because of it failed"
     )
-    assert await seen_by_people(shop, away.code) == {
+    assert await seen_by_people(shop, step_error.code) == {
         "status": (0, 27, 24),
         "dashboard": (24, 21),
         "Prometheus": (21, 0, 3, 0),
@@ -362,7 +362,7 @@ async def test_recovery_that_does_not_keep_up(shop: Shop) -> None:
     assert (await evaluate(shop)).cleared == 4
 
 
-async def test_each_service_hears_once_that_an_alert_was_raised_and_once_that_it_cleared(
+async def test_each_service_is_notified_once_of_a_raised_and_once_of_a_cleared_alert(
     shop: Shop, server: MailServer
 ) -> None:
     await under_review(shop, "ORDER-7")

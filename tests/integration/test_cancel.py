@@ -127,7 +127,7 @@ async def test_a_preview_changes_nothing(saga: World, unique: str) -> None:
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_a_database_that_goes_away_after_the_outcome_only_delays_the_mail(
+async def test_a_database_failure_after_the_outcome_only_delays_the_mail(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order_id = f"MAIL-{unique}"
@@ -211,7 +211,7 @@ async def test_the_preview_without_the_gateway_says_at_most(saga: World, unique:
 
 
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
-async def test_an_order_that_nobody_has_in_hand(saga: World, unique: str, steps: int) -> None:
+async def test_an_order_that_no_worker_has_claimed(saga: World, unique: str, steps: int) -> None:
     """Before the first step it only waits; once shipped its notification is postponed;
     after the last step its worker died before it recorded the outcome."""
     order_id = f"STOP-{unique}"
@@ -382,7 +382,7 @@ async def test_one_that_has_shipped_in_its_workers_hand_is_not_completed_but_ret
     saga.assert_books_balance()
 
 
-async def test_a_batch_goes_on_without_those_that_are_cancelled(saga: World, unique: str) -> None:
+async def test_a_batch_continues_without_cancelled_orders(saga: World, unique: str) -> None:
     orders = [an_order(f"BATCH-{unique}-{i}", product="PROD-004", price="249.00") for i in range(10)]
     intake.submit(orders)
     gone = [order["id"] for order in orders[::3]]
@@ -459,7 +459,7 @@ async def test_the_request_and_the_pivot_at_the_same_moment(saga: World, unique:
         for step in ORDER_SAGA.steps[:CONFIRMED]:
             await run_step(StepExecution(step, claimed))
         for i, order in enumerate(claimed):
-            stopped = await _ship_while_somebody_asks(order, later=i % 8)
+            stopped = await _ship_during_cancellation(order, later=i % 8)
             kinds["cancelled" if stopped else "shipped"] += 1
             assert saga.shipments(order.id) == (0 if stopped else 1)
     await housekeeping()
@@ -495,7 +495,7 @@ async def _ask_when_they_are_there(wanted: dict[str, str]) -> Counter[str]:
     return asked
 
 
-async def _ship_while_somebody_asks(order: OrderInstance, *, later: int) -> bool:
+async def _ship_during_cancellation(order: OrderInstance, *, later: int) -> bool:
     """Asks so many questions later to the database. Whether the order was stopped."""
 
     async def ask() -> None:

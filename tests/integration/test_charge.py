@@ -350,7 +350,7 @@ async def test_a_worker_who_lost_the_order_does_not_charge(till: Till) -> None:
 async def test_a_worker_that_pauses_before_it_confirms(till: Till, next_one: str, forget: bool) -> None:
     """The next worker knows its payment, and charges or cancels it."""
     till.ledger.behaviour = Behaviour(forget_keys=forget)
-    paused, go_on = asyncio.Event(), asyncio.Event()
+    paused, resume = asyncio.Event(), asyncio.Event()
 
     class Pausing:
         def __getattr__(self, name: str) -> Any:
@@ -358,7 +358,7 @@ async def test_a_worker_that_pauses_before_it_confirms(till: Till, next_one: str
 
         async def confirm(self, payment_id: str, *, key: str) -> Any:
             paused.set()
-            await go_on.wait()
+            await resume.wait()
             return await till.gateway.confirm(payment_id, key=key)
 
     old = await till.order()
@@ -370,7 +370,7 @@ async def test_a_worker_that_pauses_before_it_confirms(till: Till, next_one: str
         await till.charge(new)
     else:
         assert (await till.refund(new)).compensation_status == "cancelled"
-    go_on.set()
+    resume.set()
     (late,) = await asyncio.gather(sleeping, return_exceptions=True)
     assert isinstance(late, PaymentResult if next_one == "charges" else PaymentDeclined)
     assert till.money() == (UNITS if next_one == "charges" else 0, 0)
@@ -545,7 +545,7 @@ async def test_without_a_payment_there_is_nothing_to_refund(till: Till) -> None:
     assert money_moved(order) == (0, 0, 0)
 
 
-async def test_a_charge_that_nobody_heard_of_is_refunded(till: Till) -> None:
+async def test_a_charge_with_a_lost_answer_is_refunded(till: Till) -> None:
     """The journal has neither a result nor an id: the gateway has."""
     order = await till.order("0341")
     with pytest.raises(PaymentGatewayTimeout):
@@ -865,7 +865,7 @@ async def test_a_gateway_that_is_down_makes_no_refund_final(till: Till) -> None:
     assert money_moved(order) == (TOTAL, TOTAL, 0)
 
 
-async def test_money_that_may_have_been_charged_is_at_risk_while_nobody_knows(till: Till) -> None:
+async def test_money_that_may_have_been_charged_is_at_risk_until_known(till: Till) -> None:
     order = await till.order("0341")
     with pytest.raises(PaymentGatewayTimeout):
         await till.charge(order)

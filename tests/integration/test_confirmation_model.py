@@ -284,7 +284,7 @@ async def test_an_error_is_named_by_type_only(model: Model, settings: Settings, 
     assert len(model.bodies) <= 2
 
 
-async def test_nobody_there(model: Model) -> None:
+async def test_connection_refused(model: Model) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     confirmation = await write_confirmation(ORDER, the_settings(f"http://127.0.0.1:{port}/v1"))
@@ -436,7 +436,7 @@ print(written.generation_model, len(written.validation_warnings))
 
 
 @pytest.mark.parametrize(("first", "warnings"), [(None, 0), (marked(TOMORROW), 1)])
-def test_a_process_of_its_own_leaves_no_file_asks_nobody_else_and_ends(
+def test_a_separate_process_leaves_no_file_calls_no_other_server_and_ends(
     model: Model, settings: Settings, programs: str, tmp_path: Path, first: str | None, warnings: int
 ) -> None:
     """Also when a text was refused and written once more."""

@@ -49,8 +49,8 @@ async def test_every_kind_of_connection_has_the_limits_of_tcp(shop: Shop) -> Non
         with made.connect() as plain:
             raw = plain.connection.driver_connection
             found.append(parameters(raw.info))
-    with listening_sync(ORDERS, FINISHED) as ear:
-        found.append(parameters(ear.info))
+    with listening_sync(ORDERS, FINISHED) as listener:
+        found.append(parameters(listener.info))
     assert all(set(each) == set(TCP) for each in found), found
     assert all(
         int(each["connect_timeout"]) <= 5 and 0 < int(each["tcp_user_timeout"]) <= 20_000 for each in found

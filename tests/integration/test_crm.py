@@ -101,7 +101,7 @@ async def test_row_mail_and_webhook_are_one_transaction(shop: Shop, crm: Crm) ->
     assert (await shop.count("outbox"), await shop.count("customer_interaction")) == (0, 0)
 
 
-async def test_telling_again_tells_once(shop: Shop, crm: Crm) -> None:
+async def test_notifying_again_sends_once(shop: Shop, crm: Crm) -> None:
     await store(shop, "A")
     for _ in range(3):
         await refunded("A")
@@ -243,7 +243,7 @@ async def test_a_pause_that_makes_no_sense_is_not(shop: Shop, crm: Crm, nonsense
     assert 25 < row.pause.total_seconds() <= 30
 
 
-async def test_a_crm_that_is_away_holds_up_no_mail(shop: Shop) -> None:
+async def test_an_unavailable_crm_delays_no_mail(shop: Shop) -> None:
     with environment({"CRM_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}/", "CRM_WEBHOOK_SECRET": SECRET}):
         await store(shop, "A", "B")
         await refunded("A", "B")

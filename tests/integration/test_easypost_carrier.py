@@ -326,7 +326,9 @@ async def test_a_key_that_is_not_accepted_names_its_setting_and_is_not_shown(
     await wrong.aclose()
 
 
-async def test_where_nobody_goes_is_a_refusal_with_its_reason(carrier: EasyPostCarrier, unique: str) -> None:
+async def test_an_unserved_destination_is_a_refusal_with_its_reason(
+    carrier: EasyPostCarrier, unique: str
+) -> None:
     with pytest.raises(CarrierRefused, match="Destination country is not served"):
         await carrier.quote(order(unique, country="AQ"))
     with pytest.raises(CarrierRefused, match=r"Invalid address.*street1"):

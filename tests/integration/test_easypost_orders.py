@@ -223,7 +223,7 @@ async def test_a_label_that_was_bought_too_late_is_voided(
     assert shipping.shipments(unique) == 0
 
 
-async def test_a_carrier_that_is_away_is_waited_for(
+async def test_an_order_waits_for_an_unavailable_carrier(
     shipping: World, easypost_server: EasyPost, unique: str
 ) -> None:
     """Paid orders are postponed with their stock, and continue when it is available."""
@@ -385,7 +385,7 @@ class TestAnotherShopWithTheSameAccount:
         assert parcel.tracking_number == label["tracking_code"]
 
 
-async def test_an_order_begun_by_an_earlier_version_goes_on_with_its_own_label(
+async def test_an_order_begun_by_an_earlier_version_continues_with_its_own_label(
     shipping: World, easypost_server: EasyPost, unique: str
 ) -> None:
     """Its shipment, which is bought already, bears the order's id alone and the order's address."""
@@ -413,7 +413,7 @@ async def test_an_order_begun_by_an_earlier_version_goes_on_with_its_own_label(
     assert easypost_server.good_labels(unique) == 0
 
 
-async def test_an_order_that_an_earlier_version_quoted_without_a_price_goes_on(
+async def test_an_order_quoted_by_an_earlier_version_without_a_price_continues(
     shipping: World, easypost_server: EasyPost, unique: str
 ) -> None:
     easypost_server.misbehave("buy", "error_503", times=1000)

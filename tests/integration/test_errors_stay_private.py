@@ -46,7 +46,7 @@ async def some(shop: Shop, *order_ids: str) -> list[OrderInstance]:
         (ValueError({"city": "Qtown"}), "ValueError"),
     ],
 )
-async def test_what_a_customer_typed_and_somebody_repeats_is_in_no_journal_state_or_log(
+async def test_what_a_customer_typed_and_an_error_repeats_is_in_no_journal_state_or_log(
     shop: Shop, error: Exception, kept: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (order,) = await some(shop, "A")

@@ -124,7 +124,7 @@ async def test_the_same_order_again_is_known(shop: Shop) -> None:
     assert await shop.count("customer_order") == 2
 
 
-async def test_a_known_order_tells_its_outcome(shop: Shop) -> None:
+async def test_a_known_order_returns_its_outcome(shop: Shop) -> None:
     intake.submit([an_order("A")])
     assert intake.submit([an_order("A")])[0].outcome is None
     await shop.rows(
@@ -167,7 +167,7 @@ async def test_duplicates_within_one_call(shop: Shop) -> None:
     assert await shop.count("customer_order") == 2
 
 
-async def test_orders_without_an_id_are_told_and_do_not_hold_up_the_others(shop: Shop) -> None:
+async def test_orders_without_an_id_are_reported_and_do_not_delay_the_others(shop: Shop) -> None:
     receipts = intake.submit(
         [None, an_order("A"), {"id": ""}, an_order("a" * 201), an_order("B"), {"cvc": 987, "notes": VISA}]
     )
@@ -229,7 +229,7 @@ async def test_nasty_ids(shop: Shop) -> None:
     assert sorted(order.id for order in await shop.claim(*NASTY_IDS)) == sorted(NASTY_IDS)
 
 
-async def test_reading_ids_that_nobody_could_have_sent(shop: Shop) -> None:
+async def test_reading_unknown_and_unusable_ids(shop: Shop) -> None:
     intake.submit([an_order("A")])
     assert list(report.read(["A", "", "nobody"])) == ["A"]
     assert await report.read_one("nobody") is None
@@ -426,9 +426,7 @@ async def test_no_card_number_is_anywhere_in_the_database(shop: Shop, order: Map
 
 
 @pytest.mark.parametrize("order", with_masked_cards(), ids=lambda order: order["id"])
-async def test_an_order_goes_on_without_the_card_number_that_somebody_typed(
-    shop: Shop, order: Mapping[str, Any]
-) -> None:
+async def test_an_order_continues_without_a_typed_card_number(shop: Shop, order: Mapping[str, Any]) -> None:
     await shop.add_stock(P=10)
     assert [receipt.status for receipt in intake.submit([order, order])] == ["accepted", "known"]
     (instance,) = await shop.claim()

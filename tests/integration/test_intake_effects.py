@@ -94,7 +94,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_what_nobody_agreed_to_moves_nothing(saga: World, unique: str, case: str) -> None:
+async def test_an_invalid_order_moves_nothing(saga: World, unique: str, case: str) -> None:
     change, reason = BAD[case]
     order = change(an_order(f"BAD-{unique}"))
     known: OrderOutcome = await (await process_order(order, return_state=True)).aresult()
@@ -249,7 +249,9 @@ async def test_a_later_version_with_another_field_knows_todays_orders(
     assert await shop.count("customer_order") == 1
 
 
-async def test_an_order_that_was_begun_without_currency_and_country_goes_on(saga: World, unique: str) -> None:
+async def test_an_order_that_was_begun_without_currency_and_country_continues(
+    saga: World, unique: str
+) -> None:
     """It was checked when they had defaults; its customer agreed to dollars."""
     order = an_order(f"BEGUN-{unique}")
     content = without(without(order, "currency"), "shipping_info", "country")

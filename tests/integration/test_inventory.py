@@ -82,7 +82,7 @@ async def test_all_items_are_reserved(shop: Shop) -> None:
     assert await shop.wrong_stock() == []
 
 
-async def test_all_or_none_and_every_short_item_is_told(shop: Shop) -> None:
+async def test_all_or_none_and_every_short_item_is_reported(shop: Shop) -> None:
     await shop.add_stock(P=10, Q=5, R=0)
     (order,) = await shop.instance(an_order("A", ("P", 2), ("Q", 3), ("Q", 3), ("R", 1), ("NOBODY", 1)))
     assert short((await reserve(order))["A"]) == [("Q", 6, 5), ("R", 1, 0), ("NOBODY", 1, 0)]
@@ -90,7 +90,7 @@ async def test_all_or_none_and_every_short_item_is_told(shop: Shop) -> None:
     assert await shop.count("reservation") == 0
 
 
-async def test_an_out_of_stock_tells_product_requested_and_available(shop: Shop) -> None:
+async def test_out_of_stock_states_product_requested_and_available(shop: Shop) -> None:
     await shop.add_stock(P=1)
     (order,) = await shop.instance(an_order("A", ("P", 2)))
     result = (await reserve(order))["A"]
@@ -340,7 +340,7 @@ async def test_a_worker_that_wakes_up_after_the_expiry_holds_nothing(shop: Shop)
     assert await shop.stock("P") == (10, 0)
 
 
-async def test_an_order_that_goes_on_after_the_expiry_reserves_anew(shop: Shop) -> None:
+async def test_an_order_that_resumes_after_the_expiry_reserves_anew(shop: Shop) -> None:
     await shop.add_stock(P=10)
     (first,) = await reserved(shop, an_order("A", ("P", 4)))
     await begin("process_payment", [first])
@@ -359,7 +359,7 @@ async def test_an_order_that_goes_on_after_the_expiry_reserves_anew(shop: Shop) 
     assert await shop.stock("P") == (6, 0)
 
 
-async def test_an_expired_reservation_that_somebody_else_took_meanwhile(shop: Shop) -> None:
+async def test_an_expired_reservation_that_another_order_took_meanwhile(shop: Shop) -> None:
     await shop.add_stock(P=5)
     await reserved(shop, an_order("A", ("P", 4)))
     await run_out(shop, "A")
@@ -386,7 +386,7 @@ async def test_an_order_that_is_being_written_about_is_alive(shop: Shop) -> None
     assert await shop.stock("P") == (6, 0)
 
 
-async def test_expiry_goes_on_where_it_left_off(shop: Shop) -> None:
+async def test_expiry_resumes_where_it_stopped(shop: Shop) -> None:
     await shop.add_stock(P=100)
     ids = [f"{i}" for i in range(7)]
     await reserved(shop, *(an_order(i) for i in ids))
@@ -489,7 +489,7 @@ async def test_never_oversold_and_never_lost(
             an_order(f"{run}-{w}-{n}", *((f"{p}{run}", q) for p, q in each)) for n, each in enumerate(orders)
         ]
         crews.append(await shop.instance(*wanted))
-    everybody = [order for crew in crews for order in crew]
+    all_orders = [order for crew in crews for order in crew]
     async with transaction() as tx:
         await tx.execute(_STOCK, {"rows": as_json(pieces)})
     states: dict[str, str] = {}
@@ -529,19 +529,21 @@ async def test_never_oversold_and_never_lost(
     recorded = dict(
         await shop.rows("SELECT order_id, state FROM reservation WHERE order_id LIKE :run", run=f"{run}-%")
     )
-    lost = {order.id for order in everybody if order.lost}
+    lost = {order.id for order in all_orders if order.lost}
     assert {i: state for i, state in recorded.items() if i not in lost} == {
         i: state for i, state in states.items() if i in recorded and i not in lost
     }
     assert all(state == "released" for i, state in states.items() if i not in recorded)
     taken: Counter[str] = Counter()
-    for order in everybody:
+    for order in all_orders:
         if recorded.get(order.id) in {"held", "shipped"}:
             taken.update(order.payload.wanted)
     assert all(taken[p] <= n for p, n in pieces.items()), "oversold"
     for product, n in pieces.items():
         on_hand, held_back = await shop.stock(product)
         shipped = sum(
-            order.payload.wanted.get(product, 0) for order in everybody if recorded.get(order.id) == "shipped"
+            order.payload.wanted.get(product, 0)
+            for order in all_orders
+            if recorded.get(order.id) == "shipped"
         )
         assert (on_hand + shipped, on_hand - held_back) == (n, n - taken[product])

@@ -31,7 +31,7 @@ from shop.inventory.settings import InventorySettings
 from tests.integration.scripted_server import Answer, Request, Sayer, http, rubbish, server_that_says
 
 TOKEN = "planted-token"
-PATIENCE, IMPATIENCE = 20.0, 1.0
+TIMEOUT, SHORT_TIMEOUT = 20.0, 1.0
 ITEMS = {"P": 2}
 HELD = {
     "order_id": "O-1",
@@ -58,10 +58,10 @@ class Said(Sayer):
 
 @asynccontextmanager
 async def service_that_says(
-    answer: bytes | Answer | None, *, patience: float = PATIENCE, drip: int = 0
+    answer: bytes | Answer | None, *, limit: float = TIMEOUT, drip: int = 0
 ) -> AsyncIterator[Said]:
     async with server_that_says(answer, pause=0.05 if drip else 0, drip=drip) as said:
-        inventory = ServiceInventory(said.url, TOKEN, timeout_seconds=patience, concurrency=2)
+        inventory = ServiceInventory(said.url, TOKEN, timeout_seconds=limit, concurrency=2)
         yield Said(said.url, said.asked, inventory=inventory)
         await inventory.aclose()
 
@@ -206,7 +206,7 @@ async def test_every_no_has_its_type(answer: bytes, kind: type[StepError], says:
     ],
     ids=["short", "unknown", "unknown, not saying which"],
 )
-async def test_what_is_short_is_told_item_by_item(answer: bytes, short: list[Shortage]) -> None:
+async def test_what_is_short_is_reported_item_by_item(answer: bytes, short: list[Shortage]) -> None:
     async with service_that_says(answer) as said:
         error = await refused(asks(said.inventory)["reserve"])
         assert isinstance(error, OutOfStock)
@@ -262,22 +262,22 @@ async def test_only_what_changes_nothing_is_sent_again_at_once() -> None:
 @pytest.mark.parametrize("drip", [0, 1])
 async def test_silence_is_a_timeout(drip: int) -> None:
     """Also of an answer whose bytes each come in time."""
-    async with service_that_says(http(HELD) if drip else None, patience=IMPATIENCE, drip=drip) as said:
+    async with service_that_says(http(HELD) if drip else None, limit=SHORT_TIMEOUT, drip=drip) as said:
         for ask in asks(said.inventory).values():
             assert type(await refused(ask)) is InventoryTimeout
 
 
-async def test_nobody_there() -> None:
+async def test_connection_refused() -> None:
     async with server_that_says(b"") as gone:
         pass  # its port is free again
-    inventory = ServiceInventory(gone.url, TOKEN, timeout_seconds=PATIENCE, concurrency=2)
+    inventory = ServiceInventory(gone.url, TOKEN, timeout_seconds=TIMEOUT, concurrency=2)
     for ask in asks(inventory).values():
         assert "cannot be reached" in str(await refused(ask))
     await inventory.aclose()
 
 
 async def test_whoever_stops_waiting_frees_the_turn() -> None:
-    async with service_that_says(None, patience=IMPATIENCE) as said:
+    async with service_that_says(None, limit=SHORT_TIMEOUT) as said:
         waiting = [asyncio.ensure_future(said.inventory.get("O-1")) for _ in range(4)]
         await asyncio.wait(waiting, timeout=0.1)
         for task in waiting:
@@ -299,7 +299,7 @@ class TestTheBreaker:
             guarded = ServiceInventory(
                 said.url,
                 TOKEN,
-                timeout_seconds=PATIENCE,
+                timeout_seconds=TIMEOUT,
                 concurrency=2,
                 circuit=circuit(s, state_changes.append),
             )
@@ -312,7 +312,7 @@ class TestTheBreaker:
             await guarded.aclose()
             return ends, len(said.asked), state_changes
 
-    async def test_a_service_that_fails_is_left_alone(self) -> None:
+    async def test_a_failing_service_is_not_called_for_a_while(self) -> None:
         ends, asked, state_changes = await self.run(http(b"", "500 Oh"))
         assert ends == ["inventory_unavailable"] * 2 + ["inventory_unavailable, wait"] * 3
         assert asked == 3

@@ -308,7 +308,7 @@ async def test_what_ran_out_and_is_another_s_by_now(
 
 @pytest.mark.parametrize("kind", ["503", "silent", "lost"])
 @pytest.mark.short_form("503")
-async def test_while_the_service_is_away_orders_are_postponed(
+async def test_while_the_service_is_unavailable_orders_are_postponed(
     stocked: World, service: InventoryServer, unique: str, kind: str
 ) -> None:
     """Also those that are paid: they keep their stock and continue, once, when it is available."""
@@ -535,7 +535,7 @@ class TestAnOrderOfAnEarlierVersion:
         return unique
 
     @pytest.mark.slow
-    async def test_goes_on_and_can_be_returned(
+    async def test_continues_and_can_be_returned(
         self, stocked: World, service: InventoryServer, half_done: str
     ) -> None:
         await process_pending_orders(consumer_seconds=0)

@@ -70,7 +70,7 @@ def behave(sandbox: Sandbox) -> Iterator[None]:
     httpx.post(f"{sandbox.url}/sandbox/behaviour", json=switches, timeout=10).raise_for_status()
 
 
-async def stuck(saga: World, name: str) -> str:
+async def order_in_review(saga: World, name: str) -> str:
     """An order that was charged, cannot be shipped, and whose refund the gateway refuses."""
     await process_order(an_order(name, card="0259", country="AQ"), return_state=True)
     assert saga.order(name).outcome == Outcome.NEEDS_ATTENTION
@@ -92,7 +92,7 @@ async def keep_house() -> dict[str, int]:
     return {"retried": retried, "need_attention": (await attention.read_queue(0)).orders}
 
 
-def on_desk(saga: World, order_id: str) -> Any:
+def review_row(saga: World, order_id: str) -> Any:
     return saga.sql("SELECT * FROM attention WHERE order_id = :id", id=order_id)[0]
 
 
@@ -113,10 +113,10 @@ async def shown() -> tuple[dict[str, dict[str, Any]], str]:
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_an_order_reaches_the_desk_and_the_ui(saga: World, unique: str) -> None:
+async def test_an_order_reaches_the_review_queue_and_the_ui(saga: World, unique: str) -> None:
     before = datetime.now(UTC)
-    order_id = await stuck(saga, f"DESK-{unique}")
-    row = on_desk(saga, order_id)
+    order_id = await order_in_review(saga, f"DESK-{unique}")
+    row = review_row(saga, order_id)
     assert (row.step, row.amount_at_risk, row.currency, row.error_code) == (
         "process_payment",
         PRICE,
@@ -138,7 +138,7 @@ async def test_an_order_reaches_the_desk_and_the_ui(saga: World, unique: str) ->
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_the_pending_lane_shows_the_desk_while_it_consumes(saga: World, unique: str) -> None:
+async def test_the_pending_lane_shows_the_review_queue_while_it_consumes(saga: World, unique: str) -> None:
     orders = [an_order(f"LANE-{unique}-{i}", card="0259", country="AQ") for i in range(5)]
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
     try:
@@ -158,10 +158,10 @@ async def test_the_pending_lane_shows_the_desk_while_it_consumes(saga: World, un
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_a_retry_refunds_once_the_gateway_does_and_clears_the_desk(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"RETRY-{unique}")
+async def test_a_retry_refunds_once_the_gateway_does_and_clears_the_review(saga: World, unique: str) -> None:
+    order_id = await order_in_review(saga, f"RETRY-{unique}")
     assert await retry(saga) == {"retried": 1, "need_attention": 1}
-    assert (saga.order(order_id).outcome, on_desk(saga, order_id).retries) == (Outcome.NEEDS_ATTENTION, 1)
+    assert (saga.order(order_id).outcome, review_row(saga, order_id).retries) == (Outcome.NEEDS_ATTENTION, 1)
     saga.assert_books_balance()
 
     saga.misbehave(take_refunds=True)
@@ -171,7 +171,7 @@ async def test_a_retry_refunds_once_the_gateway_does_and_clears_the_desk(saga: W
     assert (ended.outcome, ended.amount_refunded, ended.amount_at_risk) == (Outcome.COMPENSATED, PRICE, 0)
     assert saga.money(order_id) == (PRICE, PRICE)
     assert len(saga.ledger(order_id)[0]["refunds"]) == 1
-    assert on_desk(saga, order_id).resolution == "undone"
+    assert review_row(saga, order_id).resolution == "undone"
     assert (await shown())[1] == "No order needs attention."
     assert "999.99 USD" in saga.mail(order_id, "refund"), "the customer is told, now that it is true"
     assert saga.journal(order_id)["process_payment"].undo_attempts == 3
@@ -181,7 +181,10 @@ async def test_a_retry_refunds_once_the_gateway_does_and_clears_the_desk(saga: W
 async def test_an_order_that_cannot_be_claimed_keeps_no_others_from_their_retry(
     saga: World, unique: str
 ) -> None:
-    first, second = await stuck(saga, f"SPOILT-{unique}"), await stuck(saga, f"FINE-{unique}")
+    first, second = (
+        await order_in_review(saga, f"SPOILT-{unique}"),
+        await order_in_review(saga, f"FINE-{unique}"),
+    )
     (was,) = saga.sql("SELECT CAST(failure AS text) FROM customer_order WHERE id = :id", id=first)
     saga.sql("""UPDATE customer_order SET failure = '"unreadable"' WHERE id = :id""", id=first)
     saga.misbehave(take_refunds=True)
@@ -205,7 +208,7 @@ async def test_an_order_that_cannot_be_claimed_keeps_no_others_from_their_retry(
 
 @pytest.mark.usefixtures("prefect_api")
 async def test_a_retry_is_a_task_run_that_people_can_see(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"SEEN-{unique}")
+    order_id = await order_in_review(saga, f"SEEN-{unique}")
     saga.sql("UPDATE attention SET next_retry_at = now()")
     state = await housekeeping(return_state=True)
     async with get_client() as client:
@@ -220,7 +223,7 @@ async def test_a_retry_is_a_task_run_that_people_can_see(saga: World, unique: st
 
 
 async def test_pauses_grow_to_their_limit(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"PAUSE-{unique}")
+    order_id = await order_in_review(saga, f"PAUSE-{unique}")
     pauses = []
     for retries in range(1, 13):
         await attention_again(order_id, retries)
@@ -242,7 +245,7 @@ async def attention_again(order_id: str, retries: int) -> None:
 
 async def test_many_retries_side_by_side_refund_once(saga: World, unique: str) -> None:
     """Also against a gateway that has forgotten every key."""
-    order_ids = [await stuck(saga, f"SIDE-{unique}-{i}") for i in range(3)]
+    order_ids = [await order_in_review(saga, f"SIDE-{unique}-{i}") for i in range(3)]
     saga.misbehave(take_refunds=True, forget_keys=True)
     saga.sql("UPDATE attention SET next_retry_at = now()")
     await asyncio.gather(
@@ -261,7 +264,7 @@ async def test_many_retries_side_by_side_refund_once(saga: World, unique: str) -
 @pytest.mark.usefixtures("prefect_api")
 async def test_a_worker_that_dies_in_a_retry_leaves_it_to_recovery(saga: World, unique: str) -> None:
     """Dead after the refund was made and before it was written down: found, and not made again."""
-    order_id = await stuck(saga, f"DEATH-{unique}")
+    order_id = await order_in_review(saga, f"DEATH-{unique}")
     saga.misbehave(take_refunds=True, forget_keys=True)
     saga.sql("UPDATE attention SET next_retry_at = now()")
     async with transaction() as tx:
@@ -289,7 +292,7 @@ async def test_a_gateway_that_does_not_answer_does_not_reset_what_is_known(
     timeout in between."""
     monkeypatch.setenv("PAYMENT_BREAKER_FAILURES", "100")  # an open circuit would be another story
     settings.cache_clear()
-    order_id = await stuck(saga, f"KNOWN-{unique}")
+    order_id = await order_in_review(saga, f"KNOWN-{unique}")
     monkeypatch.setattr(
         "saga.prefect.steps.exponential_backoff", lambda backoff_factor: lambda retries: [0.01] * retries
     )
@@ -308,11 +311,11 @@ async def test_a_gateway_that_does_not_answer_does_not_reset_what_is_known(
     assert saga.money(order_id) == (PRICE, PRICE)
 
 
-async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_alone(
+async def test_a_worker_with_a_lost_commit_answer_leaves_a_reopened_order_unchanged(
     saga: World, unique: str
 ) -> None:
     """It believes that it still has the order, which ended, was opened again, and is another's by now."""
-    order_id = await stuck(saga, f"DEAF-{unique}")
+    order_id = await order_in_review(saga, f"DEAF-{unique}")
     for number, name in enumerate(("deaf", "other"), 1):
         saga.sql(
             "INSERT INTO lease (id, holder, until) "
@@ -341,13 +344,13 @@ def lease(number: int) -> str:
 
 
 async def test_refunded_by_hand(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"HAND-{unique}")
+    order_id = await order_in_review(saga, f"HAND-{unique}")
     state = await resolve_order(
         order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True
     )
     assert (state.name, state.type) == ("Compensated", StateType.COMPLETED)
 
-    row, ended = on_desk(saga, order_id), read([order_id])[order_id]
+    row, ended = review_row(saga, order_id), read([order_id])[order_id]
     assert (row.resolution, row.amount_by_hand) == ("refunded_by_hand", PRICE)
     assert (ended.outcome, ended.amount_charged, ended.amount_refunded, ended.amount_at_risk) == (
         Outcome.COMPENSATED,
@@ -388,14 +391,16 @@ async def test_refunded_by_hand(saga: World, unique: str) -> None:
 async def test_a_refund_by_hand_is_refused_if_the_gateway_has_paid_already(saga: World, unique: str) -> None:
     """Somebody refunded a part in the gateway's dashboard:
     a transfer of the whole amount would be the second refund."""
-    order_id = await stuck(saga, f"TWICE-{unique}")
+    order_id = await order_in_review(saga, f"TWICE-{unique}")
     (payment,) = [each for each in saga.ledger(order_id) if each["status"] == "succeeded"]
     saga.misbehave(take_refunds=True)
     refund = {"payment_id": payment["id"], "amount": 30_000, "currency": "USD"}
     httpx.post(f"{saga.gateway_url}/v1/refunds", json=refund, timeout=10).raise_for_status()
     with pytest.raises(RefundedAlready, match=r"refunded 300\.00 USD"):
         await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711")
-    assert (entries(saga, order_id), on_desk(saga, order_id).resolved_at) == ([], None), "nothing is settled"
+    assert (entries(saga, order_id), review_row(saga, order_id).resolved_at) == ([], None), (
+        "nothing is settled"
+    )
     await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
     assert saga.money(order_id) == (PRICE, PRICE), "the rest went back, and no more"
     saga.misbehave(take_refunds=False)
@@ -419,7 +424,7 @@ async def test_a_charge_of_another_amount_is_settled_once_the_gateway_has_given_
     )
     await gateway().confirm(made.id, key=f"confirm-other-{unique}")
     assert await refund_ended(order_id, gateway()) is not None
-    assert (on_desk(saga, order_id).amount_at_risk, saga.money(order_id)) == (Decimal(5), (Decimal(5), 0))
+    assert (review_row(saga, order_id).amount_at_risk, saga.money(order_id)) == (Decimal(5), (Decimal(5), 0))
     refund = {"payment_id": made.id, "amount": 500, "currency": "USD"}
     httpx.post(f"{saga.gateway_url}/v1/refunds", json=refund, timeout=10).raise_for_status()
     state = await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
@@ -430,7 +435,7 @@ async def test_a_charge_of_another_amount_is_settled_once_the_gateway_has_given_
 
 
 async def test_a_refund_by_hand_waits_for_a_gateway_that_does_not_answer(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"SILENT-{unique}")
+    order_id = await order_in_review(saga, f"SILENT-{unique}")
     saga.misbehave(error_rate=1)
     decided = review.decision(
         order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="transfer 4711"
@@ -443,7 +448,7 @@ async def test_a_refund_by_hand_waits_for_a_gateway_that_does_not_answer(saga: W
 
 
 async def test_written_off(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"OFF-{unique}")
+    order_id = await order_in_review(saga, f"OFF-{unique}")
     await resolve_order(
         order_id, Resolution.WRITTEN_OFF, "ann", reason="the account is closed", return_state=True
     )
@@ -456,28 +461,28 @@ async def test_written_off(saga: World, unique: str) -> None:
     saga.assert_books_balance()
 
 
-async def test_books_tell_when_a_decision_is_missing(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"FORGED-{unique}")
+async def test_the_ledger_check_reports_a_missing_decision(saga: World, unique: str) -> None:
+    order_id = await order_in_review(saga, f"FORGED-{unique}")
     await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann", reason="r", return_state=True)
     saga.sql("DELETE FROM desk_entry")
     assert not read_books(saga.database_url, None).balanced
 
 
 async def test_the_form_settles_no_other_amount_than_was_seen(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"FORM-{unique}")
+    order_id = await order_in_review(saga, f"FORM-{unique}")
     how: dict[str, Any] = {"reference": "transfer 4711", "return_state": True}
     refused = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", amount="900 USD", **how)
     assert refused.is_failed()
-    assert (entries(saga, order_id), on_desk(saga, order_id).resolved_at) == ([], None)
+    assert (entries(saga, order_id), review_row(saga, order_id).resolved_at) == ([], None)
     with pytest.raises(ResolutionIncomplete, match="amount"):
         await resolve_order(order_id, Resolution.HOLD, "ann", amount="999.99 USD")
     await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", amount="999.99 USD", **how)
-    assert on_desk(saga, order_id).amount_by_hand == PRICE
+    assert review_row(saga, order_id).amount_by_hand == PRICE
     saga.assert_books_balance()
 
 
 async def test_retry_now(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"NOW-{unique}")
+    order_id = await order_in_review(saga, f"NOW-{unique}")
     state = await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
     assert (state.name, state.type) == ("NeedsAttention", StateType.FAILED), "refused again"
     saga.misbehave(take_refunds=True)
@@ -491,7 +496,7 @@ async def test_retry_now(saga: World, unique: str) -> None:
 
 
 async def test_a_refund_in_the_gateways_own_dashboard_is_found(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"DASHBOARD-{unique}")
+    order_id = await order_in_review(saga, f"DASHBOARD-{unique}")
     saga.misbehave(take_refunds=True)
     (payment,) = await gateway().find(order_id)
     await gateway().refund(payment.id, amount=PRICE, currency="USD", key=f"dashboard-{unique}")
@@ -502,8 +507,8 @@ async def test_a_refund_in_the_gateways_own_dashboard_is_found(saga: World, uniq
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_a_held_order_is_not_retried_until_told_to(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"HELD-{unique}")
+async def test_a_held_order_is_not_retried_until_requested(saga: World, unique: str) -> None:
+    order_id = await order_in_review(saga, f"HELD-{unique}")
     state = await resolve_order(
         order_id, Resolution.HOLD, "ann", reason="I pay it back on Monday", return_state=True
     )
@@ -519,7 +524,7 @@ async def test_a_held_order_is_not_retried_until_told_to(saga: World, unique: st
 
 
 async def test_from_python_with_the_database_only(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"PYTHON-{unique}")
+    order_id = await order_in_review(saga, f"PYTHON-{unique}")
     (case,) = orders_that_need_attention()
     assert (case.order_id, case.amount_at_risk) == (order_id, PRICE)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
@@ -544,7 +549,7 @@ async def test_from_python_with_the_database_only(saga: World, unique: str) -> N
 
 
 async def test_wrong_use_changes_nothing_and_says_what_to_do(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"WRONG-{unique}")
+    order_id = await order_in_review(saga, f"WRONG-{unique}")
     with pytest.raises(OrderUnknown, match="no order"):
         await resolve_order("NOBODY", Resolution.RETRY_NOW, "ann")
     with pytest.raises(ResolutionIncomplete, match="reference is missing"):
@@ -567,7 +572,7 @@ async def test_wrong_use_changes_nothing_and_says_what_to_do(saga: World, unique
 
 async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, unique: str) -> None:
     """Or the money could go back twice."""
-    order_id = await stuck(saga, f"BUSY-{unique}")
+    order_id = await order_in_review(saga, f"BUSY-{unique}")
     decided = review.decision(order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="r")
     saga.sql("UPDATE attention SET next_retry_at = now()")
     async with transaction() as tx:
@@ -583,12 +588,12 @@ async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, un
 
 
 @pytest.mark.parametrize("first", [Resolution.HOLD, Resolution.REFUNDED_BY_HAND])
-async def test_a_person_does_not_wait_for_a_gateway_that_is_away(
+async def test_a_decision_does_not_wait_for_an_unavailable_gateway(
     saga: World, unique: str, first: Resolution
 ) -> None:
     """Its retry is postponed until the gateway is available:
     that can be hours, and then the money would go back twice."""
-    order_id = await stuck(saga, f"PUTOFF-{unique}")
+    order_id = await order_in_review(saga, f"POSTPONED-{unique}")
     saga.sql(
         "UPDATE customer_order SET outcome = NULL, finished_at = NULL, "
         "waits_for = 'x', not_before = now() + interval '1 hour'"
@@ -604,7 +609,7 @@ async def test_a_person_does_not_wait_for_a_gateway_that_is_away(
             None,
             None,
         )
-        assert on_desk(saga, order_id).next_retry_at is None
+        assert review_row(saga, order_id).next_retry_at is None
         assert not await review.resolve(decided), "twice is once"
         assert (await retry(saga))["retried"] == 0
         assert saga.sql("SELECT amount_at_risk FROM attention") == [(PRICE,)]
@@ -619,7 +624,7 @@ async def test_a_person_does_not_wait_for_a_gateway_that_is_away(
 
 
 async def test_two_people_at_once_settle_it_once(saga: World, unique: str) -> None:
-    order_id = await stuck(saga, f"TWO-{unique}")
+    order_id = await order_in_review(saga, f"TWO-{unique}")
     ends: list[Any] = []
     start = threading.Barrier(6)
 
@@ -637,7 +642,7 @@ async def test_two_people_at_once_settle_it_once(saga: World, unique: str) -> No
         list(threads.map(settle, range(6)))
     assert sorted(map(str, ends)) == ["False", "False", "True", "too late", "too late", "too late"]
     await housekeeping()
-    row = on_desk(saga, order_id)
+    row = review_row(saga, order_id)
     assert row.amount_by_hand + row.amount_written_off == PRICE
     assert len(entries(saga, order_id)) == 1
     saga.assert_books_balance()
@@ -659,7 +664,7 @@ async def test_a_release_that_fails_needs_attention_too(
 
         broken.setattr("shop.inventory.reservations.give_back", cannot)
         await process_order(an_order(order_id, card="0000"), return_state=True)
-    row = on_desk(saga, order_id)
+    row = review_row(saga, order_id)
     assert (row.step, row.amount_at_risk, row.error_code) == ("check_inventory", 0, "step_broken")
     shown_row = (await shown())[0][order_id]
     assert (shown_row["step"], shown_row["at risk"]) == ("check_inventory", "0.00 USD")
@@ -683,13 +688,13 @@ async def test_money_settled_by_hand_does_not_hide_stock_that_is_still_held(
             raise RuntimeError("no")
 
         broken.setattr("shop.inventory.reservations.give_back", cannot)
-        await stuck(saga, order_id)
+        await order_in_review(saga, order_id)
         assert (await shown())[0][order_id]["step"] == "process_payment"
         state = await resolve_order(
             order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="r", return_state=True
         )
         assert state.name == "NeedsAttention"
-    row = on_desk(saga, order_id)
+    row = review_row(saga, order_id)
     assert (row.step, row.amount_at_risk, row.amount_by_hand, row.resolution) == (
         "check_inventory",
         0,
@@ -700,7 +705,10 @@ async def test_money_settled_by_hand_does_not_hide_stock_that_is_still_held(
     saga.assert_books_balance()
     assert (await retry(saga))["need_attention"] == 0
     assert saga.stock("PROD-001") == (100, 0)
-    assert (on_desk(saga, order_id).resolution, on_desk(saga, order_id).amount_by_hand) == ("undone", PRICE)
+    assert (review_row(saga, order_id).resolution, review_row(saga, order_id).amount_by_hand) == (
+        "undone",
+        PRICE,
+    )
     saga.assert_books_balance()
 
 
@@ -708,24 +716,24 @@ async def test_money_settled_by_hand_does_not_hide_stock_that_is_still_held(
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_a_prefect_server_that_is_away_does_not_keep_orders_from_the_desk(
+async def test_an_unavailable_prefect_server_keeps_no_order_from_review(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(**_: Any) -> None:
+    async def fail(**_: Any) -> None:
         raise ConnectionError("no server")
 
     with monkeypatch.context() as gone:
-        gone.setattr("flows.attention_artifact.acreate_table_artifact", away)
-        order_id = await stuck(saga, f"AWAY-{unique}")
+        gone.setattr("flows.attention_artifact.acreate_table_artifact", fail)
+        order_id = await order_in_review(saga, f"AWAY-{unique}")
         assert not await attention_artifact.show_review_queue()
-    assert on_desk(saga, order_id).resolution is None
+    assert review_row(saga, order_id).resolution is None
     await housekeeping()
     assert order_id in (await shown())[0], "the schedule shows it"
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_an_unchanged_desk_makes_no_new_artifact(saga: World, unique: str) -> None:
-    await stuck(saga, f"SAME-{unique}")
+async def test_an_unchanged_review_queue_makes_no_new_artifact(saga: World, unique: str) -> None:
+    await order_in_review(saga, f"SAME-{unique}")
     first = await Artifact.aget(attention_artifact.KEY)
     await housekeeping()
     last = await Artifact.aget(attention_artifact.KEY)
@@ -737,7 +745,7 @@ async def test_an_unchanged_desk_makes_no_new_artifact(saga: World, unique: str)
 @pytest.mark.usefixtures("prefect_api")
 async def test_hostile_ids_and_words_stay_what_they_are(saga: World, unique: str) -> None:
     order_id = f"<b>|[x](http://evil.example)`${{1+1}} {unique}"
-    await stuck(saga, order_id)
+    await order_in_review(saga, order_id)
     assert order_id in (await shown())[0]
     await resolve_order(
         order_id, Resolution.WRITTEN_OFF, "ann\r\nbob", reason="';--\n<script>", return_state=True

@@ -113,7 +113,7 @@ def test_many_upgrades_at_once_are_harmless(empty_url: str, database_url: str) -
         assert schema(connection) == made
 
 
-def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_url: str) -> None:
+def test_orders_that_needed_attention_before_the_review_queue_are_in_it(empty_url: str) -> None:
     with connected(empty_url) as engine:
         with engine.begin() as connection:
             command.upgrade(config(connection), "0001")

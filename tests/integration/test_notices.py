@@ -77,7 +77,7 @@ async def test_every_end_has_its_notice(saga: World, unique: str, lane: str) -> 
     assert len(saga.mails()) == 6, "once, however often they are sent"
 
 
-async def test_who_cancelled_before_paying_is_not_told_that_a_payment_failed(
+async def test_a_customer_who_cancelled_before_paying_gets_no_payment_failed_mail(
     saga: World, unique: str
 ) -> None:
     order = an_order(f"CANCEL-{unique}")
@@ -111,14 +111,14 @@ async def test_mails_and_webhooks_leave_for_the_outside(saga: World, unique: str
 
 
 @pytest.mark.parametrize("lane", ["process_order", "pending"])
-async def test_mail_server_and_crm_away_are_no_order_s_matter(saga: World, unique: str, lane: str) -> None:
+async def test_an_unavailable_mail_server_and_crm_fail_no_order(saga: World, unique: str, lane: str) -> None:
     order, port = an_order(f"AWAY-{unique}"), free_port()
-    away = {
+    unreachable = {
         "SMTP_URL": f"smtp://127.0.0.1:{port}",
         "CRM_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}",
         "CRM_WEBHOOK_SECRET": SECRET,
     }
-    with environment(away):
+    with environment(unreachable):
         await through(lane, order)
         assert saga.order(order["id"]).outcome == Outcome.COMPLETED
         saga.assert_books_balance()
@@ -126,7 +126,7 @@ async def test_mail_server_and_crm_away_are_no_order_s_matter(saga: World, uniqu
     with (
         mail_server(port=port) as server,
         crm_server() as crm,
-        environment({**away, "CRM_WEBHOOK_URL": crm.url}),
+        environment({**unreachable, "CRM_WEBHOOK_URL": crm.url}),
     ):
         saga.sql("UPDATE outbox SET next_attempt_at = now()")
         await process_pending_orders(consumer_seconds=0)

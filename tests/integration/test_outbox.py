@@ -150,11 +150,11 @@ async def test_a_mail_that_is_sent_again_while_it_is_being_sent_is_not_sent_twic
     assert await outbox.send_again("A") == 1
     due: list[bool] = []
 
-    def by_somebody() -> None:
+    def send_again_meanwhile() -> None:
         outbox.send_again_sync("A")
         due.append(asyncio.run(is_due_to_others()))
 
-    while_it_is_written(monkeypatch, by_somebody)
+    while_it_is_written(monkeypatch, send_again_meanwhile)
     assert await outbox.deliver() == (0, 1)
     assert due == [False]
     assert await outbox.send_again("A") == 1
@@ -291,12 +291,12 @@ async def test_a_second_deliverer_does_not_wait_for_the_first(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does it take what the first one is sending."""
-    sending, may_go_on = threading.Event(), threading.Event()
+    sending, may_finish = threading.Event(), threading.Event()
     write = Maildir.write
 
     def slow(maildir: Maildir, name: str, mail: Mail, **given: Any) -> None:
         sending.set()
-        assert may_go_on.wait(20)
+        assert may_finish.wait(20)
         write(maildir, name, mail, **given)
 
     await store(shop, "A", "B")
@@ -311,7 +311,7 @@ async def test_a_second_deliverer_does_not_wait_for_the_first(
             assert await outbox.deliver() == (1, 0)
         assert sorted(mails()) == ["B.confirmation.eml"]
     finally:
-        may_go_on.set()
+        may_finish.set()
     assert await first == (1, 0)
     assert sorted(mails()) == ["A.confirmation.eml", "B.confirmation.eml"]
 
@@ -334,7 +334,7 @@ async def test_of_no_orders_nothing_is_delivered(shop: Shop) -> None:
     assert not settings().mail_dir.exists()
 
 
-async def test_a_refund_mail_tells_the_amount(shop: Shop) -> None:
+async def test_a_refund_mail_states_the_amount(shop: Shop) -> None:
     await store(shop, "A")
     await put([refund("A", "7.30")])
     await outbox.deliver()

@@ -425,7 +425,7 @@ async def test_a_box_and_an_e_book_in_one_order(saga: World, unique: str) -> Non
 # -- by transfer, on delivery
 
 
-async def test_a_transfer_is_awaited_and_then_the_order_goes_on(saga: World, unique: str) -> None:
+async def test_a_transfer_is_awaited_and_then_the_order_resumes(saga: World, unique: str) -> None:
     order_id = f"WIRE-{unique}"
     state = await process_order(
         an_order(order_id, payment_info={"method": "bank_transfer"}), return_state=True
@@ -479,7 +479,7 @@ async def test_money_is_not_given_back_before_it_has_come(saga: World, unique: s
         await record(order_id, Decimal(-1), reference="BACK-1", recorded_by="ann")
 
 
-async def test_a_transfer_that_the_shop_has_told_of_counts_once(saga: World, unique: str) -> None:
+async def test_a_transfer_reported_by_the_shop_counts_once(saga: World, unique: str) -> None:
     """The merchant marks the order as paid, and the bank's file has the transfer, too."""
     order_id = f"BOTH-{unique}"
     intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"})])
@@ -565,7 +565,7 @@ async def test_a_return_gives_back_what_was_collected(saga: World, unique: str, 
 
 
 @pytest.mark.parametrize("how", ["lapsed", "cancelled", "out of stock"])
-async def test_money_that_comes_in_vain_goes_to_a_person(saga: World, unique: str, how: str) -> None:
+async def test_money_for_an_ended_order_goes_to_review(saga: World, unique: str, how: str) -> None:
     order_id = f"VAIN-{unique}"
     fields = {"product": f"NONE-{unique}"} if how == "out of stock" else {}
     if fields:

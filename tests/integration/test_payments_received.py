@@ -29,7 +29,7 @@ from shop.payments.recording import read_incoming
 from shop.review import attention
 from shop.review.attention import advice
 from shop.settings import settings
-from tests.integration.test_web_orders import NOBODY, problem
+from tests.integration.test_web_orders import NO_SERVER, problem
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order
 
@@ -38,17 +38,17 @@ TRANSFER = {"method": "bank_transfer"}
 
 
 @pytest.fixture(autouse=True)
-def nobody_to_wake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    woken: list[str] = []
+def wakeups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
     for name in ("deployments.cli.record", "flows.record_payment"):
-        monkeypatch.setattr(f"{name}.wake_pending_lane", lambda name=name: woken.append(name))
-    return woken
+        monkeypatch.setattr(f"{name}.wake_pending_lane", lambda name=name: calls.append(name))
+    return calls
 
 
 @pytest.fixture
 def web(saga: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     monkeypatch.setenv("ORDERS_API_KEY", KEY)
-    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+    with environment({"PREFECT_API_URL": NO_SERVER}), served() as client:
         yield client
 
 
@@ -66,8 +66,8 @@ async def run(*arguments: str) -> int:
     return await asyncio.to_thread(order_saga, ["paid", *arguments])
 
 
-async def test_the_command_records_and_the_order_goes_on(
-    saga: World, unique: str, nobody_to_wake: list[str], capsys: pytest.CaptureFixture[str]
+async def test_the_command_records_and_the_order_resumes(
+    saga: World, unique: str, wakeups: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     await waiting(unique)
     assert saga.order(unique).outcome is None
@@ -80,7 +80,7 @@ async def test_the_command_records_and_the_order_goes_on(
     printed = json.loads(capsys.readouterr().out)
     assert (printed["total_received"], printed["new"]) == ("999.99", True)
     assert await run(unique, "0.01", "--reference", "T-2", "--by", "bob") == 0
-    assert len(nobody_to_wake) == 2, "nothing new, nobody to wake"
+    assert len(wakeups) == 2, "nothing new, nobody to wake"
     await process_pending_orders(consumer_seconds=0)
     assert saga.order(unique).outcome == Outcome.COMPLETED
     assert saga.shipments(unique) == 1
@@ -184,11 +184,11 @@ async def test_over_http(saga: World, web: httpx.Client, unique: str) -> None:
     assert saga.shipments(unique) == 1
 
 
-async def test_the_form_records_once(saga: World, unique: str, nobody_to_wake: list[str]) -> None:
+async def test_the_form_records_once(saga: World, unique: str, wakeups: list[str]) -> None:
     await waiting(unique)
     states = [await record_payment(unique, " 999.99", "T-1", by, return_state=True) for by in ("ann", "bob")]
     assert [state.name for state in states] == ["Recorded", "Known"]
-    assert nobody_to_wake == ["flows.record_payment"]
+    assert wakeups == ["flows.record_payment"]
     refused = await record_payment(unique, "1", "T-1", "ann", return_state=True)
     assert refused.is_failed()
     assert received(saga) == {(unique, "T-1", PRICE, "ann")}
@@ -211,7 +211,7 @@ async def test_the_customer_is_asked_for_the_money_once(saga: World, unique: str
     assert len(saga.sql("SELECT 1 FROM customer_interaction WHERE kind = 'order_awaiting_payment'")) == 1
 
 
-async def test_nobody_is_asked_for_money_that_has_come(saga: World, unique: str) -> None:
+async def test_no_payment_is_requested_for_money_that_has_come(saga: World, unique: str) -> None:
     await waiting(unique)
     saga.sql("UPDATE outbox SET sent_at = NULL, next_attempt_at = now() + interval '1 hour'")
     assert await run(unique, "999.99", "--reference", "T-1", "--by", "ann") == 0
@@ -228,7 +228,9 @@ async def test_waiting_for_money_is_no_alert(saga: World, unique: str) -> None:
     assert breaches() == [], "it is due now, and not for three days"
 
 
-async def test_paid_and_rejected_is_for_a_person_and_no_system_is_away(saga: World, unique: str) -> None:
+async def test_a_paid_rejected_order_goes_to_review_and_no_system_is_unavailable(
+    saga: World, unique: str
+) -> None:
     paid = {"method": "already_paid", "reference": "paypal-1"}
     orders = [an_order(f"{unique}-{n}", payment_info=paid, total_amount="1") for n in range(25)]
     intake.submit(orders)

@@ -59,7 +59,7 @@ async def test_a_batch_shares_a_task_run_for_each_step(saga: World, unique: str)
         await until(shared, 20, "a task run for each step of the batch")
 
 
-async def test_those_that_fail_leave_and_the_rest_go_on(saga: World, unique: str) -> None:
+async def test_those_that_fail_leave_and_the_rest_continue(saga: World, unique: str) -> None:
     kinds: dict[str, dict[str, Any]] = {
         "good": {},
         "declined": {"card": "0000"},
@@ -139,7 +139,7 @@ async def test_a_running_consumer_is_woken(saga: World, unique: str, monkeypatch
         await asyncio.gather(consumer, return_exceptions=True)
 
 
-async def test_a_consumer_that_is_told_to_go_hands_nothing_lost(saga: World, unique: str) -> None:
+async def test_a_consumer_that_is_stopped_loses_nothing(saga: World, unique: str) -> None:
     """Its orders are finished or handed back,
     and not undone: another consumer takes them to their outcome."""
     orders = [an_order(f"GO-{unique}-{i}", card="0341" if i % 2 else "1234") for i in range(6)]

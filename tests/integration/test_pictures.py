@@ -132,7 +132,7 @@ class TestOrderPages:
         assert f"](../../runs/flow-run/{dead})" in str(back.data)
 
     @pytest.mark.usefixtures("prefect_api")
-    async def test_an_order_of_a_batch_is_shown_when_somebody_asks(self, saga: World, unique: str) -> None:
+    async def test_an_order_of_a_batch_is_shown_on_request(self, saga: World, unique: str) -> None:
         await asyncio.to_thread(
             intake.submit, [an_order(f"A-{unique}"), an_order(f"B-{unique}", country="AQ")]
         )

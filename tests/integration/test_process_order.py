@@ -91,7 +91,7 @@ async def test_the_same_id_with_other_content_is_an_error(saga: World, unique: s
 
 
 @pytest.mark.parametrize("bad", [None, [], "x", {}, {"id": ""}, {"id": ["a"]}, {"id": "a\nb"}])
-async def test_without_a_usable_id_the_caller_is_told(saga: World, bad: Any) -> None:
+async def test_without_a_usable_id_the_caller_gets_an_error(saga: World, bad: Any) -> None:
     state = await process_order(bad, return_state=True)
     assert state.type is StateType.FAILED, "not crashed"
     with pytest.raises(UnusableOrder):

@@ -70,7 +70,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shop.monitoring.exposition.reading.count_new.__kwdefaults__", {"every": 0})
 
 
-async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once: None) -> None:
+async def test_orders_steps_and_money_are_reported(saga: World, unique: str, at_once: None) -> None:
     orders = [an_order(f"GOOD-{unique}-{n}") for n in range(3)]
     orders += [
         an_order(f"DECLINED-{unique}", card="0000"),
@@ -140,7 +140,7 @@ async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once
         assert word not in "\n".join(published)
 
 
-async def test_what_orders_are_postponed_for_is_told(world: World, unique: str) -> None:
+async def test_the_reason_for_postponing_is_reported(world: World, unique: str) -> None:
     """Also of those of a batch, whose steps have not failed, but are as good as begun."""
     waiting = {"payment_gateway_unavailable": 2, "carrier_timeout": 1, "payment_needs_customer": 1}
     for number, code in enumerate(Counter(waiting).elements()):
@@ -238,7 +238,7 @@ def test_processes_that_are_asked_at_once_count_nothing_twice(world: World, at_o
     assert fresh()("steps_total", step="validate_order", result="done", code="") == written
 
 
-def test_a_database_that_is_away_is_told_and_hides_nothing_else(database_url: str) -> None:
+def test_an_unavailable_database_is_reported_and_hides_nothing_else(database_url: str) -> None:
     gone = Exposition("a test", database_url="postgresql://nobody@127.0.0.1:1/nothing")
     with served(gone) as url:
         began = time.monotonic()

@@ -528,7 +528,9 @@ async def test_what_a_person_settled_past_the_gateway_is_not_refunded(books: Boo
     assert books.world.money(order_id) == (PRICE, 0)
 
 
-async def test_what_was_settled_past_the_gateway_and_then_refunded_there_too_is_told(books: Books) -> None:
+async def test_what_was_settled_past_the_gateway_and_then_refunded_there_too_is_reported(
+    books: Books,
+) -> None:
     """The customer has been paid twice."""
     order_id = await books.declined()
     payment = await books.charged(order_id)
@@ -633,7 +635,7 @@ async def test_a_gift_card_that_was_given_back_is_not_at_risk_again(
     await assert_settled(books, order_id)
 
 
-async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books, sandbox: Sandbox) -> None:
+async def test_a_refund_that_the_bank_sends_back_goes_to_review(books: Books, sandbox: Sandbox) -> None:
     """Days after the order was undone. Nothing is paid again before a person says so, and then once."""
     order_id = f"BACK-{books.unique}"
     await books.ended(an_order(order_id, country="AQ"))
@@ -700,7 +702,7 @@ async def test_what_is_open_is_found_again_until_the_books_agree(books: Books) -
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_what_a_person_accepts_is_told_again_only_if_a_book_changes(books: Books) -> None:
+async def test_an_accepted_discrepancy_is_reported_again_only_if_a_book_changes(books: Books) -> None:
     order_id = await books.completed()
     (payment,) = await gateway().find(order_id)
     await books.refunded(payment, Decimal("20.00"))
@@ -1122,7 +1124,7 @@ PLANTS: dict[str, Plant] = {
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-async def test_after_mending_only_what_a_person_must_see_is_left(
+async def test_after_repairs_only_what_a_person_must_see_is_left(
     books: Books, plants: list[tuple[str, str]]
 ) -> None:
     """Any mix: an undone order ends with nothing kept but what a person must see, a completed one never loses
@@ -1143,9 +1145,9 @@ async def test_after_mending_only_what_a_person_must_see_is_left(
     left = [d for d in found if not d.repaired]
     surplus = {"twice", "another amount"}
     completed = {i for i, (end, plant) in orders.items() if end == "good" and plant in {"charged", *surplus}}
-    on_desk = {i for i, (end, plant) in orders.items() if end == "declined" and plant in surplus}
-    assert {d.order_id for d in left} == completed | on_desk
-    assert on_desk <= {case.order_id for case in read_queue_sync().cases}
+    in_review = {i for i, (end, plant) in orders.items() if end == "declined" and plant in surplus}
+    assert {d.order_id for d in left} == completed | in_review
+    assert in_review <= {case.order_id for case in read_queue_sync().cases}
     assert {d.order_id for d in await mine.found()} == completed, (
         "what is on the desk agrees with the gateway"
     )

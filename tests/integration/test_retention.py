@@ -200,9 +200,7 @@ async def test_an_erased_order_can_still_come_back(saga: World, erasing: None, u
     saga.assert_books_balance()
 
 
-async def test_what_somebody_still_works_with_keeps_everything(
-    saga: World, erasing: None, unique: str
-) -> None:
+async def test_an_order_still_in_use_keeps_everything(saga: World, erasing: None, unique: str) -> None:
     ids = {name: f"{name}-{unique}" for name in ("YOUNG", "DESK", "UNSENT", "DISPUTED", "TOLD", "OPEN")}
     orders = [planted(ids[name]) for name in ("YOUNG", "UNSENT", "DISPUTED", "TOLD")]
     intake.submit([*orders, planted(ids["DESK"], card="0259", country="AQ")])

@@ -465,7 +465,7 @@ async def test_sending_the_order_again_does_not_retry_it(saga: World, unique: st
     assert saga.money(order_id) == (PRICE, 0)
 
 
-async def test_nobody_can_submit_a_number_of_a_try(saga: World, unique: str) -> None:
+async def test_the_number_of_a_try_cannot_be_submitted(saga: World, unique: str) -> None:
     order_id = f"FORGED-{unique}"
     forged = {**an_order(order_id), TRY: {"number": 9, "charged": "1000", "payments": ["pay_1"]}}
     await process_order(forged, return_state=True)

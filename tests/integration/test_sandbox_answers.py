@@ -20,9 +20,9 @@ from shop.payments.gateway import Payment
 from shop.payments.sandbox.client import SandboxGateway
 from tests.integration.scripted_server import http, rubbish, server_that_says
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds for what is expected to be answered, on a machine that is busy with other things."""
-IMPATIENCE = 1.0
+SHORT_TIMEOUT = 1.0
 """Seconds for what is expected not to be."""
 PRICE = Decimal("10.59")
 SINCE = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,11 +58,11 @@ def good(**changes: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def gateway_that_says(
-    answer: bytes | None, *, patience: float = PATIENCE, pause: float = 0, drip: int = 0
+    answer: bytes | None, *, limit: float = TIMEOUT, pause: float = 0, drip: int = 0
 ) -> AsyncIterator[SandboxGateway]:
     """A gateway whose other side says just this to everything; see `server_that_says`."""
     async with server_that_says(answer, pause=pause, drip=drip) as said:
-        gateway = SandboxGateway(said.url, patience, 2)
+        gateway = SandboxGateway(said.url, limit, 2)
         yield gateway
         await gateway.aclose()
 
@@ -283,27 +283,27 @@ async def test_a_damaged_answer_is_an_error_or_still_about_the_same_payment(seed
 
 
 async def test_silence_is_a_timeout() -> None:
-    async with gateway_that_says(None, patience=IMPATIENCE) as gateway:
+    async with gateway_that_says(None, limit=SHORT_TIMEOUT) as gateway:
         with pytest.raises(PaymentGatewayTimeout):
             await gateway.confirm("pay_1", key="k")
 
 
 async def test_an_answer_that_drips_is_a_timeout() -> None:
     """Each byte comes in time, the whole does not."""
-    async with gateway_that_says(http(good()), patience=IMPATIENCE, pause=0.05, drip=1) as gateway:
+    async with gateway_that_says(http(good()), limit=SHORT_TIMEOUT, pause=0.05, drip=1) as gateway:
         with pytest.raises(PaymentGatewayTimeout):
-            await asyncio.wait_for(gateway.confirm("pay_1", key="k"), PATIENCE / 3)
+            await asyncio.wait_for(gateway.confirm("pay_1", key="k"), TIMEOUT / 3)
 
 
 async def test_waiting_for_a_turn_does_not_count() -> None:
-    async with gateway_that_says(http(good()), patience=IMPATIENCE, pause=IMPATIENCE / 4) as gateway:
+    async with gateway_that_says(http(good()), limit=SHORT_TIMEOUT, pause=SHORT_TIMEOUT / 4) as gateway:
         began = time.monotonic()
         answers = await asyncio.gather(*(gateway.get("pay_1") for _ in range(12)))
         assert {answer.id for answer in answers} == {"pay_1"}
-        assert time.monotonic() - began > IMPATIENCE
+        assert time.monotonic() - began > SHORT_TIMEOUT
 
 
-async def test_nobody_there_is_a_retryable_error() -> None:
+async def test_connection_refused_is_a_retryable_error() -> None:
     async with gateway_that_says(b"") as gateway:
         pass  # its port is free again
     async for error in asked_in_every_way(gateway):
@@ -316,7 +316,7 @@ async def test_nobody_there_is_a_retryable_error() -> None:
     ids=ascii,
 )
 async def test_a_wrong_address_is_a_gateway_error(url: str) -> None:
-    async for error in asked_in_every_way(SandboxGateway(url, IMPATIENCE, 1)):
+    async for error in asked_in_every_way(SandboxGateway(url, SHORT_TIMEOUT, 1)):
         assert type(error) is PaymentGatewayError
 
 
@@ -361,7 +361,7 @@ async def server_that_keeps_connections(more: bytes = b"") -> AsyncIterator[Keep
 
 async def test_a_connection_serves_one_request_after_the_other() -> None:
     async with server_that_keeps_connections() as server:
-        gateway = SandboxGateway(server.url, PATIENCE, 1)
+        gateway = SandboxGateway(server.url, TIMEOUT, 1)
         for number in range(3):
             assert (await gateway.get(f"pay_{number}")).id == f"pay_{number}"
         await gateway.aclose()
@@ -369,11 +369,11 @@ async def test_a_connection_serves_one_request_after_the_other() -> None:
 
 
 @pytest.mark.parametrize("when", ["at once", "later"])
-async def test_an_answer_that_nobody_asked_for_answers_nothing(when: str) -> None:
+async def test_an_unrequested_answer_is_ignored(when: str) -> None:
     """Also if it is what the next request asks for: its connection is not used again."""
     unasked = kept_open("pay_2").replace(b"O-1", b"O-2")
     async with server_that_keeps_connections(unasked if when == "at once" else b"") as server:
-        gateway = SandboxGateway(server.url, PATIENCE, 1)
+        gateway = SandboxGateway(server.url, TIMEOUT, 1)
         assert (await gateway.get("pay_1")).id == "pay_1"
         if when == "later":
             server.writers[0].write(unasked)
@@ -383,7 +383,7 @@ async def test_an_answer_that_nobody_asked_for_answers_nothing(when: str) -> Non
 
 
 async def test_cancellation_comes_through_and_frees_its_turn() -> None:
-    async with gateway_that_says(None, patience=IMPATIENCE) as gateway:
+    async with gateway_that_says(None, limit=SHORT_TIMEOUT) as gateway:
         waiting = [asyncio.ensure_future(gateway.get("pay_1")) for _ in range(4)]
         await asyncio.wait(waiting, timeout=0.1)
         for task in waiting:

@@ -156,7 +156,7 @@ async def test_each_move_can_fail_and_be_tried_again(
     await ASKS[move](faulty.gateway, payment)
 
 
-async def test_a_fault_meets_only_whom_it_is_meant_for(faulty: Gateway, unique: str) -> None:
+async def test_a_fault_affects_only_its_order(faulty: Gateway, unique: str) -> None:
     mine, other = await new(faulty.gateway, unique), await new(faulty.gateway, f"{unique}-other")
     await faulty.rules(FaultRule(fault=Fault.ERROR_500, move=Move.CONFIRM, order_id=unique))
     assert (await faulty.gateway.confirm(other.id, key=other.id)).charged == PRICE

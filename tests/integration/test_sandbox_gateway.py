@@ -41,9 +41,9 @@ CREATED, SUCCEEDED, DECLINED, CANCELLED = (
     PaymentStatus.CANCELLED,
 )
 HOME = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds for what is expected to be answered, on a machine that is busy with other things."""
-IMPATIENCE = 1.0
+SHORT_TIMEOUT = 1.0
 """Seconds for what is expected not to be."""
 PRICE = Decimal("10.59")
 
@@ -92,7 +92,7 @@ class Process:
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
         self._running.send_signal(how)
-        return self._running.wait(PATIENCE)
+        return self._running.wait(TIMEOUT)
 
 
 class World:
@@ -101,11 +101,11 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.process = Process(folder)
         self.path = self.process.path
-        self.gateway = SandboxGateway(self.process.url, PATIENCE, 8)
-        self.impatient = SandboxGateway(self.process.url, IMPATIENCE, 8)
+        self.gateway = SandboxGateway(self.process.url, TIMEOUT, 8)
+        self.impatient = SandboxGateway(self.process.url, SHORT_TIMEOUT, 8)
 
     async def behave(self, behaviour: Behaviour) -> None:
-        async with httpx.AsyncClient(base_url=self.process.url, timeout=PATIENCE, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=self.process.url, timeout=TIMEOUT, trust_env=False) as client:
             (await client.post("/sandbox/behaviour", json=behaviour.model_dump())).raise_for_status()
 
     async def crash(self) -> None:
@@ -133,7 +133,7 @@ class World:
 
     def totals(self) -> dict[str, tuple[int, int]]:
         """(charged, refunded) by currency, according to the gateway's own answer."""
-        answer = httpx.get(f"{self.process.url}/v1/totals", timeout=PATIENCE, trust_env=False).json()
+        answer = httpx.get(f"{self.process.url}/v1/totals", timeout=TIMEOUT, trust_env=False).json()
         return {each["currency"]: (each["charged"], each["refunded"]) for each in answer}
 
 
@@ -519,7 +519,7 @@ async def test_listing_goes_through_all_pages(tmp_path: Path) -> None:
                     token=None,
                     key=None,
                 )
-        gateway = SandboxGateway(process.url, PATIENCE, 2)
+        gateway = SandboxGateway(process.url, TIMEOUT, 2)
         listed = [payment.order_id for payment in await every_payment(gateway)]
         await gateway.aclose()
     finally:
@@ -542,7 +542,7 @@ async def test_errors_come_before_and_after_the_work(world: World, order_id: str
     assert there == [draws.random() >= 0.5 for _ in range(12)]
 
 
-async def test_work_is_done_although_nobody_hears_of_it(world: World, order_id: str) -> None:
+async def test_work_is_done_although_the_answer_is_lost(world: World, order_id: str) -> None:
     await world.behave(Behaviour(hang_rate=1))
     with pytest.raises(PaymentGatewayTimeout):
         await new(world.impatient, order_id)
@@ -612,7 +612,7 @@ async def test_killed_and_started_again_it_knows_everything(world: World, order_
 
 async def test_what_was_answered_before_the_kill_is_true_after_it(tmp_path: Path) -> None:
     process = Process(tmp_path)
-    gateway = SandboxGateway(process.url, PATIENCE, 8)
+    gateway = SandboxGateway(process.url, TIMEOUT, 8)
     answered: list[Payment] = []
 
     async def buy(number: int) -> None:
@@ -636,10 +636,10 @@ async def test_what_was_answered_before_the_kill_is_true_after_it(tmp_path: Path
 # -- the process
 
 
-async def test_the_process_says_one_line_takes_its_switches_and_stops_when_told(tmp_path: Path) -> None:
+async def test_the_process_prints_one_line_takes_its_switches_and_stops_on_request(tmp_path: Path) -> None:
     process = Process(tmp_path, "--forget-keys", SANDBOX_LATENCY_MS="1.5")
     try:
-        async with httpx.AsyncClient(base_url=process.url, timeout=PATIENCE, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=process.url, timeout=TIMEOUT, trust_env=False) as client:
             assert (await client.get("/health")).json() == {"status": "ok"}
             switches = (await client.get("/sandbox/behaviour")).json()
             assert switches == Behaviour(forget_keys=True, latency_ms=1.5).model_dump(mode="json")
@@ -647,7 +647,7 @@ async def test_the_process_says_one_line_takes_its_switches_and_stops_when_told(
             assert changed == Behaviour(forget_keys=True).model_dump(mode="json")
             wrong = await client.post("/sandbox/behaviour", json={"error_rate": 2, "what": 1})
             assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_request")
-            held = await charged(SandboxGateway(process.url, IMPATIENCE, 1), "O-1", "0341")
+            held = await charged(SandboxGateway(process.url, SHORT_TIMEOUT, 1), "O-1", "0341")
             pytest.fail(f"{held} was answered")
     except PaymentGatewayTimeout:
         pass
@@ -666,7 +666,7 @@ def test_the_process_says_in_a_line_why_it_cannot_start(tmp_path: Path) -> None:
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
         assert (ended.returncode, ended.stdout) == (1, "")
@@ -684,7 +684,7 @@ async def test_a_card_number_is_neither_taken_nor_repeated_nor_kept(tmp_path: Pa
     payment = {"order_id": "O-1", "amount": 1, "currency": "USD", "method": "credit_card"}
     process = Process(tmp_path)
     try:
-        async with httpx.AsyncClient(base_url=process.url, timeout=PATIENCE, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=process.url, timeout=TIMEOUT, trust_env=False) as client:
             for extra in (
                 {"card_number": number},
                 {"card_last4": number},
@@ -709,7 +709,7 @@ async def test_a_card_number_is_neither_taken_nor_repeated_nor_kept(tmp_path: Pa
 
 async def test_after_it_was_closed_it_opens_new_connections(tmp_path: Path) -> None:
     process = Process(tmp_path)
-    gateway = SandboxGateway(process.url, PATIENCE, 2)
+    gateway = SandboxGateway(process.url, TIMEOUT, 2)
     try:
         paid = await charged(gateway, "O-1")
         await gateway.aclose()

@@ -18,7 +18,7 @@ from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from shop.orders.search import _CONDITIONS, _query
 from shop.retention.customers import erase_customers
-from tests.integration.test_web_orders import NOBODY, problem
+from tests.integration.test_web_orders import NO_SERVER, problem
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order
 
@@ -26,7 +26,7 @@ from tests.integration.world import World, an_order
 @pytest.fixture
 def web(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     monkeypatch.setenv("ORDERS_API_KEY", KEY)
-    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+    with environment({"PREFECT_API_URL": NO_SERVER}), served() as client:
         yield client
 
 
@@ -82,7 +82,7 @@ async def test_every_filter_alone_and_together(
     def found(**query: Any) -> set[str]:
         return {order_id.removesuffix(f"-{unique}") for order_id in ids(client.get("/orders", params=query))}
 
-    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+    with environment({"PREFECT_API_URL": NO_SERVER}), served() as client:
         assert found() == {*done, "WAITING"}
         assert found(outcome="completed") == {"GOOD"}
         assert found(status="out_of_stock") == {"SHORT"}

@@ -81,7 +81,7 @@ async def test_a_carrier_s_label_is_fetched_again(
     assert len(at_easypost.labels(unique)) == 1, "none was bought again"
 
 
-async def test_a_carrier_that_is_away_is_named(
+async def test_an_unavailable_carrier_is_named(
     saga: World,
     web: httpx.Client,
     at_easypost: EasyPost,

@@ -165,7 +165,7 @@ def ended(order_id: str) -> Any:
     return report.read([order_id])[order_id]
 
 
-async def test_our_declined_card_refunds_nobody_else(account: Account, unique: str) -> None:
+async def test_our_declined_card_refunds_no_other_customer(account: Account, unique: str) -> None:
     theirs = account.neighbour.pays(unique)
     before = account.neighbour.stands(theirs)
     await process_order(account.order(unique, good=False), return_state=True)
@@ -313,7 +313,7 @@ async def test_a_dispute_of_their_payment_is_not_shown(
     assert account.us.sql("SELECT 1 FROM dispute") == []
 
 
-async def test_without_a_token_their_payment_is_left_alone(stripe_saga: StripeWorld, unique: str) -> None:
+async def test_without_a_token_their_payment_is_not_changed(stripe_saga: StripeWorld, unique: str) -> None:
     neighbour = AtStripe(stripe_saga, {"site_url": "https://other-shop.example"})
     theirs = neighbour.pays(unique, UNITS)
     before = neighbour.stands(theirs)

@@ -217,7 +217,7 @@ class TestEncryptionAndLogin:
         assert [taken.encrypted for taken in server.taken] == [True]
 
     @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
-    async def test_a_certificate_that_nobody_vouches_for(
+    async def test_an_untrusted_certificate(
         self, shop: Shop, certificate: ssl.SSLContext, scheme: str
     ) -> None:
         await store(shop, "A")
@@ -233,7 +233,7 @@ class TestEncryptionAndLogin:
         assert what == "waiting"
         assert "certificate is not trusted" in str(error)
 
-    async def test_a_login_is_not_told_without_encryption(self, shop: Shop) -> None:
+    async def test_a_login_is_not_sent_without_encryption(self, shop: Shop) -> None:
         await store(shop, "A")
         await put([confirmation("A")])
         with mail_server(login=("ann", "secret")) as server:
@@ -498,7 +498,7 @@ class TestBrokenConnections:
         assert server.connections <= 2 * settings().smtp.connections
         assert {what for what, _ in (await state(shop)).values()} == {"waiting"}
 
-    async def test_a_server_that_is_away_and_comes_back(self, shop: Shop) -> None:
+    async def test_a_server_becomes_unavailable_and_recovers(self, shop: Shop) -> None:
         port = free_port()
         ids = [f"{i:02}" for i in range(10)]
         await store(shop, *ids)
@@ -618,7 +618,7 @@ async def test_without_a_url_it_is_the_maildir_again(shop: Shop, server: MailSer
         ),
     ],
 )
-def test_a_url_that_makes_no_sense_is_told_without_its_password(wrong: str) -> None:
+def test_an_invalid_url_is_reported_without_its_password(wrong: str) -> None:
     with pytest.raises(ValueError, match="SMTP_URL") as raised:
         Settings(_env_file=None, SMTP_URL=wrong)
     assert "secret" not in str(raised.value)

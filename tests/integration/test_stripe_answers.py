@@ -30,7 +30,7 @@ from tests.integration.test_sandbox_answers import RUBBISH
 
 KEY = "sk_test_planted"
 PRICE = Decimal("10.59")
-PATIENCE, IMPATIENCE = 20.0, 1.0
+TIMEOUT, SHORT_TIMEOUT = 20.0, 1.0
 CREATED = 1_790_000_000
 
 REFUND = {
@@ -80,12 +80,12 @@ class Said(Sayer):
 
 @asynccontextmanager
 async def stripe_that_says(
-    answer: bytes | Answer | None, *, patience: float = PATIENCE, page: int = 100, concurrency: int = 2
+    answer: bytes | Answer | None, *, limit: float = TIMEOUT, page: int = 100, concurrency: int = 2
 ) -> AsyncIterator[Said]:
     """A Stripe that says just this to everything,
     or what a function of the request says; None: nothing at all."""
     async with server_that_says(answer) as said:
-        gateway = StripeGateway(said.url, KEY, patience, concurrency, page=page)
+        gateway = StripeGateway(said.url, KEY, limit, concurrency, page=page)
         yield Said(said.url, said.asked, gateway=gateway)
         await gateway.aclose()
 
@@ -196,7 +196,7 @@ async def test_a_key_without_the_right_names_the_setting() -> None:
     ],
     ids=["key in use", "another request", "locked", "500", "503", "502", "404"],
 )
-async def test_errors_are_told_apart(answer: bytes, code: str, retryable: bool) -> None:
+async def test_errors_are_distinguished(answer: bytes, code: str, retryable: bool) -> None:
     async with stripe_that_says(answer) as said:
         with pytest.raises(PaymentGatewayError) as raised:
             await new(said.gateway)
@@ -405,7 +405,7 @@ async def test_a_refund_that_failed_gave_nothing_back(status: str, kept: str) ->
         assert (await said.gateway.get("pi_1")).kept == Decimal(kept)
 
 
-async def test_the_fee_is_told_in_the_payments_currency() -> None:
+async def test_the_fee_is_reported_in_the_payments_currency() -> None:
     settled = {"fee": 60, "currency": "eur", "exchange_rate": 0.8}
     async with stripe_that_says(
         http(INTENT | {"latest_charge": CHARGE | {"balance_transaction": settled}})
@@ -534,12 +534,12 @@ async def test_a_listing_that_goes_in_circles_ends(data: list[Any]) -> None:
 
 
 async def test_silence_is_a_timeout() -> None:
-    async with stripe_that_says(None, patience=IMPATIENCE) as said:
+    async with stripe_that_says(None, limit=SHORT_TIMEOUT) as said:
         async for raised in asked_in_every_way(said.gateway):
             assert type(raised) is PaymentGatewayTimeout
 
 
-async def test_nobody_there_is_a_retryable_error() -> None:
+async def test_connection_refused_is_a_retryable_error() -> None:
     async with stripe_that_says(b"") as said:
         pass  # its port is free again
     async for raised in asked_in_every_way(said.gateway):
@@ -559,7 +559,7 @@ async def test_more_than_any_honest_answer_is_not_read() -> None:
 @pytest.mark.parametrize("key", ["sk_test_a\nb", "sk_test_ü", "sk_test_\x00"], ids=ascii)
 async def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
     async with stripe_that_says(http(OPEN)) as said:
-        gateway = StripeGateway(said.url, key, PATIENCE, 1)
+        gateway = StripeGateway(said.url, key, TIMEOUT, 1)
         with pytest.raises(PaymentGatewayError) as raised:
             await new(gateway)
         await gateway.aclose()
@@ -569,7 +569,7 @@ async def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
 
 
 async def test_cancellation_comes_through_and_frees_its_turn() -> None:
-    async with stripe_that_says(None, patience=IMPATIENCE, concurrency=1) as said:
+    async with stripe_that_says(None, limit=SHORT_TIMEOUT, concurrency=1) as said:
         waiting = [asyncio.ensure_future(said.gateway.get("pi_1")) for _ in range(4)]
         await asyncio.wait(waiting, timeout=0.1)
         for task in waiting:

@@ -33,12 +33,12 @@ from tests.waiting import until
 PRICE = Decimal("10.59")
 VISA, DECLINED, ASKS = "4242424242424242", "4000000000000341", "4000002500003155"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 @pytest.fixture
 async def gateway(localstripe: LocalStripe) -> AsyncIterator[StripeGateway]:
-    made = StripeGateway(localstripe.url, KEY, PATIENCE, 4)
+    made = StripeGateway(localstripe.url, KEY, TIMEOUT, 4)
     yield made
     await made.aclose()
 
@@ -165,7 +165,7 @@ async def test_a_holder_who_says_no(gateway: StripeGateway, localstripe: LocalSt
 
 async def test_a_holder_who_does_not_come(localstripe: LocalStripe, unique: str) -> None:
     """After the time limit the payment is cancelled, so that no answer can charge it any more."""
-    gateway = StripeGateway(localstripe.url, KEY, PATIENCE, 1, customer_minutes=1e-9)
+    gateway = StripeGateway(localstripe.url, KEY, TIMEOUT, 1, customer_minutes=1e-9)
     created = await new(gateway, unique, localstripe.card(ASKS))
     with pytest.raises(PaymentLapsed, match="requires_action"):
         await gateway.confirm(created.id, key="confirm")
@@ -184,7 +184,7 @@ async def test_cancelled_is_never_charged(
     assert [entry["status"] for entry in localstripe.ledger(unique)] == ["canceled"]
 
 
-async def test_cancelling_what_is_charged_tells_so(gateway: StripeGateway, unique: str) -> None:
+async def test_cancelling_a_charged_payment_reports_the_charge(gateway: StripeGateway, unique: str) -> None:
     paid = await charged(gateway, unique)
     assert await gateway.cancel(paid.id, key="cancel") == paid
 
@@ -326,7 +326,7 @@ async def test_any_order_id_comes_back_as_it_was(gateway: StripeGateway, unique:
 
 
 async def test_pages_have_everything_once(localstripe: LocalStripe, unique: str) -> None:
-    gateway = StripeGateway(localstripe.url, KEY, PATIENCE, 2, page=3)
+    gateway = StripeGateway(localstripe.url, KEY, TIMEOUT, 2, page=3)
     mine = {(await charged(gateway, f"{unique}-{n}")).id for n in range(7)}
     left = await new(gateway, f"{unique}-left")
     refunded = min(mine)
@@ -346,16 +346,16 @@ async def test_pages_have_everything_once(localstripe: LocalStripe, unique: str)
 
 async def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, unique: str) -> None:
     server = LocalStripe(tmp_path, tmp_path / "run")
-    gateway = StripeGateway(server.url, KEY, PATIENCE, 2)
+    gateway = StripeGateway(server.url, KEY, TIMEOUT, 2)
     try:
         server.start()
         created = await new(gateway, unique)
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         server.stop()
-        with pytest.raises(PaymentGatewayError) as away:
+        with pytest.raises(PaymentGatewayError) as raised:
             await gateway.confirm(created.id, key="confirm")
-        assert (away.value.retryable, away.value.error_code) in {
+        assert (raised.value.retryable, raised.value.error_code) in {
             (True, "unreachable"),
             (True, "connection_lost"),
         }
@@ -369,7 +369,7 @@ async def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, unique: st
 
 
 async def test_a_key_that_stripe_does_not_know_stops_at_once(localstripe: LocalStripe, unique: str) -> None:
-    gateway = StripeGateway(localstripe.url, "xk_wrong_secret", PATIENCE, 1)
+    gateway = StripeGateway(localstripe.url, "xk_wrong_secret", TIMEOUT, 1)
     with pytest.raises(PaymentKeyRefused, match="STRIPE_API_KEY") as refused:
         await new(gateway, unique)
     assert refused.value.error_code == "authentication"
@@ -378,7 +378,7 @@ async def test_a_key_that_stripe_does_not_know_stops_at_once(localstripe: LocalS
 
 
 async def test_after_it_was_closed_it_opens_new_connections(localstripe: LocalStripe, unique: str) -> None:
-    gateway = StripeGateway(localstripe.url, KEY, PATIENCE, 2)
+    gateway = StripeGateway(localstripe.url, KEY, TIMEOUT, 2)
     paid = await charged(gateway, unique)
     await gateway.aclose()
     assert await gateway.find(unique) == [paid]
@@ -390,7 +390,7 @@ async def test_neither_the_key_nor_card_data_nor_client_secrets_are_logged(
 ) -> None:
     key = "sk_test_SECRETKEY"
     with caplog.at_level(logging.DEBUG):
-        gateway = StripeGateway(localstripe.url, key, PATIENCE, 1)
+        gateway = StripeGateway(localstripe.url, key, TIMEOUT, 1)
         paid = await charged(gateway, unique, token=localstripe.card(VISA))
         for ask in (lambda: gateway.get("pi_unknown"), lambda: new(gateway, unique, "pm_unknown")):
             try:

@@ -207,9 +207,7 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
     stripe_saga.assert_books_balance()
 
 
-async def test_what_stripe_tells_while_an_order_is_being_postponed_is_not_missed(
-    stripe_saga: StripeWorld, unique: str
-) -> None:
+async def test_a_stripe_event_during_postponing_is_not_missed(stripe_saga: StripeWorld, unique: str) -> None:
     """Its worker has polled already, and no listener waits yet."""
     mark = stripe_saga.installation
     intake.submit([an_order(unique)])

@@ -74,7 +74,7 @@ async def leave(saga: World, order_id: str, left: Left, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("left", LEFT, ids=lambda left: left.name)
 @pytest.mark.usefixtures("prefect_api")
-async def test_whoever_goes_on_says_with_which_order_from_where_and_why(
+async def test_a_takeover_reports_order_step_and_reason(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, left: Left
 ) -> None:
     order_id = f"TOLD-{unique}"

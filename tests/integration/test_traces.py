@@ -127,7 +127,7 @@ async def test_compensations_refusals_and_failures_are_seen(
             assert secret.encode() not in body
 
 
-async def test_nothing_is_lost_while_the_collector_is_away_and_nothing_is_sent_twice(
+async def test_no_trace_is_lost_or_sent_twice_while_the_collector_is_unavailable(
     saga: World, collected: Collector, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules[Sender.__module__], "_RETRY_SECONDS", 0.2)

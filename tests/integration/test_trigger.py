@@ -29,7 +29,7 @@ async def test_submitting_needs_no_prefect_server(
     assert world.sql("SELECT count(*) FROM customer_order")[0][0] == 1
 
 
-async def test_run_order_tells_what_is_wrong(world: World, unique: str) -> None:
+async def test_run_order_reports_what_is_wrong(world: World, unique: str) -> None:
     submit_orders([an_order(f"WRONG-{unique}")])
     with pytest.raises(OrderConflict):
         run_order(an_order(f"WRONG-{unique}", price="1.00"))
@@ -132,7 +132,7 @@ async def test_an_order_with_a_run_of_its_own_is_stored_first(
     assert saga.charges(order["id"]) == 1
 
 
-async def test_an_order_whose_own_run_never_comes_is_everybody_s(
+async def test_an_order_whose_own_run_never_starts_may_be_claimed_by_any_run(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its run could not be started, or died: after a while a consumer takes it."""

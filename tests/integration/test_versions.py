@@ -80,7 +80,7 @@ def facts(world: World, order_id: str) -> Any:
 
 
 @pytest.mark.parametrize("left", ["put off", "with a dead worker", "to be cancelled"])
-async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_there(
+async def test_an_order_of_a_newer_version_waits_for_its_worker_and_resumes_there(
     saga: World, unique: str, caplog: pytest.LogCaptureFixture, left: str
 ) -> None:
     checks, order, other = (

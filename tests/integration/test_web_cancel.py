@@ -18,7 +18,7 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake
 from shop.orders.outcomes import Outcome
-from tests.integration.test_web_orders import NOBODY, problem
+from tests.integration.test_web_orders import NO_SERVER, problem
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order
 
@@ -29,7 +29,7 @@ ASKS = {"reason": "changed their mind", "requested_by": "ann"}
 @pytest.fixture
 def web(saga: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     monkeypatch.setenv("ORDERS_API_KEY", KEY)
-    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+    with environment({"PREFECT_API_URL": NO_SERVER}), served() as client:
         yield client
 
 

@@ -169,7 +169,7 @@ async def test_a_mail_is_shown_as_its_reader_sees_it_and_can_do_nothing(
 
 
 @pytest.mark.parametrize("password", ["", "wrong", KEY + "x", "ü"])
-async def test_nobody_else_is_let_in(web: httpx.Client, shipped: str, password: str) -> None:
+async def test_access_without_the_token_is_refused(web: httpx.Client, shipped: str, password: str) -> None:
     for path in ("/documents/label", "/documents/mail"):
         refused = web.get(path, params={"id": shipped, "kind": "confirmation"}, auth=("ann", password))
         assert refused.status_code == 401

@@ -15,7 +15,7 @@ from deployments.environment import environment
 from tests.integration.web import KEY, SECRET, served
 
 SIGNED = ("/webhooks/stripe", "/orders/shopify", "/orders/woocommerce")
-NOBODY = "http://127.0.0.1:1/api"
+NO_SERVER = "http://127.0.0.1:1/api"
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def web(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Cl
         "STRIPE_WEBHOOK_SECRET": SECRET,
         "SHOPIFY_WEBHOOK_SECRET": SECRET,
         "WOOCOMMERCE_WEBHOOK_SECRET": SECRET,
-        "PREFECT_API_URL": NOBODY,
+        "PREFECT_API_URL": NO_SERVER,
     }
     with environment(values), served() as client:
         yield client

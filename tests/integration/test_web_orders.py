@@ -27,7 +27,7 @@ from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order
 
 JSON = {"Content-Type": "application/json"}
-NOBODY = "http://127.0.0.1:1/api"
+NO_SERVER = "http://127.0.0.1:1/api"
 """A Prefect server that is not there: orders are taken all the same."""
 
 
@@ -35,7 +35,7 @@ NOBODY = "http://127.0.0.1:1/api"
 def web(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     monkeypatch.setenv("ORDERS_API_KEY", f"another-key-of-this-shop,{KEY}")
     monkeypatch.setenv("WEB_MAX_BYTES", "20000")
-    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+    with environment({"PREFECT_API_URL": NO_SERVER}), served() as client:
         yield client
 
 
@@ -47,7 +47,7 @@ def closed(postgres: EmbeddedPostgres, template_database: str) -> Iterator[httpx
         "DATABASE_URL": postgres.url("closed"),
         "ORDERS_API_KEY": KEY,
         "WEB_MAX_BYTES": "20000",
-        "PREFECT_API_URL": NOBODY,
+        "PREFECT_API_URL": NO_SERVER,
     }
     with environment(values), served() as client:
         yield client
@@ -323,7 +323,7 @@ class TestBadInput:
         for headers in ({}, {"Content-Type": "text/plain"}, JSON | {"Content-Encoding": "gzip"}):
             problem(closed.post("/orders", content=b'{"id": "x"}', headers=headers), 415)
 
-    def test_what_is_told_to_be_too_large_is_not_read(self, closed: httpx.Client) -> None:
+    def test_a_body_declared_too_large_is_not_read(self, closed: httpx.Client) -> None:
         assert (
             "WEB_MAX_BYTES"
             in problem(closed.post("/orders", content=b" " * 20_001, headers=JSON), 413)["detail"]
@@ -367,7 +367,7 @@ class TestBadInput:
             problem(answer, status)
             assert set(answer.headers.get("allow", "").split(", ")) - {""} == allowed, path
 
-    def test_what_nobody_foresaw_tells_nothing(
+    def test_an_unexpected_error_reveals_nothing(
         self, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def breaks(order_id: str) -> None:
@@ -388,7 +388,7 @@ class TestBadInput:
 
 
 class TestKeys:
-    def test_without_one_nobody_is_let_in(self, closed: httpx.Client) -> None:
+    def test_without_a_key_access_is_refused(self, closed: httpx.Client) -> None:
         bare = httpx.Client(base_url=closed.base_url)
         for given in (
             None,
@@ -423,11 +423,11 @@ class TestKeys:
         assert world.sql("SELECT count(*) FROM customer_order") == [(0,)]
 
 
-class TestServersThatAreAway:
+class TestUnavailableServers:
     def test_without_a_prefect_server_orders_are_taken_at_once(
         self, web: httpx.Client, world: World, unique: str
     ) -> None:
-        assert os.environ["PREFECT_API_URL"] == NOBODY
+        assert os.environ["PREFECT_API_URL"] == NO_SERVER
         for number in range(5):
             answer = web.post("/orders", json=an_order(f"{unique}-{number}"), timeout=5)
             assert answer.status_code == 202

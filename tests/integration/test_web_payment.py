@@ -15,7 +15,7 @@ from deployments.environment import environment
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake
 from tests.integration.stripe_world import StripeWorld
-from tests.integration.test_web_orders import NOBODY, problem
+from tests.integration.test_web_orders import NO_SERVER, problem
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order
 
@@ -24,7 +24,7 @@ from tests.integration.world import World, an_order
 def web(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     request.getfixturevalue("stripe_saga" if "stripe_saga" in request.fixturenames else "saga")
     monkeypatch.setenv("ORDERS_API_KEY", KEY)
-    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+    with environment({"PREFECT_API_URL": NO_SERVER}), served() as client:
         yield client
 
 
@@ -77,7 +77,7 @@ async def test_a_gateway_that_is_silent_is_a_problem_that_passes(
     assert answer.headers["retry-after"]
 
 
-async def test_the_sandbox_asks_nobody(saga: World, web: httpx.Client, unique: str) -> None:
+async def test_the_sandbox_asks_no_customer(saga: World, web: httpx.Client, unique: str) -> None:
     declined = f"{unique}-declined"
     intake.submit([an_order(unique), an_order(declined, card="0000")])
     await process_pending_orders(consumer_seconds=0)

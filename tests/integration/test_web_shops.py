@@ -129,7 +129,7 @@ def entries(shop: World, order_id: str) -> list[tuple[str, str, str]]:
 
 
 class TestShopify:
-    async def test_a_transfer_that_came_lets_its_order_go_on(self, shop: World, shopify: Send) -> None:
+    async def test_a_received_transfer_resumes_its_order(self, shop: World, shopify: Send) -> None:
         unpaid = {"financial_status": "pending", "total_outstanding": paid()["total_price"]}
         pending = {**paid(), **unpaid, "payment_gateway_names": ["Bank Deposit"]}
         assert shopify(pending, "orders/create")["status"] == "accepted"
@@ -218,7 +218,7 @@ class TestShopify:
         assert shop.order(ORDER).outcome in SEEN_BY_A_PERSON
         assert shop.stock("82804GM") == (10, 0)
 
-    def test_a_cancelled_order_that_nobody_paid_is_not_stored(self, shop: World, shopify: Send) -> None:
+    def test_a_cancelled_unpaid_order_is_not_stored(self, shop: World, shopify: Send) -> None:
         taken = shopify(of("shopify", "test_notification_usd"), "orders/create")
         assert (taken["status"], stored(shop)) == ("cancelled", [])
 
@@ -324,7 +324,7 @@ class TestShopify:
         assert shopify(self.moved("Second Road", 7), "orders/updated")["status"] == "changed"
         assert shop.order(ORDER).content["shipping_info"]["address"] == "By Hand 1"
 
-    def test_an_address_and_more_are_told_apart(self, shop: World, shopify: Send) -> None:
+    def test_an_address_and_other_changes_are_distinguished(self, shop: World, shopify: Send) -> None:
         shopify(paid())
         order = self.moved("Second Road", 6) | {"email": "else@example.com"}
         taken = [shopify(order, "orders/updated") for _ in range(2)]
@@ -469,7 +469,7 @@ class TestWooCommerce:
         assert shop.order("woocommerce-17111").outcome == Outcome.COMPENSATED
         assert [action for action, _, _ in entries(shop, "woocommerce-17111")] == ["cancel", "shop_update"]
 
-    def test_a_cancelled_order_that_nobody_paid_is_not_stored(self, shop: World, woo: Send) -> None:
+    def test_a_cancelled_unpaid_order_is_not_stored(self, shop: World, woo: Send) -> None:
         order = of("woocommerce", "pending_paypal_usd")
         assert [
             woo(order | {"status": status})["status"] for status in ("pending", "failed", "cancelled")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from deployments.environment import environment
-from tests.integration.test_web_orders import NOBODY, problem
+from tests.integration.test_web_orders import NO_SERVER, problem
 from tests.integration.web import KEY, served
 from tests.integration.world import World
 
@@ -17,7 +17,7 @@ from tests.integration.world import World
 @pytest.fixture
 def web(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     monkeypatch.setenv("ORDERS_API_KEY", KEY)
-    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+    with environment({"PREFECT_API_URL": NO_SERVER}), served() as client:
         yield client
 
 

@@ -210,7 +210,7 @@ class TestWhoIsBelieved:
             answer = send(client, self.BODY)
         assert (answer.status_code, "STRIPE_WEBHOOK_SECRET" in answer.json()["detail"]) == (503, True)
 
-    def test_a_database_that_fails_is_told_so_that_stripe_sends_it_again(
+    def test_a_failing_database_is_reported_so_that_stripe_sends_again(
         self, web: httpx.Client, shop: StripeWorld
     ) -> None:
         shop.sql("ALTER TABLE payment_event RENAME TO gone")
@@ -220,7 +220,7 @@ class TestWhoIsBelieved:
 
 
 class TestOrdersThatWait:
-    async def test_an_order_goes_on_as_soon_as_its_customer_has_answered(
+    async def test_an_order_resumes_as_soon_as_its_customer_has_answered(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
         await ordered(shop.asking(unique))
@@ -243,7 +243,7 @@ class TestOrdersThatWait:
         assert await handle_events() == {"handled": 0, "later": 0}, "no call to Stripe for what is in order"
         assert (done(shop, "evt_1"), done(shop, "evt_early")) == ("in order", "in order")
 
-    async def test_another_orders_payment_wakes_nobody(
+    async def test_another_orders_payment_wakes_no_run(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
         await ordered(shop.asking(unique))
@@ -347,7 +347,7 @@ class TestLateSuccesses:
         assert shop.money(unique) == (PRICE, 0)
         assert done(shop, "evt_1") == "charged without order: needs a person"
 
-    async def test_somebody_elses_payment_in_the_account_is_left_alone(
+    async def test_a_foreign_payment_in_the_account_is_not_changed(
         self, web: httpx.Client, shop: StripeWorld
     ) -> None:
         made = shop.stripe.post("/v1/payment_intents", amount="500", currency="usd")["id"]
@@ -407,7 +407,7 @@ class TestRefundsMadeInTheDashboard:
         assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
         assert done(shop, "evt_1") == "refund unknown to us: needs a person"
 
-    async def test_a_refund_that_fails_days_later_comes_to_the_desk(
+    async def test_a_refund_that_fails_days_later_goes_to_review(
         self, web: httpx.Client, shop: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await ordered(paid_by("pm_card_visa", an_order(unique, country="AQ")))
@@ -469,7 +469,7 @@ class TestDisputes:
         ), shown.description or ""  # type: ignore[arg-type]
 
     @pytest.mark.usefixtures("prefect_api")
-    async def test_a_dispute_is_on_the_desk_until_it_is_closed(
+    async def test_a_dispute_is_under_review_until_it_is_closed(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
         """localstripe knows no disputes: what the event says, which is signed,
@@ -498,7 +498,7 @@ class TestDisputes:
         assert shop.sql("SELECT status, closed_at IS NOT NULL FROM dispute") == [("won", True)]
         assert shop.sql("SELECT count(*) FROM payment_event WHERE handled_at IS NULL") == [(0,)]
 
-    async def test_a_dispute_that_is_told_after_its_end_is_not_opened(
+    async def test_a_dispute_reported_after_its_end_is_not_opened(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
         await ordered(paid_by("pm_card_visa", an_order(unique)))
@@ -546,7 +546,7 @@ class TestDisputes:
 
 
 class TestTheWholeWay:
-    async def test_localstripe_tells_by_itself_and_an_order_goes_on(
+    async def test_localstripe_sends_webhooks_and_an_order_resumes(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
         """A webhook that is signed and sent by a server that is not ours."""
@@ -557,10 +557,10 @@ class TestTheWholeWay:
             await ordered(shop.asking(unique))
             shop.stripe.authenticate(shop.ledger(unique)[0]["id"], success=True)
 
-            async def woken() -> bool:
+            async def finished_waiting() -> bool:
                 return is_due(shop, unique)
 
-            await until(woken, 20, "the webhook to arrive")
+            await until(finished_waiting, 20, "the webhook to arrive")
             await process_pending_orders(consumer_seconds=0)
             assert ended(unique).outcome is Outcome.COMPLETED
         finally:  # it keeps them for ever

@@ -158,7 +158,7 @@ def _fail(trouble: str | None) -> NoReturn:
     match trouble:
         case Trouble.ERROR:
             raise PaymentGatewayError("internal_error", "the gateway was told to fail", retryable=True)
-        case Trouble.AWAY:
+        case Trouble.UNAVAILABLE:
             raise PaymentGatewayUnavailable(10)
         case _:
             raise PaymentGatewayTimeout("no answer")

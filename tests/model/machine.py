@@ -67,7 +67,7 @@ class AnyHistory(RuleBasedStateMachine):
         for turn in turns:
             rest, which = divmod(turn, _MOST_WORKERS)
             pick, awaits = divmod(rest, 8)
-            self._go_on(self._worker(which), awaits + 1, pick)
+            self._advance(self._worker(which), awaits + 1, pick)
 
     @rule(which=_which, awaits=_awaits, leases=st.integers(0, 3), flow=_flow, its=_awaits, then=_awaits)
     def somebody_comes_between(
@@ -76,32 +76,32 @@ class AnyHistory(RuleBasedStateMachine):
         """A worker goes some way, and another comes; perhaps to take over, because leases run out: their
         holders may be dead, or only slow, as this one is."""
         slow = self._worker(which)
-        self._go_on(slow, awaits)
+        self._advance(slow, awaits)
         if leases:
             self.world.leases_run_out()
         if flow == "expiry":
             self.world.reservations_run_out()
         if len(self.world.workers) < _MOST_WORKERS:
-            self._go_on(self.world.start(flow, which), its)
+            self._advance(self.world.start(flow, which), its)
         if slow in self.world.workers:
-            self._go_on(slow, then)
+            self._advance(slow, then)
 
     @rule(which=_which, awaits=_awaits, seconds=st.sampled_from([2, 20, 61]), then=_awaits)
     def time_passes(self, which: int, awaits: int, seconds: int, then: int) -> None:
         """For one worker: its pauses end, its time limits pass, its lease is renewed."""
         worker = self._worker(which)
-        self._go_on(worker, awaits)
+        self._advance(worker, awaits)
         if worker in self.world.workers:
             self.world.sleep(worker, seconds)
             self._look()
-            self._go_on(worker, then)
+            self._advance(worker, then)
 
     # -- and things go wrong
 
     @rule(which=_which, awaits=_awaits)
     def a_worker_dies(self, which: int, awaits: int) -> None:
         worker = self._worker(which)
-        self._go_on(worker, awaits)
+        self._advance(worker, awaits)
         if worker in self.world.workers:
             self.world.crash(worker)
         self._look()
@@ -109,7 +109,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(which=_which, awaits=_awaits)
     def a_run_is_cancelled(self, which: int, awaits: int) -> None:
         worker = self._worker(which)
-        self._go_on(worker, awaits)
+        self._advance(worker, awaits)
         if worker in self.world.workers:
             self.world.cancel(worker)
         self._look()
@@ -118,7 +118,7 @@ class AnyHistory(RuleBasedStateMachine):
     def something_fails(self, which: int, awaits: int, trouble: Trouble, times: int) -> None:
         """A request to the gateway, or the connection to the database; perhaps again and again."""
         worker = self._worker(which)
-        self._go_on(worker, awaits)
+        self._advance(worker, awaits)
         for _ in range(times):
             if worker in self.world.workers and not worker.ended:
                 self.world.step(worker, trouble=trouble)
@@ -159,7 +159,7 @@ class AnyHistory(RuleBasedStateMachine):
             self.world.start(("order", "consumer", "consumer")[which], which)
         return self.world.workers[which % len(self.world.workers)]
 
-    def _go_on(self, worker: Worker, awaits: int, pick: int = 0) -> None:
+    def _advance(self, worker: Worker, awaits: int, pick: int = 0) -> None:
         for _ in range(awaits):
             if worker.ended:
                 break

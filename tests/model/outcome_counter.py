@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Tally:
+class OutcomeCounter:
     histories: int = 0
     different: set[int] = field(default_factory=set)
     """By what was passed, in which sequence: two that were drawn differently may be the same."""

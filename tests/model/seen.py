@@ -58,7 +58,7 @@ class Seen(NamedTuple):
     returned: bool
     shipped: dict[str, int] | None
     mails_or_none: list[str] | None
-    on_the_desk: str | None
+    in_review: str | None
     resolution: str | None
 
     @property

@@ -58,7 +58,7 @@ _PAUSES = (
     "UPDATE customer_order SET not_before = NULL WHERE id IN "
     "(SELECT id FROM customer_order WHERE not_before IS NOT NULL FOR NO KEY UPDATE SKIP LOCKED)"
 )
-_DESK = (
+_REVIEW = (
     "UPDATE attention SET next_retry_at = now() WHERE order_id IN "
     "(SELECT order_id FROM attention WHERE resolved_at IS NULL FOR NO KEY UPDATE SKIP LOCKED)"
 )
@@ -97,4 +97,4 @@ class Tables:
     def pauses_end(self) -> None:
         """Of postponed orders, and of those under manual review."""
         self.db.execute(_PAUSES)
-        self.db.execute(_DESK)
+        self.db.execute(_REVIEW)

@@ -10,4 +10,4 @@ class Trouble(StrEnum):
     SLOW_ANSWER = "the answer is slow"
     """The worker waits, and something may happen meanwhile; time, for example."""
     ERROR = "an error is the answer"
-    AWAY = "it is left alone for a while"
+    UNAVAILABLE = "it is unavailable for a while"

@@ -82,7 +82,7 @@ async def _deaf(*_: Any, **__: Any) -> AsyncIterator[Listener]:
     yield Listener()
 
 
-async def _nobody_looks(*_: Any, **__: Any) -> None:
+async def _do_nothing(*_: Any, **__: Any) -> None:
     pass
 
 
@@ -123,18 +123,18 @@ def without_prefect() -> Iterator[None]:
             patch.object(flows.housekeeping, "_consumer_started", _no_consumer),
             patch.object(flows.jobs, "JOBS", tuple(Job(name, run) for name, run in jobs.items())),
             patch.object(flows.attention_artifact, "changed", lambda: None),
-            patch.object(flows.attention_artifact, "show_review_queue", _nobody_looks),
-            patch.object(flows.attention_artifact, "show_undelivered", _nobody_looks),
-            patch.multiple(flows.cancel_order, _show=_nobody_looks, started_by=_nobody_looks),
-            patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),
+            patch.object(flows.attention_artifact, "show_review_queue", _do_nothing),
+            patch.object(flows.attention_artifact, "show_undelivered", _do_nothing),
+            patch.multiple(flows.cancel_order, _show=_do_nothing, started_by=_do_nothing),
+            patch.multiple(flows.order_run, show_order=_do_nothing, run_id=lambda: repr(current())),
             *(
                 patch.object(each, "run_id", lambda: repr(current()))
                 for each in (saga.prefect.instance_run, saga.prefect.consumer)
             ),
             *(patch.object(each, "cancelled_by_sigterm", _nothing) for each in _TERMINATED),
-            patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
-            patch.object(flows.progress, "acreate_markdown_artifact", _nobody_looks),
-            patch.object(saga.prefect.takeover, "_create_artifacts", _nobody_looks),
+            patch.object(flows.progress, "acreate_progress_artifact", _do_nothing),
+            patch.object(flows.progress, "acreate_markdown_artifact", _do_nothing),
+            patch.object(saga.prefect.takeover, "_create_artifacts", _do_nothing),
             patch.object(saga.wakeup, "listening", _deaf),
             patch.object(shop.notifications.outbox, "is_due", _no_mail),
             patch.object(saga.database, "_limit_on_the_server", lambda *_: None),

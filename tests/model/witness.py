@@ -210,13 +210,13 @@ class Witness:
                 if Decimal(now.at_risk) < money.kept:
                     yield f"{now.at_risk} are at risk, and the gateway has kept {money.kept}"
                 if (
-                    now.on_the_desk is None
+                    now.in_review is None
                     or now.resolution is not None
-                    or Decimal(now.on_the_desk) != Decimal(now.at_risk)
+                    or Decimal(now.in_review) != Decimal(now.at_risk)
                 ):
                     yield (
                         f"needs attention at {now.at_risk}, "
-                        f"and the desk says {now.on_the_desk}, {now.resolution}"
+                        f"and the desk says {now.in_review}, {now.resolution}"
                     )
                 if self._is_clear(now, money) and Decimal(now.refunded) != money.refunded:
                     yield f"needs attention: we say {now.refunded} went back, the gateway {money.refunded}"
@@ -227,7 +227,7 @@ class Witness:
                     )
                 if now.mails != _notices(now, *recorded):
                     yield f"is {now.outcome}, and its mails are {now.mails}"
-                if now.on_the_desk is not None and now.resolution != "undone":
+                if now.in_review is not None and now.resolution != "undone":
                     yield f"is {now.outcome}, and on the desk still"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from saga.errors import LeaseLost
 
-_PATIENCE = 50
+_MAX_CANCELS = 50
 """How often a dead worker's tasks are cancelled."""
 
 
@@ -160,7 +160,7 @@ class Worker:
         self.task.cancel()
         self.loop.settle()
 
-    def bury(self) -> None:
+    def clean_up(self) -> None:
         """Clears away what is left of a dead worker
         whose connections are all cut."""
         assert self.dead
@@ -169,7 +169,7 @@ class Worker:
                 if not point.passed.done():
                     point.passed.set_exception(Dead())
             self.loop.settle()
-        for _ in range(_PATIENCE):
+        for _ in range(_MAX_CANCELS):
             if not self.loop.tasks:
                 break
             for task in list(self.loop.tasks):

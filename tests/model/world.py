@@ -21,7 +21,7 @@ from tests.model import known
 from tests.model.engines import Engines
 from tests.model.gateway import Gateway, Wire
 from tests.model.orders import IDS
-from tests.model.outcome_counter import Tally
+from tests.model.outcome_counter import OutcomeCounter
 from tests.model.stories import Story, story
 from tests.model.tables import Tables
 from tests.model.trouble import Trouble
@@ -60,7 +60,7 @@ class World:
         self.ledger = Ledger(None)
         self.witness = self._stack.enter_context(closing(Witness(url, self.ledger)))
         self.workers: list[Worker] = []
-        self.outcome_counter = Tally()
+        self.outcome_counter = OutcomeCounter()
         self.trace: list[str] = []
         """What was passed, in its sequence."""
         self.violations: list[str] = []
@@ -198,7 +198,7 @@ class World:
         if counts:
             self.trace.append(f"{worker}: dies")
         self._engines.cut(worker)
-        worker.bury()
+        worker.clean_up()
         for kept in (
             saga.database._engines,
             saga.checkpoints._writers,
@@ -255,7 +255,7 @@ class World:
             self.request_arrives_late(0)
         self._at_rest()
         if any(order.outcome == "needs_attention" for order in self.witness.orders.values()):
-            self._settle_the_desk()
+            self._settle_reviews()
             self._at_rest()
         if not late:
             self._known |= states
@@ -275,7 +275,7 @@ class World:
         if faults := list(self.witness.at_rest()):
             self.fail("; ".join(faults))
 
-    def _settle_the_desk(self) -> None:
+    def _settle_reviews(self) -> None:
         """The bank accepts every refund, and manual review retries.
         Raises Violation unless everything that was due is undone."""
         self.gateway_behaves(take_refunds=True)

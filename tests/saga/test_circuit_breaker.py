@@ -10,7 +10,7 @@ import pytest
 from saga import circuit_breaker
 from saga.circuit_breaker import Circuit
 from saga.errors import StepError
-from tests.saga.trips import Away, Busy, NoSeat
+from tests.saga.trips import Busy, NoSeat, Unavailable
 from tests.waiting import until
 
 PAUSE = 0.15
@@ -30,7 +30,7 @@ class Airline:
             pause_seconds=PAUSE,
             concurrency=concurrency,
             is_failure=lambda _kind, error: isinstance(error, Busy),
-            unavailable=Away,
+            unavailable=Unavailable,
             on_change=self.reported.append,
         )
 
@@ -61,7 +61,7 @@ class Airline:
 async def test_after_failures_in_a_row_calls_fail_at_once() -> None:
     airline = Airline()
     airline.error = DOWN
-    assert await airline.ask_in_turn(10) == ["Busy"] * 2 + ["Away"] * 8, "the third opens it"
+    assert await airline.ask_in_turn(10) == ["Busy"] * 2 + ["Unavailable"] * 8, "the third opens it"
     assert airline.calls == 3, "and nobody bothers the airline any more"
     assert airline.reported == ["unreachable"], "once"
 
@@ -69,10 +69,10 @@ async def test_after_failures_in_a_row_calls_fail_at_once() -> None:
 async def test_what_it_raises_says_when_to_try_again() -> None:
     airline = Airline(failures=1)
     airline.error = DOWN
-    with pytest.raises(Away) as away:
+    with pytest.raises(Unavailable) as raised:
         await airline.circuit.ask(airline.answer)
-    assert away.value.retry_after == pytest.approx(PAUSE)
-    assert away.value.__cause__ is DOWN
+    assert raised.value.retry_after == pytest.approx(PAUSE)
+    assert raised.value.__cause__ is DOWN
 
 
 async def test_a_refusal_is_no_failure() -> None:
@@ -86,7 +86,7 @@ async def test_only_failures_in_a_row_count() -> None:
     airline = Airline()
     for error in (DOWN, DOWN, None, DOWN, DOWN, NoSeat(), DOWN, DOWN):
         airline.error = error
-        assert await airline.ask() != "Away"
+        assert await airline.ask() != "Unavailable"
     assert airline.reported == []
 
 
@@ -104,18 +104,18 @@ async def test_after_a_pause_one_call_tries_it() -> None:
     await until(others_are_refused, 5, "the other calls to fail at once")
     assert airline.calls == 2, "one call tries it"
     airline.hold.set()
-    assert sorted(await asyncio.gather(*asked)) == ["Away"] * 19 + ["answered"]
+    assert sorted(await asyncio.gather(*asked)) == ["Unavailable"] * 19 + ["answered"]
     assert await airline.ask_in_turn(3) == ["answered"] * 3
     assert airline.reported == ["unreachable", None]
 
 
-async def test_if_the_try_fails_it_is_left_alone_again() -> None:
+async def test_if_the_try_fails_the_circuit_opens_again() -> None:
     airline = Airline(failures=3)
     airline.error = DOWN
     await airline.ask_in_turn(3)
     for _ in range(3):
         await airline.until_it_may_be_tried()
-        assert await airline.ask_in_turn(3) == ["Away"] * 3
+        assert await airline.ask_in_turn(3) == ["Unavailable"] * 3
     assert airline.calls == 6
     assert airline.reported == ["unreachable"], "still the same outage"
 
@@ -139,13 +139,13 @@ async def test_a_try_that_is_cancelled_lets_another_try() -> None:
     assert airline.reported == ["unreachable", None]
 
 
-async def test_calls_that_wait_for_their_turn_do_not_try_in_vain() -> None:
+async def test_calls_that_wait_for_their_turn_do_not_call_a_failing_service() -> None:
     """Hundreds wait for a connection when the airline fails: only calls that have one notice."""
     airline = Airline(failures=4, concurrency=4)
     airline.error = DOWN
     answers = await asyncio.gather(*(airline.ask() for _ in range(200)))
     assert airline.calls == 4
-    assert answers.count("Away") == 197
+    assert answers.count("Unavailable") == 197
 
 
 async def test_the_longer_the_outage_the_longer_the_pause_up_to_a_minute(
@@ -159,7 +159,7 @@ async def test_the_longer_the_outage_the_longer_the_pause_up_to_a_minute(
     pauses = []
     for outage in (0.0, 5.0, 30.0, 600.0):
         now = 1000.0 + outage
-        with pytest.raises(Away) as error:
+        with pytest.raises(Unavailable) as error:
             await airline.circuit.ask(airline.answer)
         pauses.append(error.value.retry_after)
     assert pauses == [pytest.approx(PAUSE), 5.0, 30.0, 60.0]

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from saga.database import connect_args, is_database_error, is_schema_mismatch, sqlstate
 from saga.infrastructure import is_infrastructure_error
 
-TROUBLE = ("08", "28", "40", "53", "55", "57", "58", "72", "F0", "XX")
+OUTAGE_CLASSES = ("08", "28", "40", "53", "55", "57", "58", "72", "F0", "XX")
 """Classes that say something about the server only."""
 SINGLE = {"25006", "25P03", "25P04", "26000", "42P05", "3D000"}
 SCHEMA = {"3F000", "42501", "42703", "42704", "42883", "42P01"}
@@ -52,8 +52,8 @@ def wrapped(error: psycopg.Error) -> Exception:
     return made
 
 
-def is_trouble(state: str) -> bool:
-    return state[:2] in TROUBLE or state in SINGLE
+def is_outage(state: str) -> bool:
+    return state[:2] in OUTAGE_CLASSES or state in SINGLE
 
 
 def test_psycopg_knows_enough_codes_for_the_tests_below() -> None:
@@ -65,15 +65,15 @@ def test_psycopg_knows_enough_codes_for_the_tests_below() -> None:
 def test_every_code_that_postgresql_has_is_judged_by_its_code(state: str) -> None:
     for error in (raised(state), wrapped(raised(state))):
         assert sqlstate(error) == state
-        assert is_database_error(error) == is_trouble(state)
+        assert is_database_error(error) == is_outage(state)
         assert is_schema_mismatch(error) == (state in SCHEMA)
-        assert is_infrastructure_error(error) == (is_trouble(state) or state in SCHEMA)
+        assert is_infrastructure_error(error) == (is_outage(state) or state in SCHEMA)
 
 
-@given(st.one_of(st.sampled_from(TROUBLE), CLASSES), CODES)
+@given(st.one_of(st.sampled_from(OUTAGE_CLASSES), CLASSES), CODES)
 def test_codes_that_are_yet_to_come_are_judged_by_their_class(sqlclass: str, rest: str) -> None:
     state = sqlclass + rest
-    assert is_database_error(wrapped(raised(state))) == is_trouble(state)
+    assert is_database_error(wrapped(raised(state))) == is_outage(state)
 
 
 @given(st.sampled_from([state for state in KNOWN if state[:2] in {"22", "23", "21"}]))
@@ -119,7 +119,9 @@ def test_what_has_nothing_to_do_with_the_server_is_not_its_trouble() -> None:
     ],
     ids=lambda value: repr(value)[:60],
 )
-def test_machine_and_network_are_told_from_the_code_of_a_step(error: Exception, expected: bool) -> None:
+def test_machine_and_network_errors_are_distinguished_from_step_errors(
+    error: Exception, expected: bool
+) -> None:
     assert is_infrastructure_error(error) is expected
 
 

@@ -139,7 +139,7 @@ async def test_what_has_ended_or_is_postponed_is_not_claimed(agency: Agency) -> 
     assert ids(await agency.claim()) == ["B"]
 
 
-async def test_those_that_somebody_had_begun_with(agency: Agency) -> None:
+async def test_trips_that_were_begun(agency: Agency) -> None:
     await agency.store("A", "B")
     await agency.claim("A")
     await agency.let_leases_run_out()
@@ -319,7 +319,7 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
     """Else a database that comes and goes would have good trips given up."""
 
     @asynccontextmanager
-    async def away(*_: object, **_more: object) -> AsyncIterator[Tx]:
+    async def read_only(*_: object, **_more: object) -> AsyncIterator[Tx]:
         raise DBAPIError.instance(
             "UPDATE", {}, psycopg.errors.ReadOnlySqlTransaction("read-only"), psycopg.Error
         )
@@ -330,7 +330,7 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
         async with lease(TRIPS) as mine:
             await agency.claim("A", lease=mine)
             with monkeypatch.context() as patch:
-                patch.setattr(leases, "transaction", away)
+                patch.setattr(leases, "transaction", read_only)
                 await until(partial(has_run_out, agency, mine), 10, "the lease to run out")
                 (taken,) = await agency.claim("A")
             assert (taken.takeovers, taken.lone_deaths) == (1, 1)
@@ -379,7 +379,7 @@ async def test_a_renewal_that_waits_for_whoever_takes_over_sees_what_that_one_le
     async with transaction() as tx:
         (taken,) = await claims.claim(tx, TRIPS, other, most=1, ids=["A"])
         renewing = asyncio.create_task(leases._renew(TRIPS, mine, known, limit=30))
-        await until(partial(somebody_waits, agency), 10, "the renewal to wait")
+        await until(partial(is_waiting_for_lock, agency), 10, "the renewal to wait")
     await renewing
     assert (taken.lone_deaths, known.had_single_instance) == (1, True)
     assert await is_not_counted(agency)
@@ -476,7 +476,7 @@ async def test_after_each_trial_that_it_survives_a_worker_takes_more(agency: Age
     assert [len(await trial(agency, most=10, survived=survived)) for survived in range(4)] == [1, 2, 4, 5]
 
 
-async def test_who_has_other_trips_in_hand_tries_nobody(agency: Agency) -> None:
+async def test_a_worker_with_other_trips_starts_no_trial(agency: Agency) -> None:
     await agency.store("A", "B")
     await die(agency, 3)
     await agency.store("C")
@@ -510,7 +510,7 @@ async def test_beside_a_trip_that_cannot_be_claimed_suspected_ones_are_still_tri
     )
 
 
-async def test_those_that_nobody_had_begun_with_stay_so_beside_a_trip_that_cannot_be_claimed(
+async def test_trips_not_begun_stay_so_beside_a_trip_that_cannot_be_claimed(
     agency: Agency,
 ) -> None:
     await agency.store("UNREADABLE", "B", "C")
@@ -570,7 +570,7 @@ async def test_a_trip_whose_lease_is_gone_can_be_tried(agency: Agency) -> None:
     assert [(trip.id, trip.on_trial) for trip in await trial(agency)] == [("A", True)]
 
 
-async def somebody_waits(agency: Agency) -> bool:
+async def is_waiting_for_lock(agency: Agency) -> bool:
     return bool(await agency.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
 
@@ -702,7 +702,7 @@ async def test_only_those_that_are_lost_are_left_out(agency: Agency) -> None:
     assert (lost.lost, b.lost, c.lost) == (True, False, False)
 
 
-async def test_nobody_claims_a_trip_while_it_is_being_written_about(agency: Agency) -> None:
+async def test_a_trip_is_not_claimed_while_its_journal_is_being_written(agency: Agency) -> None:
     (trip,) = await agency.instance("A")
     async with transaction() as tx:
         assert await journal.verify_ownership(tx, [trip]) == [trip]
@@ -1024,7 +1024,7 @@ async def test_a_journal_that_cannot_be_read_again_is_not_forgotten(agency: Agen
     assert trip.undo_plan() == (CHARGE, RESERVE)
 
 
-async def test_whoever_takes_over_goes_on_undoing(agency: Agency) -> None:
+async def test_a_takeover_continues_undoing(agency: Agency) -> None:
     (trip,) = await agency.instance("A")
     await begin(RESERVE, [trip])
     trip.fail(DEPART, NoSeat("no seat", seats=1))

@@ -91,12 +91,12 @@ async def test_what_the_transaction_refuses_is_undone(agency: Agency) -> None:
     assert (row.status, row.undo_due) == ("failed", True)
 
 
-async def test_the_database_away_is_no_reason_to_ask_outside_again(agency: Agency) -> None:
+async def test_a_lost_database_connection_does_not_repeat_the_outside_call(agency: Agency) -> None:
     trips = await some(agency, "A", "B")
     work, outside = StepExecution(DEPART, trips), Outside()
-    away = OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+    connection_closed = OperationalError("SELECT 1", {}, Exception("server closed the connection"))
     with pytest.raises(OperationalError):
-        await run_external(work, outside, Inside(error=away))
+        await run_external(work, outside, Inside(error=connection_closed))
     await run_external(work, outside, Inside())
     assert sorted(outside.calls) == ["A", "B"]
     assert len(work.done) == 2

@@ -226,7 +226,7 @@ async def test_what_a_dead_worker_left_behind_is_recovered(agency: Agency) -> No
     assert {row.takeovers for row in await agency.rows("SELECT takeovers FROM trip")} == {1}
 
 
-async def test_trips_that_go_on_alone_keep_to_the_limit_together(agency: Agency) -> None:
+async def test_detached_trips_keep_to_the_limit_together(agency: Agency) -> None:
     """All fail together, so that each is tried alone, at the same time as the others, under one lease."""
     limit = Limit("one call", lambda: 1, lambda: 1)
     tried: set[str] = set()

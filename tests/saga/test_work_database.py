@@ -110,7 +110,7 @@ async def test_a_trip_that_the_action_forgot_does_not_take_the_others_with_it(ag
     assert await statuses(agency) == {"A": "done", "B": "failed"}
 
 
-async def test_trouble_with_the_database_is_everybodys_and_is_tried_again_together(agency: Agency) -> None:
+async def test_a_database_failure_affects_the_whole_batch_and_is_retried_together(agency: Agency) -> None:
     trips = await some(agency, *"ABC")
     act, work = Effects(agency, B=gone()), StepExecution(ACT, trips)
     with pytest.raises(OperationalError):
@@ -173,7 +173,7 @@ async def test_a_batch_that_takes_too_long_did_nothing(agency: Agency) -> None:
     assert await statuses(agency) == {}
 
 
-async def test_a_lost_trip_is_left_out_and_the_others_go_on(agency: Agency) -> None:
+async def test_a_lost_trip_is_left_out_and_the_others_continue(agency: Agency) -> None:
     trips = await some(agency, *"ABC")
     await agency.let_leases_run_out()
     await agency.claim("B")

@@ -94,7 +94,7 @@ async def test_each_trip_of_a_batch_ends_by_itself(agency: Agency) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_trip_waits_for_the_infrastructure_and_the_others_of_its_batch_go_on(
+async def test_a_trip_waits_for_the_infrastructure_and_its_batch_continues(
     agency: Agency, error: Exception
 ) -> None:
     trips = await some(agency, *"ABC")
@@ -191,7 +191,7 @@ async def test_a_slow_trip_leaves_the_batch_and_its_call_is_not_made_twice(agenc
     assert (row.status, row.result, row.attempts) == ("done", {"called": "C"}, 1)
 
 
-async def test_a_slow_trip_that_is_answered_while_the_others_are_written_does_not_go_on_with_them(
+async def test_a_slow_trip_answered_while_the_others_are_written_stays_behind(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by the model: it had no end in its journal,

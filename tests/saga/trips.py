@@ -72,7 +72,7 @@ class Busy(StepError):
     code, retryable = "busy", True
 
 
-class Away(StepError):
+class Unavailable(StepError):
     """An external system is unavailable: the trip is postponed."""
 
     code, retryable = "away", True

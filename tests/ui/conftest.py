@@ -162,9 +162,9 @@ def person(shop: Shop, browser: Browser, request: pytest.FixtureRequest) -> Iter
     page.set_default_timeout(60_000)
     failed = request.session.testsfailed
     with shop.prefect() as api:
-        somebody = Person(page, shop.ui, api)
-        somebody.logs_in(shop.prefect_password)
-        yield somebody
+        at_browser = Person(page, shop.ui, api)
+        at_browser.logs_in(shop.prefect_password)
+        yield at_browser
     if request.session.testsfailed > failed:
         FAILURES.mkdir(parents=True, exist_ok=True)
         picture = FAILURES / f"{request.node.name}.png"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-_PATIENCE = 120_000
+_TIMEOUT_MS = 120_000
 """Milliseconds: a worker starts a process for each run."""
 
 
@@ -82,22 +82,22 @@ class Person:
         """Can read this somewhere."""
         from playwright.sync_api import expect
 
-        expect(self.page.get_by_text(re.compile(re.escape(text))).first).to_be_visible(timeout=_PATIENCE)
+        expect(self.page.get_by_text(re.compile(re.escape(text))).first).to_be_visible(timeout=_TIMEOUT_MS)
 
     def sees_state(self, state: str) -> None:
         """The page says that the run is in this state."""
         from playwright.sync_api import expect
 
-        expect(self.page.get_by_text(state, exact=True).first).to_be_visible(timeout=_PATIENCE)
+        expect(self.page.get_by_text(state, exact=True).first).to_be_visible(timeout=_TIMEOUT_MS)
 
     def sees_diagram(self, *boxes: str) -> None:
         """The diagram is drawn, with these words in its boxes."""
         from playwright.sync_api import expect
 
         diagram = self.page.locator("svg[id^='mermaid']").first
-        expect(diagram).to_be_visible(timeout=_PATIENCE)
+        expect(diagram).to_be_visible(timeout=_TIMEOUT_MS)
         for words in boxes:
-            expect(diagram).to_contain_text(words, timeout=_PATIENCE)
+            expect(diagram).to_contain_text(words, timeout=_TIMEOUT_MS)
 
     def link(self, words: str) -> str:
         """Where this link leads."""

@@ -99,7 +99,7 @@ def test_the_dashboard_is_drawn_on_light_and_dark(person: Person, shop: Shop) ->
         person.takes_picture(f"ui-dashboard-{scheme}", height=1500)
 
 
-def test_an_order_is_resolved_on_the_desk(person: Person, shop: Shop, order_id: str) -> None:
+def test_an_order_under_review_is_resolved(person: Person, shop: Shop, order_id: str) -> None:
     sends(person, order_id, {"Card Last4 (Optional)": "0259", "Country": "AQ"})
     person.sees_state("NeedsAttention")
     person.opens_form("resolve-order")

@@ -67,11 +67,11 @@ async def test_after_failures_in_a_row_calls_fail_at_once() -> None:
 async def test_what_it_raises_can_be_retried_later() -> None:
     till = Till(failures=1)
     till.inner.error = DOWN
-    with pytest.raises(PaymentGatewayUnavailable) as away:
+    with pytest.raises(PaymentGatewayUnavailable) as raised:
         await till.guard(lambda: till.inner.find("O"))
-    assert isinstance(away.value, PaymentGatewayError)
-    assert away.value.retryable
-    assert away.value.retry_after == pytest.approx(PAUSE)
+    assert isinstance(raised.value, PaymentGatewayError)
+    assert raised.value.retryable
+    assert raised.value.retry_after == pytest.approx(PAUSE)
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def test_raised_lowered_and_circled_digits_are_digits(number: str) -> None:
         max_size=4,
     ),
 )
-def test_nothing_that_cleaning_takes_away_hides_a_number(number: str, gaps: list[tuple[str, str]]) -> None:
+def test_nothing_that_cleaning_removes_hides_a_number(number: str, gaps: list[tuple[str, str]]) -> None:
     parts = [number[i : i + 4] for i in range(0, len(number), 4)]
     text = "".join(
         part + unseen[::2] + signs + unseen

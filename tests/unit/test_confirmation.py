@@ -132,8 +132,8 @@ class TestConfirmation:
         assert confirmation.validation_warnings == []
 
     async def test_without_a_name_is_standard(self) -> None:
-        nobody = {**EXAMPLE["shipping_info"], "name": None}
-        confirmation = await write_confirmation(an_order(customer_name=None, shipping_info=nobody), SETTINGS)
+        unnamed = {**EXAMPLE["shipping_info"], "name": None}
+        confirmation = await write_confirmation(an_order(customer_name=None, shipping_info=unnamed), SETTINGS)
         assert confirmation.personalization_level == "standard"
         assert "Valued Customer" in confirmation.greeting
 

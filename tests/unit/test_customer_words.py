@@ -125,7 +125,7 @@ async def test_numbers_that_are_a_persons(place: tuple[Any, ...], value: object)
     assert not LEAK.search(shown_of(await refusal_of(changed({place: value}))))
 
 
-async def test_what_a_shop_needs_to_mend_it_is_said() -> None:
+async def test_what_a_shop_needs_for_the_repair_is_stated() -> None:
     refusal = await refusal_of(
         changed({("items", 0, "quantity"): -3, ("currency",): "XXX", ("customer_email",): "nobody"})
     )

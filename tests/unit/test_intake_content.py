@@ -142,7 +142,7 @@ def test_a_field_of_that_name_refuses_also_a_mistyped_one(card: str) -> None:
     check_refused(digits(card), paid_with(card_number=card))
 
 
-def test_the_place_is_told_and_nothing_else_is_kept() -> None:
+def test_the_place_is_reported_and_nothing_else_is_kept() -> None:
     content = json.loads(
         take_in(
             {
@@ -863,7 +863,7 @@ def test_what_is_not_json() -> None:
     assert (content["n"], content["i"], content["None"], content["2"]) == ("nan", "inf", 1, 3)
 
 
-def test_somebody_elses_marks_do_no_harm() -> None:
+def test_foreign_marks_do_no_harm() -> None:
     for order in (
         {**EXAMPLE, "notes": f"{REMOVED}ha]"},
         {**EXAMPLE, HAS_REMOVED: False},

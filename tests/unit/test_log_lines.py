@@ -147,7 +147,7 @@ def test_configuring_twice_writes_a_line_once(configured: Any) -> None:
     assert sum(isinstance(handler, Lines) for handler in logging.getLogger("shop").handlers) == 1
 
 
-def test_a_file_that_cannot_be_written_fails_nobody(
+def test_a_file_that_cannot_be_written_fails_no_caller(
     configured: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in the way").write_text("")
@@ -202,14 +202,18 @@ def test_several_processes_lose_no_line(configured: Any) -> None:
 def test_files_of_processes_that_have_ended_are_removed_after_a_time(configured: Any) -> None:
     path = configured("logging: {default_logger: file}\nevent_monitoring: {trace_retention_hours: 2}")
     path.parent.mkdir(parents=True)
-    host, nobody = socket.gethostname(), 2**22 + 1
+    host, unused_pid = socket.gethostname(), 2**22 + 1
     files = {
         name: path.with_name(name)
         for name in (
-            *(f"shop.{host}-{nobody}.jsonl", f"shop.{host}-{nobody}.jsonl.5", "shop.elsewhere-1.jsonl"),
+            *(
+                f"shop.{host}-{unused_pid}.jsonl",
+                f"shop.{host}-{unused_pid}.jsonl.5",
+                "shop.elsewhere-1.jsonl",
+            ),
             *(
                 f"shop.{host}-{os.getppid()}.jsonl",
-                f"shop.{host}-{nobody - 1}.jsonl",
+                f"shop.{host}-{unused_pid - 1}.jsonl",
                 "shop.notes.jsonl",
                 "shop.jsonl",
             ),
@@ -217,11 +221,15 @@ def test_files_of_processes_that_have_ended_are_removed_after_a_time(configured:
     }
     for name, file in files.items():
         file.write_text("")
-        if name != f"shop.{host}-{nobody - 1}.jsonl":
+        if name != f"shop.{host}-{unused_pid - 1}.jsonl":
             os.utime(file, (0, 0))
     log.info("the first line opens the file")
     gone = {name for name, file in files.items() if not file.exists()}
-    assert gone == {f"shop.{host}-{nobody}.jsonl", f"shop.{host}-{nobody}.jsonl.5", "shop.elsewhere-1.jsonl"}
+    assert gone == {
+        f"shop.{host}-{unused_pid}.jsonl",
+        f"shop.{host}-{unused_pid}.jsonl.5",
+        "shop.elsewhere-1.jsonl",
+    }
 
 
 def test_a_forked_process_has_a_file_of_its_own(configured: Any) -> None:

@@ -300,7 +300,7 @@ class TestNotices:
             assert said in Page(html_of(message)).text
         assert "refund" not in text
 
-    def test_a_payment_that_nobody_confirmed_was_not_declined(self) -> None:
+    def test_an_unconfirmed_payment_was_not_declined(self) -> None:
         text = " ".join(text_of(parsed(payment_failed_mail(ORDER, ABOUT, why="payment_lapsed").data)).split())
         assert "was cancelled, because it had not been confirmed" in text
         assert "declined" not in text

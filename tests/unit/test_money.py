@@ -119,7 +119,7 @@ def test_codes_are_currencies() -> None:
         ("1.0005", "KWD", "1.001"),
     ],
 )
-def test_half_is_rounded_away_from_nothing(amount: str, currency: str, rounded: str) -> None:
+def test_half_is_rounded_away_from_zero(amount: str, currency: str, rounded: str) -> None:
     assert str(money.round_to(Decimal(amount), currency)) == rounded
 
 

@@ -177,7 +177,7 @@ def test_two_ids_never_share_a_name(one: str, other: str) -> None:
 
 @relaxed
 @given(ids)
-def test_nobody_can_choose_an_id_that_is_anothers_name(order_id: str) -> None:
+def test_no_chosen_id_equals_anothers_name(order_id: str) -> None:
     name, (file, *_) = stem(order_id), file_stems(order_id)
     assert name == order_id or stem(name) != name
     assert file == order_id or file_stems(file)[0] != file

@@ -358,7 +358,7 @@ class TestPage:
         assert "[read it](https://orders.shop.example/documents/mail?id=ORDER-1001&kind=confirmation)" in page
         assert str(tmp_path) not in page
 
-    def test_what_people_did_at_the_desk(self, tmp_path: Path) -> None:
+    def test_review_decisions_are_shown(self, tmp_path: Path) -> None:
         review = [
             ReviewEntry(
                 "2031-02-03 09:30",

@@ -85,7 +85,7 @@ def test_something_is_short(outcome: Outcome) -> None:
 @pytest.mark.parametrize(
     "failure", [DECLINED, SHORT, CarrierRefused("no"), SagaCancelled("x"), SagaReturned("x")]
 )
-def test_whoever_got_money_back_hears_of_that_and_of_nothing_else(failure: StepError) -> None:
+def test_a_refunded_customer_gets_only_the_refund_mail(failure: StepError) -> None:
     assert notice("process_payment", failure, charged=5, back=5) is Kind.REFUND
 
 
@@ -103,7 +103,7 @@ def test_no_notice(step: str | None, failure: StepError | None, outcome: Outcome
     assert notice(step, failure, outcome) is None
 
 
-def test_nobody_is_told_that_nothing_was_charged_when_something_was() -> None:
+def test_no_notice_denies_a_charge_that_was_made() -> None:
     """Such as an order whose loss a person has written off, or whose refund a person still has to see to."""
     assert notice("process_payment", DECLINED, charged=5) is None
     assert notice("process_payment", DECLINED, Outcome.NEEDS_ATTENTION, charged=5, risk=5) is None

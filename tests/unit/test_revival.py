@@ -35,7 +35,7 @@ def test_the_first_try_comes_at_once_and_pauses_grow_to_a_minute() -> None:
     assert waited == [2, 4, 8, 16, 32, 60, 60, 60, 60]
 
 
-def test_the_same_error_is_told_in_full_once() -> None:
+def test_the_same_error_is_reported_in_full_once() -> None:
     clock = Clock()
     pauses = Pauses(clock)
     said = []

@@ -489,7 +489,7 @@ def test_fates_follow_the_seed_and_the_shares(ledger: Ledger) -> None:
     assert shares == pytest.approx(wanted, abs=0.02)
 
 
-def test_left_alone_it_answers_everything(ledger: Ledger) -> None:
+def test_without_faults_it_answers_everything(ledger: Ledger) -> None:
     assert {ledger.next_fate() for _ in range(1000)} == {Fate.ANSWERED}
 
 

@@ -65,7 +65,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], io.Str
     return made
 
 
-def test_a_database_that_is_away_is_told_and_asked_again(
+def test_an_unavailable_database_is_reported_and_retried(
     monkeypatch: pytest.MonkeyPatch, terminal: Callable[[int], io.StringIO]
 ) -> None:
     written = terminal(10)
@@ -106,7 +106,7 @@ def test_without_a_terminal_each_round_is_printed(
     assert printed.err.count("does not answer") == 1
 
 
-def test_json_goes_on_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_continues_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     rounds(monkeypatch, "read", "away", "read")
     assert status.status(watch=True, json=True) == 0
     printed = capsys.readouterr()

@@ -529,7 +529,7 @@ async def test_many_orders_each_with_its_own_verdict() -> None:
     assert len(shelf.asked) == 1, "the catalogue is asked once for all"
 
 
-async def test_the_catalogue_is_asked_while_the_other_checks_go_on() -> None:
+async def test_the_catalogue_is_asked_while_the_other_checks_run() -> None:
     asked, may_answer = asyncio.Event(), asyncio.Event()
 
     class Slow:
@@ -563,20 +563,22 @@ CARD = "4111111111111111"
     ],
 )
 @pytest.mark.parametrize("card", [CARD, int(CARD)])
-async def test_a_card_number_is_told_where_it_was_and_not_what(path: str, place: str, card: object) -> None:
+async def test_a_card_number_is_reported_by_place_without_its_digits(
+    path: str, place: str, card: object
+) -> None:
     problems = await problems_of(json.loads(take_in(changed(path, card)).text))
     assert problems == [Problem(place, "(removed)", "nothing of the kind: it looked like a card number")]
     assert "1111" not in str(problems)
 
 
-async def test_a_security_code_is_told_about() -> None:
+async def test_a_security_code_is_reported() -> None:
     order = changed("payment_info.cvv", "123")
     assert await problems_of(json.loads(take_in(order).text)) == [
         Problem("payment_info.cvv", "(removed)", "nothing of the kind: it looked like a card's security code")
     ]
 
 
-async def test_a_field_of_another_name_is_told_with_the_right_one() -> None:
+async def test_a_misnamed_field_is_reported_with_the_right_name() -> None:
     """Beside everything else that is wrong, and instead of saying that the right one is missing."""
     order = without("currency") | {"currency_code": "jpy", "customer_id": LONG}
     order["shipping_info"] = {
@@ -620,7 +622,7 @@ async def test_a_part_of_an_address_that_would_vanish_is_refused(key: str, meant
     assert problems == [Problem(f"shipping_info.{key}", "a field of another name", f"shipping_info.{meant}")]
 
 
-async def test_what_the_version_before_took_out_is_told_as_before() -> None:
+async def test_what_the_version_before_removed_is_reported_as_before() -> None:
     stored = {**EXAMPLE, "unknown": {"x": "[removed: looked like a card number]"}, "~removed": True}
     assert await problems_of(stored) == [
         Problem("unknown.x", "(removed)", "nothing of the kind: it looked like a card number")

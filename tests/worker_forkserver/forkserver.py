@@ -22,7 +22,7 @@ from typing import Any
 
 from deployments.local.files import tail
 from deployments.local.processes import Child, wait_until
-from tests.waiting import PATIENCE
+from tests.waiting import TIMEOUT_FACTOR
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -60,14 +60,14 @@ class Process:
     def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """Fails with the end of its log when the condition does not come true in time,
         or the process ends before."""
-        end = time.monotonic() + PATIENCE * seconds
+        end = time.monotonic() + TIMEOUT_FACTOR * seconds
         while not condition():
             gone = not self.running()
             assert not gone or condition(), (
                 f"the process ended ({self.code}) before {what}:\n{tail(self.log, 30)}"
             )
             assert time.monotonic() < end, (
-                f"waited {PATIENCE * seconds:g} s in vain for {what}:\n{tail(self.log, 30)}"
+                f"waited {TIMEOUT_FACTOR * seconds:g} s in vain for {what}:\n{tail(self.log, 30)}"
             )
             time.sleep(0.02)
 
@@ -78,10 +78,10 @@ class Process:
 
     def wait(self, seconds: float) -> Any:
         """Waits for its end, which has to be a good one; returns what its role returned."""
-        end = time.monotonic() + PATIENCE * seconds
+        end = time.monotonic() + TIMEOUT_FACTOR * seconds
         while self.running():
             assert time.monotonic() < end, (
-                f"process {self.pid} has not ended after {PATIENCE * seconds:g} s:\n{tail(self.log, 30)}"
+                f"process {self.pid} has not ended in {TIMEOUT_FACTOR * seconds:g} s:\n{tail(self.log, 30)}"
             )
             time.sleep(0.02)
         assert self.code == 0, f"process {self.pid} ended with {self.code}:\n{tail(self.log, 40)}"
@@ -89,10 +89,10 @@ class Process:
 
     def gone(self, seconds: float) -> int | None:
         """Waits for its end, whatever it is; returns the exit code."""
-        end = time.monotonic() + PATIENCE * seconds
+        end = time.monotonic() + TIMEOUT_FACTOR * seconds
         while self.running():
             assert time.monotonic() < end, (
-                f"process {self.pid} has not ended after {PATIENCE * seconds:g} s:\n{tail(self.log, 30)}"
+                f"process {self.pid} has not ended in {TIMEOUT_FACTOR * seconds:g} s:\n{tail(self.log, 30)}"
             )
             time.sleep(0.02)
         return self.code
