@@ -197,7 +197,7 @@ def _judge(title: str, results: Sequence[Result], summary: Summary) -> None:
     assert not problems, f"{len(problems)} of {len(results)} cases:\n" + "\n\n".join(problems[:10])
 
 
-def test_the_judge_can_say_no() -> None:
+def test_the_judge_finds_violations() -> None:
     case = Case("before nothing", FIRST[0], "remembers")
     with pytest.raises(AssertionError, match="1 of 1 cases"):
         _judge("Nobody dies", [Result(case, "the point was not reached", 0)], Summary())

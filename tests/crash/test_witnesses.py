@@ -95,16 +95,16 @@ _LIES = (
 )
 
 
-def test_the_witnesses_can_say_no(site: Site) -> None:
+def test_the_witnesses_find_violations(site: Site) -> None:
     completes = SCENARIOS["completes"]
     with site.shop("remembers") as shop:
         sent, orders = shop.some_orders(completes)
         shop.work("pending", sent)
         shop.check(orders)
         (order_id,) = orders
-        for said, wrong, right in _LIES:
+        for message, wrong, right in _LIES:
             shop.world.sql(wrong, **({"id": order_id} if ":id" in wrong else {}))
-            with pytest.raises(AssertionError, match=said):
+            with pytest.raises(AssertionError, match=message):
                 shop.check(orders)
             shop.world.sql(right, **({"id": order_id} if ":id" in right else {}))
         shop.check(orders)

@@ -93,9 +93,9 @@ async def test_a_gateway_becomes_unavailable_and_recovers(
         await until(lambda: watched("raised"), 60, "the alert")
         await notify_alert()
         assert alerts(inbox) == ["[The Shop] alert: the payment gateway (sandbox) is unavailable"]
-        said = text_of(next(taken.mail for taken in inbox.taken))
-        assert unique in said
-        assert "The orders continue automatically" in " ".join(said.split())
+        body = text_of(next(taken.mail for taken in inbox.taken))
+        assert unique in body
+        assert "The orders continue automatically" in " ".join(body.split())
         assert not await watched("cleared"), "not while it is away"
         await notify_alert()
         assert len(alerts(inbox)) == 1

@@ -349,7 +349,9 @@ def command(**given: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_says_so_with_its_exit_code(database_url: str, silent_port: int, tmp_path: Any) -> None:
+def test_the_command_reports_it_with_its_exit_code(
+    database_url: str, silent_port: int, tmp_path: Any
+) -> None:
     good = command(DATABASE_URL=database_url, VAR_DIR=str(tmp_path))
     assert good.returncode == 0, good.stdout + good.stderr
     assert "Nothing is misconfigured" in good.stdout

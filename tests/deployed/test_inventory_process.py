@@ -142,7 +142,7 @@ async def test_it_stops_on_request(start: Start) -> None:
     await until(over, 10, "it to stop")
 
 
-async def test_it_says_in_its_own_database_that_it_lives(start: Start, stock_database: str) -> None:
+async def test_it_records_in_its_own_database_that_it_is_alive(start: Start, stock_database: str) -> None:
     """And not in the one that DATABASE_URL names, which may be another shop's, or none."""
     service = start("one")
 
@@ -173,7 +173,7 @@ async def test_it_says_in_its_own_database_that_it_lives(start: Start, stock_dat
     ],
     ids=["open to all", "no such port", "no port"],
 )
-def test_it_says_in_a_line_why_it_does_not_start(
+def test_it_prints_in_a_line_why_it_does_not_start(
     options: list[str], environment: dict[str, str], says: str
 ) -> None:
     command = [

@@ -74,7 +74,7 @@ def test_weights_that_were_changed_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.skipif(INSTALLED, reason="the local model is installed")
-def test_without_it_the_server_says_what_to_install(server: LocalModel) -> None:
+def test_without_it_the_server_names_what_to_install(server: LocalModel) -> None:
     with pytest.raises(StackError, match="make llm"):
         server.start()
 
@@ -86,7 +86,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         local_model.main()
 
 
-async def test_without_a_server_the_template_writes_and_says_what_to_do() -> None:
+async def test_without_a_server_the_template_writes_and_explains_what_to_do() -> None:
     confirmation = await write_confirmation(ORDER, the_settings(None))
     assert confirmation.generation_model == "template"
     (warning,) = confirmation.validation_warnings

@@ -115,14 +115,14 @@ def test_it_puts_everything_there_once_and_restores_it(
         return code, " ".join("".join(capsys.readouterr()).split())
 
     nothing = fresh.all()
-    code, said = setup("--check")
+    code, report = setup("--check")
     assert code == 1
-    assert "missing" in said
+    assert "missing" in report
     assert fresh.all() == nothing
 
-    code, said = setup()
-    assert code == 0, said
-    assert "created" in said
+    code, report = setup()
+    assert code == 0, report
+    assert "created" in report
     made = fresh.all()
     assert [row["name"] for row in made["work_pools"]] == ["orders"]
     queues = {row["name"]: row["priority"] for row in made["work_queues"]}
@@ -132,9 +132,9 @@ def test_it_puts_everything_there_once_and_restores_it(
     assert [schedule["slug"] for schedule in by_name["housekeeping"]["schedules"]] == ["housekeeping"]
     assert len(made["automations"]) >= 3
 
-    code, said = setup()
-    assert code == 0, said
-    assert not any(word in said for word in ("created", "updated", "missing", "differs")), said
+    code, report = setup()
+    assert code == 0, report
+    assert not any(word in report for word in ("created", "updated", "missing", "differs")), report
     assert fresh.all() == made
     assert setup("--check")[0] == 0
 
@@ -146,12 +146,12 @@ def test_it_puts_everything_there_once_and_restores_it(
     fresh.delete(f"/deployments/{recovery['id']}/schedules/{recovery['schedules'][0]['id']}")
     fresh.patch(f"/deployments/{by_name['purge']['id']}", description="another one")
     spoilt = fresh.all()
-    code, said = setup("--check")
+    code, report = setup("--check")
     assert code == 1
     assert fresh.all() == spoilt
 
-    code, said = setup()
-    assert code == 0, said
+    code, report = setup()
+    assert code == 0, report
     restored = fresh.all()
     for kind in _KINDS:
         assert sorted(map(repr, map(names, restored[kind]))) == sorted(map(repr, map(names, made[kind]))), (
@@ -166,12 +166,12 @@ def test_it_puts_everything_there_once_and_restores_it(
     fresh.patch(f"/deployments/{dashboard['id']}", schedules=[every_two_minutes])
     ours = fresh.one("automations", "Alerts are sent")
     fresh.post("/automations/", **{name: ours[name] for name in ("name", "trigger", "actions")})
-    code, said = setup("--check")
+    code, report = setup("--check")
     assert code == 1
-    assert said.count("not wanted") == 2
-    code, said = setup()
-    assert code == 0, said
-    assert said.count("removed") == 2
+    assert report.count("not wanted") == 2
+    code, report = setup()
+    assert code == 0, report
+    assert report.count("removed") == 2
     assert names(fresh.one("automations", "Alerts are sent")) == names(ours)
     assert "recover-orders" not in {row["name"] for row in fresh.all()["deployments"]}
     assert fresh.one("deployments", "show-dashboard")["schedules"] == []
@@ -194,9 +194,9 @@ def test_it_puts_everything_there_once_and_restores_it(
         assert schedule["schedule"]["timezone"] == "Europe/Vienna"
 
     world.sql("UPDATE alembic_version SET version_num = '0001'")
-    code, said = setup("--check")
+    code, report = setup("--check")
     assert code == 1
-    assert "at 0001" in said
+    assert "at 0001" in report
 
 
 def test_it_needs_a_server_that_answers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,8 +211,8 @@ def test_several_at_once_set_up_once(fresh: Api, world: World) -> None:
         subprocess.Popen(command, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=240)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    report = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], report
     assert order_saga(["setup", "--check"]) == 0
     for kind, rows in fresh.all().items():
         names_there = [row["name"] for row in rows]

@@ -112,9 +112,11 @@ def test_several_at_once_do_it_once(postgres: EmbeddedPostgres, missing: str) ->
         )
         for _ in range(4)
     ]
-    said = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * 4, said
-    assert sum("database" in line and "created" in line for text in said for line in text.splitlines()) == 1
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, outputs
+    assert (
+        sum("database" in line and "created" in line for text in outputs for line in text.splitlines()) == 1
+    )
     with psycopg.connect(postgres.url(missing)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
             (newest_revision(),)

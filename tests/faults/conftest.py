@@ -88,7 +88,7 @@ def pytest_runtest_makereport(
     if report.failed and call.when == "call":
         given = getattr(item, "funcargs", {})
         if isinstance(forkserver := given.get("forkserver"), Forkserver):
-            report.sections += [(f"worker {name}", said) for name, said in forkserver.said()]
+            report.sections += [(f"worker {name}", log_tail) for name, log_tail in forkserver.logs()]
         for world in (given.get("frail"), given.get("saga"), given.get("deployed")):
             if isinstance(world, World):
                 report.sections.append(("open orders", where_they_stand(world)))

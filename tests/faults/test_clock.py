@@ -55,12 +55,12 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, forkserver: Forkse
     assert_right(saga, orders)
     assert_mails(saga, orders)
     for process in [*consumers, *own_runs]:
-        said = {
+        dates = {
             line.split()[-1]
             for line in process.log.read_text().splitlines()
             if line.startswith("the clock says")
         }
-        assert said - {f"{datetime.now(UTC):%Y-%m-%d}"}, "its clock was right"
+        assert dates - {f"{datetime.now(UTC):%Y-%m-%d}"}, "its clock was right"
     assert saga.sql("SELECT max(takeovers) FROM customer_order") == [(0,)], "no lease was thought to be over"
     assert saga.sql(
         "SELECT count(*) FROM customer_order "

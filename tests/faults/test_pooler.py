@@ -50,14 +50,14 @@ async def test_orders_reach_their_right_outcomes_behind_a_pooler_in_transaction_
     assert all_ended(frail, orders)
     assert_right(frail, orders)
     assert_mails(frail, orders)
-    said = "\n".join(process.log.read_text() for process in (*consumers, *runs))
+    logged = "\n".join(process.log.read_text() for process in (*consumers, *runs))
     for error in (
         "DuplicatePreparedStatement",
         "InvalidSqlStatementName",
         "StepBroken",
         "failed unexpectedly",
     ):
-        assert error not in said
+        assert error not in logged
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def web(frail: World) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.slow
-def test_the_web_app_says_so_and_takes_the_same_order_afterwards(
+def test_the_web_app_reports_it_and_accepts_the_same_order_afterwards(
     web: httpx.Client, frail: World, frail_postgres: EmbeddedPostgres, unique: str
 ) -> None:
     """Some of the connections are open already when the silence begins, others are not."""
@@ -178,7 +178,7 @@ class Silence:
         async def noticed() -> bool:
             return (
                 sum(
-                    "unavailable" in (said := record.getMessage()) and "retrying" in said
+                    "unavailable" in (message := record.getMessage()) and "retrying" in message
                     for record in self._caplog.records
                 )
                 >= times

@@ -53,8 +53,8 @@ class Served:
     async def until_ready(self, expected: int, seconds: float, reason: str = "") -> None:
         async def answers() -> bool:
             assert self.process.poll() is None, tail(self.log, 50)
-            status, said = await asyncio.to_thread(self.get, "/ready")
-            return status == expected and reason in said
+            status, body = await asyncio.to_thread(self.get, "/ready")
+            return status == expected and reason in body
 
         await until(answers, seconds, f"/ready to answer {expected} {reason}")
 

@@ -121,7 +121,7 @@ async def test_events_are_not_sent(prefect_api: PrefectServer, hello: dict[str, 
             pytest.fail(f"it was told {await socket.recv()!r}")
 
 
-async def test_who_says_nothing_is_hung_up_on_and_who_listens_is_not(prefect_api: PrefectServer) -> None:
+async def test_a_silent_client_is_disconnected_and_a_listening_one_is_not(prefect_api: PrefectServer) -> None:
     url = prefect_api.api_url.replace("http", "ws") + "/events/out"
     async with (
         asyncio.timeout(TIMEOUT_FACTOR * HEADER_SECONDS),

@@ -141,7 +141,7 @@ def test_it_answers_while_three_hundred_clients_send_no_whole_request(
             assert victim.answers()
 
 
-def test_who_sends_no_whole_header_is_hung_up_on(victims: dict[str, Victim]) -> None:
+def test_a_client_without_a_complete_header_is_disconnected(victims: dict[str, Victim]) -> None:
     """Also who sends it drop by drop, and who has had an answer before."""
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         dripping: list[socket.socket] = []

@@ -150,7 +150,7 @@ async def test_an_order_that_left_its_batch_is_released_while_the_batch_continue
 
 @pytest.mark.parametrize("kind", ["good", "unshippable"])
 @pytest.mark.short_form("good")
-async def test_what_the_database_says_of_one_order_every_time_is_no_trouble_of_the_others(
+async def test_a_repeated_database_error_of_one_order_does_not_affect_the_others(
     saga: World, unique: str, kind: str
 ) -> None:
     """By its code it is the server's trouble, so that the batch is tried again; but not for ever."""
@@ -222,7 +222,7 @@ async def test_an_order_that_cannot_be_claimed_does_not_block_the_others(
 
 
 @pytest.mark.parametrize("code", [ITS_OWN, THE_DATABASES])
-async def test_a_hand_back_that_fails_for_a_while_is_tried_again(saga: World, unique: str, code: str) -> None:
+async def test_a_release_that_fails_for_a_while_is_retried(saga: World, unique: str, code: str) -> None:
     """The worker lives, and renews its short lease."""
     stock_up(saga)
     orders, _, _ = batch(unique)

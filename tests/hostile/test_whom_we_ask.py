@@ -34,7 +34,7 @@ from shop.payments.stripe.gateway import StripeGateway
 from shop.settings import Settings
 from shop.shipping.easypost.calls import EasyPostCalls, _Session
 from shop.shipping.errors import CarrierTimeout, CarrierUnavailable
-from tests.integration.scripted_server import http, server_that_says
+from tests.integration.scripted_server import answering_server, http
 
 SECONDS = 1.0
 KEY = "EZTK0123456789"
@@ -128,8 +128,8 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("status", ["301 Moved", "303 See Other", "307 Temporary Redirect"])
 async def test_redirects_are_not_followed(target: str, status: str) -> None:
     async with (
-        server_that_says(http({})) as elsewhere,
-        server_that_says(http(b"", status, f"Location: {elsewhere.url}/a")) as there,
+        answering_server(http({})) as elsewhere,
+        answering_server(http(b"", status, f"Location: {elsewhere.url}/a")) as there,
     ):
         with suppress(Exception):
             await ASK[target](there.url)
@@ -150,7 +150,7 @@ async def test_no_login_of_netrc_is_sent(
     monkeypatch.setenv("NETRC", str(file))
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".netrc").symlink_to(file)
-    async with server_that_says(http({})) as there:
+    async with answering_server(http({})) as there:
         with suppress(Exception):
             await ASK[target](there.url)
         assert there.asked
@@ -291,22 +291,22 @@ ODD = {
 @pytest.mark.parametrize("kind", ODD)
 async def test_an_answer_that_breaks_the_client_is_no_clear_no(target: str, kind: str) -> None:
     """Once something was sent, it may have been done."""
-    said: Any
-    async with server_that_says(ODD[kind]) as there:
+    result: Any
+    async with answering_server(ODD[kind]) as there:
         try:
-            said = await ASK[target](there.url)
+            result = await ASK[target](there.url)
         except StepError as error:
-            said = error
+            result = error
     assert there.asked
-    match said:
+    match result:
         case PaymentGatewayError():
-            assert said.retryable
+            assert result.retryable
         case DeliveryResult():
-            assert said.what == "later"
+            assert result.what == "later"
         case str():
-            assert said
+            assert result
         case _:
-            assert isinstance(said, CarrierUnavailable | InventoryUnavailable), repr(said)
+            assert isinstance(result, CarrierUnavailable | InventoryUnavailable), repr(result)
 
 
 def test_an_exchange_with_easypost_that_ends_too_late_is_cancelled() -> None:

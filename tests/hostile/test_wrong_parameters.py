@@ -102,7 +102,7 @@ def test_the_flow_refuses_a_number_beyond_its_bounds(deployment: str, name: str)
             flow.validate_parameters({**GIVEN.get(deployment, {}), name: wrong})
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ParameterTypeError) as refused:
         process_pending_orders.validate_parameters({"consumer_seconds": -1, "batch_size": 0})
     assert "consumer_seconds" in str(refused.value)

@@ -44,7 +44,7 @@ class TestImage:
         print(f"  {size / 1e6:.0f} MB")
         assert size < MOST_BYTES
 
-    def test_what_it_says_of_itself(self) -> None:
+    def test_how_it_describes_itself(self) -> None:
         found = image()
         revision = found["Labels"]["org.opencontainers.image.revision"]
         subprocess.run(["git", "-C", str(HOME), "cat-file", "-e", f"{revision}^{{commit}}"], check=True)

@@ -29,7 +29,7 @@ Answer = Callable[[Request], bytes | None]
 
 
 @dataclass
-class Sayer:
+class ScriptedServer:
     """Where it is, and what it was asked."""
 
     url: str
@@ -77,9 +77,9 @@ def rubbish(good: object) -> dict[str, bytes]:
 
 
 @asynccontextmanager
-async def server_that_says(
+async def answering_server(
     answer: bytes | Answer | None, *, pause: float = 0, drip: int = 0
-) -> AsyncIterator[Sayer]:
+) -> AsyncIterator[ScriptedServer]:
     """Says just this to everything, or what a function of the request says,
     after a pause or in drips with pauses; None: nothing at all."""
     asked: list[Request] = []
@@ -87,16 +87,16 @@ async def server_that_says(
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             asked.append(request := await _read(reader))
-            said = answer(request) if callable(answer) else answer
-            if said is None:
+            answered = answer(request) if callable(answer) else answer
+            if answered is None:
                 await reader.read()
             else:
-                await _respond(said, reader, writer, pause, drip or max(len(said), 1))
+                await _respond(answered, reader, writer, pause, drip or max(len(answered), 1))
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        yield Sayer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked)
+        yield ScriptedServer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked)
 
 
 async def _read(reader: asyncio.StreamReader) -> Request:
@@ -111,12 +111,12 @@ async def _read(reader: asyncio.StreamReader) -> Request:
 
 
 async def _respond(
-    said: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: float, step: int
+    answered: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: float, step: int
 ) -> None:
-    for start in range(0, len(said), step):
+    for start in range(0, len(answered), step):
         if pause:
             with suppress(TimeoutError):
                 await asyncio.wait_for(reader.read(), pause)
                 return  # the client has left
-        writer.write(said[start : start + step])
+        writer.write(answered[start : start + step])
         await writer.drain()

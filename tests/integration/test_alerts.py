@@ -38,7 +38,7 @@ from shop.payments.errors import PaymentDeclined, PaymentGatewayUnavailable
 from shop.settings import settings
 from shop.shipping.errors import CarrierTimeout
 from tests.integration.domain import Shop, an_order
-from tests.integration.scripted_server import http, server_that_says
+from tests.integration.scripted_server import answering_server, http
 from tests.integration.world import html_of, text_of
 from tests.mail_server import MailServer, mail_server
 from tests.saga.scripted import ACT, Outside
@@ -372,7 +372,7 @@ async def test_each_service_is_notified_once_of_a_raised_and_once_of_a_cleared_a
     assert raised.recipients == ("oncall@shop.example",)
     assert str(raised.mail["Subject"]) == "[The Shop] alert: order ORDER-7 needs a person"
     for part in (text_of(raised.mail), html_of(raised.mail).replace("&nbsp;", " ")):
-        for said in (
+        for expected in (
             "process_payment",
             "refund_refused",
             "12.50 EUR at risk",
@@ -382,7 +382,7 @@ async def test_each_service_is_notified_once_of_a_raised_and_once_of_a_cleared_a
             "resolve-order",
             "artifact",
         ):
-            assert said in part, said
+            assert expected in part, expected
 
     await evaluate(shop)
     assert await deliver() == (0, 0)
@@ -443,7 +443,7 @@ async def test_a_failed_delivery_is_recorded_with_its_reason_and_retried(
 
 async def test_one_service_that_fails_does_not_affect_the_other(shop: Shop, server: MailServer) -> None:
     """Nor is anything sent twice to the one that works."""
-    async with server_that_says(http(b"", "520 Unknown")) as hook:
+    async with answering_server(http(b"", "520 Unknown")) as hook:
         with environment({"ALERT_URLS": f"{mailto(server)} {json_to(hook.url)}/{SECRET}"}):
             await under_review(shop, "A", "B")
             await evaluate(shop)

@@ -170,7 +170,7 @@ async def test_the_preview_of_what_has_ended(saga: World, unique: str) -> None:
         assert (seen.effect, seen.undo, seen.refund) == (Effect.NOTHING, [], 0)
 
 
-async def test_a_charge_whose_end_is_unknown_is_said_to_be_so(saga: World, unique: str) -> None:
+async def test_a_charge_with_unknown_result_is_reported_as_unknown(saga: World, unique: str) -> None:
     order_id = f"UNCLEAR-{unique}"
     await begun(saga, order_id, RESERVED)
     saga.sql(
@@ -196,7 +196,7 @@ async def test_the_preview_counts_what_the_gateway_s_dashboard_has_refunded(saga
     assert preview_from_python(order_id).refund == 0
 
 
-async def test_the_preview_without_the_gateway_says_at_most(saga: World, unique: str) -> None:
+async def test_the_preview_without_the_gateway_states_an_upper_bound(saga: World, unique: str) -> None:
     order_id = f"AWAY-{unique}"
     await process_order(an_order(order_id), return_state=True)
     saga.misbehave(error_rate=1)
@@ -314,7 +314,7 @@ async def test_a_return_that_cannot_be_refunded_needs_attention(saga: World, uni
 # -- an order that a worker holds
 
 
-async def test_one_in_hand_is_stopped_before_it_is_charged(saga: World, unique: str) -> None:
+async def test_a_claimed_order_is_stopped_before_it_is_charged(saga: World, unique: str) -> None:
     """Its worker had looked before anybody asked."""
     order_id = f"HAND-{unique}"
     intake.submit([an_order(order_id)])
@@ -342,7 +342,7 @@ async def test_one_in_hand_is_stopped_before_it_is_charged(saga: World, unique: 
     assert_undone(saga, order_id)
 
 
-async def test_one_in_hand_is_stopped_at_the_point_of_no_return(saga: World, unique: str) -> None:
+async def test_a_claimed_order_is_stopped_at_the_point_of_no_return(saga: World, unique: str) -> None:
     order_id = f"PIVOT-{unique}"
     run_ = asyncio.create_task(process_order(an_order(order_id, card="0341"), return_state=True))
 

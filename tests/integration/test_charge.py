@@ -711,7 +711,7 @@ async def test_a_refund_of_something_else_is_for_a_person(till: Till, says: dict
     assert (await till.refund(order)).refunded_amount == TOTAL
 
 
-async def test_a_gateway_that_pays_and_says_error_is_asked_a_few_times_only(till: Till) -> None:
+async def test_a_gateway_that_charges_and_returns_an_error_is_called_a_few_times_only(till: Till) -> None:
     """It keeps no keys, pays each time, and never says so."""
     order = await till.order()
     await till.charge(order)
@@ -788,7 +788,7 @@ async def test_a_refund_of_a_dead_worker_that_arrives_late_is_no_refusal(till: T
     assert till.money() == (UNITS, UNITS)
 
 
-async def test_a_refused_refund_says_what_is_at_risk(till: Till) -> None:
+async def test_a_refused_refund_states_the_amount_at_risk(till: Till) -> None:
     order = await till.order("0259")
     charged = await till.charge(order)
     for _ in range(2):

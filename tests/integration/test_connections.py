@@ -112,7 +112,7 @@ async def test_no_free_connection_is_no_answer_either(shop: Shop) -> None:
         assert (await tx.execute(text("SELECT 1"))).scalar_one() == 1
 
 
-async def test_a_server_that_takes_connections_and_says_nothing(
+async def test_a_server_that_accepts_connections_and_sends_nothing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a proxy does that stopped forwarding."""

@@ -227,7 +227,7 @@ async def test_a_lost_answer_of_the_service_is_safe_to_repeat(saga: World, remot
     assert saga.stock("PROD-001") == (105, 0)
 
 
-async def test_a_service_that_records_no_deliveries_is_said_to(
+async def test_a_service_that_records_no_deliveries_is_reported(
     saga: World, remote: InventoryServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remote.misbehave("/v1/deliveries", "404", times=2)

@@ -220,7 +220,7 @@ async def test_no_label_is_bought_at_another_price_than_was_quoted(
     assert (await carrier.create(order(unique), quote.id, quote.chosen)).amount == quote.chosen.amount
 
 
-async def test_a_label_that_is_said_to_be_void_or_not_there_is_asked_back(
+async def test_a_label_reported_void_or_missing_is_voided_again(
     carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
 ) -> None:
     for number, (path, value) in enumerate([("refund_status", "refunded"), ("postage_label", None)]):

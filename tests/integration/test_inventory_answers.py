@@ -28,7 +28,7 @@ from shop.inventory.service.connections import circuit
 from shop.inventory.service.contract import Inventory, State
 from shop.inventory.service.wire import PROBLEM_JSON, Problem
 from shop.inventory.settings import InventorySettings
-from tests.integration.scripted_server import Answer, Request, Sayer, http, rubbish, server_that_says
+from tests.integration.scripted_server import Answer, Request, ScriptedServer, answering_server, http, rubbish
 
 TOKEN = "planted-token"
 TIMEOUT, SHORT_TIMEOUT = 20.0, 1.0
@@ -50,19 +50,19 @@ LEADS_TO = {
 
 
 @dataclass
-class Said(Sayer):
+class InventoryServer(ScriptedServer):
     """The client, and what it asked."""
 
     inventory: ServiceInventory = field(kw_only=True)
 
 
 @asynccontextmanager
-async def service_that_says(
+async def answering_service(
     answer: bytes | Answer | None, *, limit: float = TIMEOUT, drip: int = 0
-) -> AsyncIterator[Said]:
-    async with server_that_says(answer, pause=0.05 if drip else 0, drip=drip) as said:
-        inventory = ServiceInventory(said.url, TOKEN, timeout_seconds=limit, concurrency=2)
-        yield Said(said.url, said.asked, inventory=inventory)
+) -> AsyncIterator[InventoryServer]:
+    async with answering_server(answer, pause=0.05 if drip else 0, drip=drip) as server:
+        inventory = ServiceInventory(server.url, TOKEN, timeout_seconds=limit, concurrency=2)
+        yield InventoryServer(server.url, server.asked, inventory=inventory)
         await inventory.aclose()
 
 
@@ -98,21 +98,21 @@ async def test_good_answers_are_believed_and_keys_are_made_of_order_and_step() -
     def answer(request: Request) -> bytes:
         return http(HELD | {"state": LEADS_TO[request.path.removeprefix("/v1/reservations")]})
 
-    async with service_that_says(answer) as said:
-        states = [(await ask()).state for ask in asks(said.inventory).values()]
+    async with answering_service(answer) as server:
+        states = [(await ask()).state for ask in asks(server.inventory).values()]
         assert states == [State.HELD, State.HELD, State.HELD, State.RELEASED, State.SHIPPED, State.RETURNED]
-        assert {request.headers["authorization"] for request in said.asked} == {f"Bearer {TOKEN}"}
-        keys = [request.key for request in said.asked]
-        for ask in asks(said.inventory).values():
+        assert {request.headers["authorization"] for request in server.asked} == {f"Bearer {TOKEN}"}
+        keys = [request.key for request in server.asked]
+        for ask in asks(server.inventory).values():
             await ask()
-        assert [request.key for request in said.asked[6:]] == keys, "the same request has the same key"
+        assert [request.key for request in server.asked[6:]] == keys, "the same request has the same key"
         assert len(set(keys)) == 6, "one for each step, and none for a look-up"
 
 
-@pytest.mark.parametrize("said", rubbish(HELD).values(), ids=rubbish(HELD).keys())
-async def test_rubbish_is_an_unclear_end(said: bytes) -> None:
+@pytest.mark.parametrize("bad", rubbish(HELD).values(), ids=rubbish(HELD).keys())
+async def test_rubbish_is_an_unclear_end(bad: bytes) -> None:
     """Whatever was asked may have been done."""
-    async with service_that_says(said) as service:
+    async with answering_service(bad) as service:
         for name, ask in asks(service.inventory).items():
             error = await refused(ask)
             assert type(error) is InventoryUnavailable, name
@@ -133,8 +133,8 @@ async def test_rubbish_is_an_unclear_end(said: bytes) -> None:
     ids=str,
 )
 async def test_an_answer_that_cannot_be_true_is_not_believed(changes: dict[str, Any]) -> None:
-    async with service_that_says(http(HELD | changes)) as said:
-        for ask in asks(said.inventory).values():
+    async with answering_service(http(HELD | changes)) as server:
+        for ask in asks(server.inventory).values():
             # one that can be read, and is another order's or has other items, is told apart
             assert type(await refused(ask)) in {InventoryUnavailable, InventoryMismatch}
 
@@ -157,8 +157,8 @@ async def test_an_answer_that_cannot_be_true_is_not_believed(changes: dict[str, 
 async def test_a_state_that_the_request_cannot_lead_to_is_not_believed(
     operation: str, answered: dict[str, Any]
 ) -> None:
-    async with service_that_says(http(HELD | answered)) as said:
-        assert type(await refused(asks(said.inventory)[operation])) is InventoryMismatch
+    async with answering_service(http(HELD | answered)) as server:
+        assert type(await refused(asks(server.inventory)[operation])) is InventoryMismatch
 
 
 SHORT = [{"product_id": "P", "requested": 2, "available": 1}]
@@ -189,8 +189,8 @@ SHORT = [{"product_id": "P", "requested": 2, "available": 1}]
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 async def test_every_no_has_its_type(answer: bytes, kind: type[StepError], says: str) -> None:
-    async with service_that_says(answer) as said:
-        for name, ask in asks(said.inventory).items():
+    async with answering_service(answer) as server:
+        for name, ask in asks(server.inventory).items():
             error = await refused(ask)
             assert type(error) is kind, name
             assert says in str(error)
@@ -207,8 +207,8 @@ async def test_every_no_has_its_type(answer: bytes, kind: type[StepError], says:
     ids=["short", "unknown", "unknown, not saying which"],
 )
 async def test_what_is_short_is_reported_item_by_item(answer: bytes, short: list[Shortage]) -> None:
-    async with service_that_says(answer) as said:
-        error = await refused(asks(said.inventory)["reserve"])
+    async with answering_service(answer) as server:
+        error = await refused(asks(server.inventory)["reserve"])
         assert isinstance(error, OutOfStock)
         assert list(error.shortages) == short
 
@@ -221,38 +221,38 @@ async def test_what_is_short_is_reported_item_by_item(answer: bytes, short: list
 @pytest.mark.parametrize("kind", [Problem.OUT_OF_STOCK, Problem.UNKNOWN_PRODUCT])
 async def test_what_is_short_must_be_what_was_asked_for(kind: Problem, changes: dict[str, Any]) -> None:
     status = "409 Conflict" if kind is Problem.OUT_OF_STOCK else "404 Not Found"
-    async with service_that_says(problem(kind, status, shortages=[SHORT[0] | changes])) as said:
-        assert type(await refused(asks(said.inventory)["reserve"])) is InventoryMismatch
+    async with answering_service(problem(kind, status, shortages=[SHORT[0] | changes])) as server:
+        assert type(await refused(asks(server.inventory)["reserve"])) is InventoryMismatch
 
 
-async def test_out_of_stock_without_saying_of_what_is_no_clear_no() -> None:
-    async with service_that_says(problem(Problem.OUT_OF_STOCK, "409 Conflict")) as said:
-        assert type(await refused(asks(said.inventory)["reserve"])) is InventoryRefused
+async def test_out_of_stock_without_a_product_is_no_refusal() -> None:
+    async with answering_service(problem(Problem.OUT_OF_STOCK, "409 Conflict")) as server:
+        assert type(await refused(asks(server.inventory)["reserve"])) is InventoryRefused
 
 
 async def test_nothing_known_is_none() -> None:
-    async with service_that_says(problem(Problem.NO_RESERVATION, "404 Not Found")) as said:
-        assert await said.inventory.get("O-1") is None
-        assert await said.inventory.keep("O-1", seconds=60) is None
+    async with answering_service(problem(Problem.NO_RESERVATION, "404 Not Found")) as server:
+        assert await server.inventory.get("O-1") is None
+        assert await server.inventory.keep("O-1", seconds=60) is None
 
 
 @pytest.mark.parametrize(
     ("header", "seconds"), [("90", 90.0), ("0", 1.0), ("999999", 300.0), ("soon", 5.0), ("nan", 5.0)]
 )
 async def test_a_limit_is_honoured_within_reason(header: str, seconds: float) -> None:
-    async with service_that_says(http(b"", "429 Too Many", f"Retry-After: {header}")) as said:
-        for ask in asks(said.inventory).values():
+    async with answering_service(http(b"", "429 Too Many", f"Retry-After: {header}")) as server:
+        for ask in asks(server.inventory).values():
             error = await refused(ask)
             assert isinstance(error, InventoryUnavailable)
             assert error.retry_after == seconds
-        assert len(said.asked) == 6, "nothing is sent again at once"
+        assert len(server.asked) == 6, "nothing is sent again at once"
 
 
 async def test_only_what_changes_nothing_is_sent_again_at_once() -> None:
-    async with service_that_says(http(b"", "500 Oh")) as said:
-        for ask in asks(said.inventory).values():
+    async with answering_service(http(b"", "500 Oh")) as server:
+        for ask in asks(server.inventory).values():
             await refused(ask)
-        sent = [request.path for request in said.asked]
+        sent = [request.path for request in server.asked]
         assert sent.count("/v1/reservations") == 1 + 3, "reserved once, looked up three times"
         assert [
             sent.count(f"/v1/reservations{path}") for path in ("/keep", "/release", "/commit", "/put-back")
@@ -262,13 +262,13 @@ async def test_only_what_changes_nothing_is_sent_again_at_once() -> None:
 @pytest.mark.parametrize("drip", [0, 1])
 async def test_silence_is_a_timeout(drip: int) -> None:
     """Also of an answer whose bytes each come in time."""
-    async with service_that_says(http(HELD) if drip else None, limit=SHORT_TIMEOUT, drip=drip) as said:
-        for ask in asks(said.inventory).values():
+    async with answering_service(http(HELD) if drip else None, limit=SHORT_TIMEOUT, drip=drip) as server:
+        for ask in asks(server.inventory).values():
             assert type(await refused(ask)) is InventoryTimeout
 
 
 async def test_connection_refused() -> None:
-    async with server_that_says(b"") as gone:
+    async with answering_server(b"") as gone:
         pass  # its port is free again
     inventory = ServiceInventory(gone.url, TOKEN, timeout_seconds=TIMEOUT, concurrency=2)
     for ask in asks(inventory).values():
@@ -276,9 +276,9 @@ async def test_connection_refused() -> None:
     await inventory.aclose()
 
 
-async def test_whoever_stops_waiting_frees_the_turn() -> None:
-    async with service_that_says(None, limit=SHORT_TIMEOUT) as said:
-        waiting = [asyncio.ensure_future(said.inventory.get("O-1")) for _ in range(4)]
+async def test_a_caller_that_stops_waiting_frees_its_slot() -> None:
+    async with answering_service(None, limit=SHORT_TIMEOUT) as server:
+        waiting = [asyncio.ensure_future(server.inventory.get("O-1")) for _ in range(4)]
         await asyncio.wait(waiting, timeout=0.1)
         for task in waiting:
             task.cancel()
@@ -286,7 +286,7 @@ async def test_whoever_stops_waiting_frees_the_turn() -> None:
             isinstance(end, asyncio.CancelledError)
             for end in await asyncio.gather(*waiting, return_exceptions=True)
         )
-        assert type(await refused(asks(said.inventory)["get"])) is InventoryTimeout
+        assert type(await refused(asks(server.inventory)["get"])) is InventoryTimeout
 
 
 class TestTheBreaker:
@@ -294,10 +294,10 @@ class TestTheBreaker:
 
     async def run(self, answer: bytes, times: int = 5) -> tuple[list[str], int, list[str | None]]:
         state_changes: list[str | None] = []
-        async with service_that_says(answer) as said:
+        async with answering_service(answer) as server:
             s = InventorySettings(INVENTORY_BREAKER_FAILURES=3, INVENTORY_BREAKER_SECONDS=60)
             guarded = ServiceInventory(
-                said.url,
+                server.url,
                 TOKEN,
                 timeout_seconds=TIMEOUT,
                 concurrency=2,
@@ -310,7 +310,7 @@ class TestTheBreaker:
                 except StepError as error:
                     ends.append(f"{error.code}, wait" if getattr(error, "retry_after", None) else error.code)
             await guarded.aclose()
-            return ends, len(said.asked), state_changes
+            return ends, len(server.asked), state_changes
 
     async def test_a_failing_service_is_not_called_for_a_while(self) -> None:
         ends, asked, state_changes = await self.run(http(b"", "500 Oh"))

@@ -55,7 +55,7 @@ async def test_to_a_printer(shipped: list[str], capfdbinary: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("failure", [NotWritten("gone"), OSError(28, "No space left on device")])
-async def test_a_failure_keeps_the_labels_before_it_and_says_how_many(
+async def test_a_failure_keeps_the_labels_before_it_and_reports_how_many(
     shipped: list[str],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],

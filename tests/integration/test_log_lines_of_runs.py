@@ -114,10 +114,10 @@ async def test_exceptions_and_fields_are_masked_in_the_ui_too(
     structured = await shown_in_the_ui(run_id, f"structured {unique}")
     assert "pieces=3" in structured
     assert "Jane" not in structured
-    said = "".join(capfd.readouterr())
-    assert f"cause {unique}" in said
-    assert "jane@" not in said
-    assert "4242 4242" not in said
+    printed = "".join(capfd.readouterr())
+    assert f"cause {unique}" in printed
+    assert "jane@" not in printed
+    assert "4242 4242" not in printed
 
 
 @pytest.mark.usefixtures("prefect_api")

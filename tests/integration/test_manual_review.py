@@ -548,7 +548,7 @@ async def test_from_python_with_the_database_only(saga: World, unique: str) -> N
 # -- wrong use
 
 
-async def test_wrong_use_changes_nothing_and_says_what_to_do(saga: World, unique: str) -> None:
+async def test_wrong_use_changes_nothing_and_explains_what_to_do(saga: World, unique: str) -> None:
     order_id = await order_in_review(saga, f"WRONG-{unique}")
     with pytest.raises(OrderUnknown, match="no order"):
         await resolve_order("NOBODY", Resolution.RETRY_NOW, "ann")

@@ -178,7 +178,7 @@ async def test_health_check_interval_seconds_is_the_heartbeat(tables: World, con
 
 
 @pytest.mark.parametrize("collection", ["{collection_interval_seconds: 2}", "{enabled: false}"])
-async def test_health_check_interval_seconds_says_who_is_lost(
+async def test_health_check_interval_seconds_defines_which_worker_is_lost(
     tables: World, configure: Configure, collection: str
 ) -> None:
     configure(f"worker_monitoring: {{health_check_interval_seconds: 7}}\nmetrics_collection: {collection}")

@@ -196,14 +196,14 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(
 
     shown = await page()
     held_out = examples("evaluation", settings())
-    for said in (
+    for expected in (
         f"0 of {len(held_out)} | {len(held_out)} of {len(held_out)}",
         "openai/test-model",
         "bootstrap",
         version,
         "next_steps: promises: refund",
     ):
-        assert said in shown
+        assert expected in shown
     assert held_out[0].tone in shown
     assert "sk-secret" not in shown + program_versions.read_content(settings().database_url, version)
 
@@ -289,7 +289,7 @@ async def test_a_model_that_goes_down_while_learning_saves_nothing(prefect_api: 
     assert nothing_is_saved()
 
 
-async def test_without_a_model_the_flow_says_what_to_set(
+async def test_without_a_model_the_flow_names_the_setting(
     prefect_api: Any, model: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DSPY_MODEL", "")

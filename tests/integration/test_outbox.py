@@ -185,7 +185,7 @@ async def test_a_message_whose_customer_is_erased_while_it_is_being_sent_is_not_
     assert await shop.value("SELECT refused_at IS NOT NULL FROM outbox")
 
 
-async def test_a_mail_whose_sender_died_before_it_could_say_so_is_the_same_mail_again(shop: Shop) -> None:
+async def test_a_mail_whose_sender_died_before_recording_it_is_the_same_mail_again(shop: Shop) -> None:
     await store(shop, "A")
     await put([confirmation("A")])
     await outbox.deliver()

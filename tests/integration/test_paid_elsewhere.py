@@ -766,7 +766,7 @@ async def cost(order_id: str) -> tuple[Decimal, Decimal]:
     return seen.refund, seen.by_hand
 
 
-async def test_a_preview_of_cancelling_says_who_has_the_money(saga: World, unique: str) -> None:
+async def test_a_preview_of_cancelling_states_who_has_the_money(saga: World, unique: str) -> None:
     ours, later = paid_in_the_shop(saga, unique), paid_in_the_shop(saga, f"later-{unique}")
     parts = [{"method": "gift_card", "amount": "300"}]
     costs = {

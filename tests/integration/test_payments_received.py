@@ -243,7 +243,7 @@ async def test_a_paid_rejected_order_goes_to_review_and_no_system_is_unavailable
     assert "order-saga retry" in advice(cases[0])
 
 
-async def test_money_that_comes_too_late_is_said_to(
+async def test_money_that_comes_too_late_is_reported(
     saga: World, unique: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     intake.submit([an_order(unique, payment_info=TRANSFER)])

@@ -125,9 +125,7 @@ async def test_a_running_consumer_does_them_as_task_runs(saga: World, unique: st
     saga.assert_books_balance()
 
 
-async def test_housekeeping_by_a_schedule_leaves_alone_what_was_done_a_moment_ago(
-    saga: World, unique: str
-) -> None:
+async def test_scheduled_housekeeping_skips_what_is_not_due(saga: World, unique: str) -> None:
     order_id = f"DONE-{unique}"
     await process_order(an_order(order_id, card="0259", country="AQ"), return_state=True)
     saga.misbehave(take_refunds=True)

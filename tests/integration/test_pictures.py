@@ -48,7 +48,7 @@ from tests.waiting import until
 
 class TestOrderPages:
     @pytest.mark.parametrize(
-        ("fields", "said"),
+        ("fields", "expected"),
         [
             ({}, ["completed<br/>after", "fulfill_order<br/>done", "999&#46;99 USD"]),
             (
@@ -66,13 +66,13 @@ class TestOrderPages:
     )
     @pytest.mark.usefixtures("prefect_api")
     async def test_every_run_has_its_order_s_page(
-        self, saga: World, unique: str, fields: dict[str, Any], said: list[str]
+        self, saga: World, unique: str, fields: dict[str, Any], expected: list[str]
     ) -> None:
         state = await process_order(an_order(f"PAGE-{unique}", **fields), return_state=True)
         page = await page_of(f"PAGE-{unique}", state.state_details.flow_run_id)
         page_in_words = page.replace("#95;", "_")
         assert "```mermaid\nflowchart TD\n" in page
-        for words in said:
+        for words in expected:
             assert words.replace("#95;", "_") in page_in_words
         for secret in ("secret-address", "john.doe@example.com", "John Doe", "123 Main"):
             assert secret not in page

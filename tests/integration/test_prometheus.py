@@ -268,7 +268,7 @@ def test_a_storm_of_scrapes_costs_one_reading(world: World, monkeypatch: pytest.
     assert reads["of the database"] <= 1 + (time.monotonic() - began) / reading.KEPT_SECONDS
 
 
-def test_whoever_has_no_token_reads_nothing(world: World) -> None:
+def test_without_a_token_nothing_is_read(world: World) -> None:
     with served(Exposition("a test", token=TOKEN)) as url:
         for headers in (
             {},

@@ -924,7 +924,7 @@ async def test_a_run_that_left_something_out_is_not_the_last_one(
 
 
 @pytest.mark.usefixtures("prefect_api")
-async def test_the_run_says_how_it_was(books: Books) -> None:
+async def test_the_run_reports_its_result(books: Books) -> None:
     order_id = await books.declined()
     state = await books.run()
     assert (state.type, state.name, state.message) == (StateType.COMPLETED, "Balanced", "no discrepancy")

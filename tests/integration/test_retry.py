@@ -170,7 +170,7 @@ async def test_a_try_is_refunded_like_any_other(saga: World, unique: str) -> Non
     await assert_nothing_differs(saga, order_id)
 
 
-async def test_a_retry_that_is_declined_says_so_and_refunds_nothing_twice(saga: World, unique: str) -> None:
+async def test_a_declined_retry_is_reported_and_refunds_nothing_twice(saga: World, unique: str) -> None:
     order_id = f"THEN-{unique}"
     await process_order(an_order(order_id, country="AQ"), return_state=True)
     outcome = await again(order_id, NewMeans(card_last4=DECLINED))
@@ -590,17 +590,17 @@ async def test_the_command(saga: World, unique: str, capsys: pytest.CaptureFixtu
 
     order_id = f"SHELL-{unique}"
     await process_order(an_order(order_id, card=DECLINED), return_state=True)
-    code, said = await run("retry", order_id, "--token", "4242424242424242", "--card-last4", "1")
-    assert (code, "--token" in said, "--card-last4" in said) == (2, True, True)
-    assert "4242" not in said
+    code, output = await run("retry", order_id, "--token", "4242424242424242", "--card-last4", "1")
+    assert (code, "--token" in output, "--card-last4" in output) == (2, True, True)
+    assert "4242" not in output
     given = ("--token", "tok_secret_1", "--by", "ann", "--reason", "a new card")
     for _ in range(2):
-        code, said = await run("retry", order_id, *given)
-        assert (code, "tok_secret_1" in said) == (0, False)
+        code, output = await run("retry", order_id, *given)
+        assert (code, "tok_secret_1" in output) == (0, False)
     await process_pending_orders(consumer_seconds=0)
     assert saga.money(order_id) == (PRICE, 0)
-    code, said = await run("show", "--ascii", order_id)
-    assert (code, "try 1" in said, "try 2" in said) == (0, True, True)
+    code, output = await run("show", "--ascii", order_id)
+    assert (code, "try 1" in output, "try 2" in output) == (0, True, True)
     assert (await run("retry", order_id))[0] == (await run("retry", f"NOBODY-{unique}"))[0] == 1
     (row,) = saga.sql("SELECT * FROM order_try WHERE order_id = :id", id=order_id)
     assert (row.requested_by, row.reason, bool(row.started_by)) == ("ann", "a new card", True)

@@ -77,28 +77,30 @@ async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(
 ) -> None:
     stock = saga.stock("PROD-001")
     order_ids = await many(saga, unique, 30)
-    code, said = await review("list")
-    assert (code, "at risk: 29,999.70 USD" in said) == (0, True)
-    code, said = await review("list", "--json")
-    assert (code, said.count('"amount_at_risk":"999.99"')) == (0, 30)
+    code, output = await review("list")
+    assert (code, "at risk: 29,999.70 USD" in output) == (0, True)
+    code, output = await review("list", "--json")
+    assert (code, output.count('"amount_at_risk":"999.99"')) == (0, 30)
     assert saga.stock("PROD-001") == stock
     saga.misbehave(take_refunds=True)
 
     before = state(saga)
-    code, said = await review(
+    code, output = await review(
         "retry", "--all", "--by", "ann", "--reason", "the gateway takes refunds again", "--dry-run"
     )
     assert code == 0
-    assert all(order_id in said for order_id in order_ids)
-    assert "30 reopened" in said
-    assert "nothing was changed" in said
+    assert all(order_id in output for order_id in order_ids)
+    assert "30 reopened" in output
+    assert "nothing was changed" in output
     assert state(saga) == before
 
-    code, said = await review("retry", "--all", "--by", "ann", "--reason", "the gateway takes refunds again")
+    code, output = await review(
+        "retry", "--all", "--by", "ann", "--reason", "the gateway takes refunds again"
+    )
     assert code == 0
-    assert "30 reopened" in said
-    assert "29,999.70 USD" in said
-    assert "worker" in said, "that somebody has to take them up"
+    assert "30 reopened" in output
+    assert "29,999.70 USD" in output
+    assert "worker" in output, "that somebody has to take them up"
     for order_id in order_ids:
         assert saga.order(order_id).outcome is None
         assert saga.money(order_id) == (PRICE, 0), "the command itself moves no money"
@@ -109,9 +111,9 @@ async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(
         assert getpass.getuser() in started_by
         assert "order-saga" in started_by
 
-    code, said = await review("retry", *order_ids, "--by", "ann")
+    code, output = await review("retry", *order_ids, "--by", "ann")
     assert code == 0
-    assert "30 decided before" in said
+    assert "30 decided before" in output
     await process_pending_orders(consumer_seconds=0)
     for order_id in order_ids:
         assert saga.order(order_id).outcome == Outcome.COMPENSATED
@@ -125,17 +127,17 @@ async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(
 async def test_filters_choose_and_held_orders_wait(saga: World, unique: str, review: Command) -> None:
     old, new, held = await many(saga, unique, 3)
     saga.sql("UPDATE attention SET since = now() - :age WHERE order_id = :id", id=old, age=timedelta(hours=3))
-    code, said = await review("hold", held, "--by", "ann")
-    assert (code, "1 held" in said) == (0, True)
+    code, output = await review("hold", held, "--by", "ann")
+    assert (code, "1 held" in output) == (0, True)
 
     async def listed(*filters: str) -> list[str]:
-        code, said = await review("list", "--json", *filters)
+        code, output = await review("list", "--json", *filters)
         assert code == 0
         decoder, found = json.JSONDecoder(), []
-        while said:
-            row, end = decoder.raw_decode(said)
+        while output:
+            row, end = decoder.raw_decode(output)
             found.append(row["order_id"])
-            said = said[end:].strip()
+            output = output[end:].strip()
         return found
 
     assert await listed() == [old, new, held]
@@ -152,8 +154,8 @@ async def test_filters_choose_and_held_orders_wait(saga: World, unique: str, rev
     assert await listed("--at-most", "999.99") == [old, new, held]
 
     saga.misbehave(take_refunds=True)
-    code, said = await review("retry", "--all", "--not-held", "--older-than", "2h", "--by", "ann")
-    assert (code, "1 reopened" in said) == (0, True)
+    code, output = await review("retry", "--all", "--not-held", "--older-than", "2h", "--by", "ann")
+    assert (code, "1 reopened" in output) == (0, True)
     await process_pending_orders(consumer_seconds=0)
     outcomes = [saga.order(order_id).outcome for order_id in (old, new, held)]
     assert outcomes == [Outcome.COMPENSATED, Outcome.NEEDS_ATTENTION, Outcome.NEEDS_ATTENTION]
@@ -167,15 +169,15 @@ async def test_refunded_and_written_off_settle_the_money_in_the_books(
     first, second, third = await many(saga, unique, 3)
     before = state(saga)
     for dry_run in (["--dry-run"], []):
-        code, said = await review(
+        code, output = await review(
             "refunded", first, second, "--by", "ann", "--reference", "bulk transfer 4711", *dry_run
         )
-        assert (code, "2 refund recorded" in said) == (0, True)
+        assert (code, "2 refund recorded" in output) == (0, True)
         assert (state(saga) == before) == bool(dry_run)
-    code, said = await review(
+    code, output = await review(
         "write-off", third, "--by", "bob", "--reason", "the customer does not want it back"
     )
-    assert (code, "1 written off" in said) == (0, True)
+    assert (code, "1 written off" in output) == (0, True)
     await process_pending_orders(consumer_seconds=0)
     assert {saga.order(order_id).outcome for order_id in (first, second, third)} == {Outcome.COMPENSATED}
     assert all(saga.money(order_id) == (PRICE, 0) for order_id in (first, second, third)), (
@@ -190,12 +192,12 @@ async def test_refunded_and_written_off_settle_the_money_in_the_books(
         ("written_off", 0, PRICE),
     ]
     assert read_books(saga.database_url, None).balanced
-    code, said = await review("write-off", first, third, "--by", "bob", "--reason", "again")
+    code, output = await review("write-off", first, third, "--by", "bob", "--reason", "again")
     assert code == 1
-    assert "1 refused" in said
-    assert "refunded_by_hand" in said, "what was decided before"
-    code, said = await review("show", first)
-    assert (code, "4711" in said, "by ann" in said) == (0, True, True)
+    assert "1 refused" in output
+    assert "refunded_by_hand" in output, "what was decided before"
+    code, output = await review("show", first)
+    assert (code, "4711" in output, "by ann" in output) == (0, True, True)
 
 
 async def test_money_that_the_gateway_gave_back_is_not_recorded_by_hand(
@@ -207,11 +209,11 @@ async def test_money_that_the_gateway_gave_back_is_not_recorded_by_hand(
     refund = {"payment_id": payment["id"], "amount": 99999, "currency": "USD"}
     httpx.post(f"{saga.gateway_url}/v1/refunds", json=refund, timeout=10).raise_for_status()
     for dry_run in (["--dry-run"], []):
-        code, said = await review("refunded", "--all", "--by", "ann", "--reference", "4711", *dry_run)
+        code, output = await review("refunded", "--all", "--by", "ann", "--reference", "4711", *dry_run)
         assert code == 1
-        assert "1 refused" in said
-        assert "1 refund recorded" in said
-        assert "refunded 999.99 USD" in said
+        assert "1 refused" in output
+        assert "1 refund recorded" in output
+        assert "refunded 999.99 USD" in output
     assert saga.sql("SELECT order_id FROM desk_entry") == [(there,)]
 
 
@@ -219,23 +221,23 @@ async def test_every_problem_is_named_and_nothing_is_done(saga: World, unique: s
     (order_id,) = await many(saga, unique, 1)
     await process_order(an_order(f"FINE-{unique}"), return_state=True)
     before = state(saga)
-    code, said = await review(
+    code, output = await review(
         "refunded", order_id, "--all", "--currency", "dollars", "--older-than", "long", "--at-least", "much"
     )
     assert code == 2
     for named in ("not both", "--currency", "--older-than", "--at-least", "--by", "--reference"):
-        assert named in said
-    code, said = await review("retry", order_id, f"FINE-{unique}", "NOBODY", "--by", "ann")
+        assert named in output
+    code, output = await review("retry", order_id, f"FINE-{unique}", "NOBODY", "--by", "ann")
     assert code == 2
-    assert f"FINE-{unique} was never" in said
-    assert "NOBODY was never" in said
-    code, said = await review("write-off", order_id, "--by", "ann", "--reason", "card 4242 4242 4242 4242")
+    assert f"FINE-{unique} was never" in output
+    assert "NOBODY was never" in output
+    code, output = await review("write-off", order_id, "--by", "ann", "--reason", "card 4242 4242 4242 4242")
     assert code == 2
-    assert "4242" not in said
+    assert "4242" not in output
     assert state(saga) == before
 
 
-async def test_a_database_that_stops_answering_says_how_far_it_came(
+async def test_a_database_that_stops_answering_is_reported_with_the_progress(
     saga: World, unique: str, review: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saga.database import NotWritten
@@ -251,10 +253,10 @@ async def test_a_database_that_stops_answering_says_how_far_it_came(
         return await resolve(decided, dry_run=dry_run)
 
     monkeypatch.setattr(resolution, "resolve", once)
-    code, said = await review("hold", "--all", "--by", "ann")
+    code, output = await review("hold", "--all", "--by", "ann")
     assert code == 2
-    assert "1 held" in said
-    assert "2 were not reached" in said
+    assert "1 held" in output
+    assert "2 were not reached" in output
     assert len(saga.sql("SELECT 1 FROM desk_entry")) == 1
 
 
@@ -264,21 +266,23 @@ async def test_the_command_that_is_shown_settles_the_amount_that_is_shown(
     (order_id,) = await many(saga, unique, 1)
     printed = f'order-saga review refunded {order_id} --amount "999.99 USD" --by NAME --reference R'
     for command in (["list"], ["show", order_id], ["show", order_id, "--json"]):
-        code, said = await review(*command)
-        assert (code, printed in said.replace("\\", "")) == (0, True)
+        code, output = await review(*command)
+        assert (code, printed in output.replace("\\", "")) == (0, True)
     before = state(saga)
     how = ("--by", "ann", "--reference", "4711")
     for wrong in ("999.98", "999.99 EUR", "99999"):
-        code, said = await review("refunded", order_id, "--amount", wrong, *how)
-        assert (code, "999.99 USD are at risk" in said) == (1, True)
+        code, output = await review("refunded", order_id, "--amount", wrong, *how)
+        assert (code, "999.99 USD are at risk" in output) == (1, True)
     for wrong in ("much", "", "-5", "1,2", "999.99 USD and more"):
-        code, said = await review("refunded", order_id, f"--amount={wrong}", *how)
-        assert (code, "--amount" in said) == (2, True)
+        code, output = await review("refunded", order_id, f"--amount={wrong}", *how)
+        assert (code, "--amount" in output) == (2, True)
     for several in ([order_id, order_id + "-2"], ["--all"]):
         assert (await review("refunded", *several, "--amount", "999.99", *how))[0] == 2
     assert state(saga) == before
-    code, said = await review("refunded", *printed.replace('"', "").split()[3:4], "--amount=999.99 USD", *how)
-    assert (code, "1 refund recorded" in said) == (0, True)
+    code, output = await review(
+        "refunded", *printed.replace('"', "").split()[3:4], "--amount=999.99 USD", *how
+    )
+    assert (code, "1 refund recorded" in output) == (0, True)
     assert saga.sql("SELECT amount FROM desk_entry") == [(PRICE,)]
 
 
@@ -296,12 +300,12 @@ async def test_an_order_whose_amount_changes_after_it_was_selected_is_left_out(
         return await resolve(decided, dry_run=dry_run)
 
     monkeypatch.setattr(resolution, "resolve", after_a_change)
-    code, said = await review(
+    code, output = await review(
         "write-off", *(["--all"] if which == "all" else [first, second]), "--by", "ann", "--reason", "old"
     )
-    assert (code, "1 written off, 1 refused" in said) == (1, True)
-    assert "1,234.56 USD" in said
-    assert "999.99 USD" in said
+    assert (code, "1 written off, 1 refused" in output) == (1, True)
+    assert "1,234.56 USD" in output
+    assert "999.99 USD" in output
     assert saga.sql("SELECT order_id, amount FROM desk_entry") == [(first, PRICE)]
-    code, said = await review("list")
-    assert "at risk: 1,234.56 USD" in said
+    code, output = await review("list")
+    assert "at risk: 1,234.56 USD" in output

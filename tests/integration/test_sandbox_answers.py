@@ -18,7 +18,7 @@ import pytest
 from shop.payments.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import Payment
 from shop.payments.sandbox.client import SandboxGateway
-from tests.integration.scripted_server import http, rubbish, server_that_says
+from tests.integration.scripted_server import answering_server, http, rubbish
 
 TIMEOUT = 30.0
 """Seconds for what is expected to be answered, on a machine that is busy with other things."""
@@ -57,12 +57,12 @@ def good(**changes: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def gateway_that_says(
+async def answering_gateway(
     answer: bytes | None, *, limit: float = TIMEOUT, pause: float = 0, drip: int = 0
 ) -> AsyncIterator[SandboxGateway]:
-    """A gateway whose other side says just this to everything; see `server_that_says`."""
-    async with server_that_says(answer, pause=pause, drip=drip) as said:
-        gateway = SandboxGateway(said.url, limit, 2)
+    """A gateway whose other side says just this to everything; see `answering_server`."""
+    async with answering_server(answer, pause=pause, drip=drip) as scripted:
+        gateway = SandboxGateway(scripted.url, limit, 2)
         yield gateway
         await gateway.aclose()
 
@@ -112,9 +112,9 @@ RUBBISH = rubbish(good()) | {
 }
 
 
-@pytest.mark.parametrize("said", RUBBISH.values(), ids=RUBBISH.keys())
-async def test_rubbish_is_a_retryable_gateway_error(said: bytes) -> None:
-    async with gateway_that_says(said) as gateway:
+@pytest.mark.parametrize("bad", RUBBISH.values(), ids=RUBBISH.keys())
+async def test_rubbish_is_a_retryable_gateway_error(bad: bytes) -> None:
+    async with answering_gateway(bad) as gateway:
         async for error in asked_in_every_way(gateway):
             assert type(error) is PaymentGatewayError
             assert error.retryable
@@ -130,14 +130,14 @@ async def test_rubbish_is_a_retryable_gateway_error(said: bytes) -> None:
     ],
 )
 async def test_other_refusals_are_for_good(answer: bytes, code: str) -> None:
-    async with gateway_that_says(answer) as gateway:
+    async with answering_gateway(answer) as gateway:
         async for error in asked_in_every_way(gateway):
             assert (type(error), error.error_code, error.retryable) == (PaymentGatewayError, code, False)
 
 
 async def test_a_refusal_s_text_is_tamed() -> None:
     text = "no\x00\x1b[31m\n" + "x" * 10_000
-    async with gateway_that_says(
+    async with answering_gateway(
         http({"error": {"code": "card_declined", "message": text}}, "402 Payment Required")
     ) as gateway:
         async for error in asked_in_every_way(gateway):
@@ -189,7 +189,7 @@ CONTRADICTIONS: list[dict[str, Any]] = [
     "changes", CONTRADICTIONS, ids=lambda changes: ascii(changes).replace(repr(LOST), "lost")[:60]
 )
 async def test_a_payment_that_cannot_be_true_is_not_believed(changes: dict[str, Any]) -> None:
-    async with gateway_that_says(http(good(**changes))) as gateway:
+    async with answering_gateway(http(good(**changes))) as gateway:
         asks = [gateway.confirm("pay_1", key="k"), gateway.cancel("pay_1", key="k"), gateway.get("pay_1")]
         if changes in ({"status": "paid"}, {"order_id": LOST}):
             asks.append(new(gateway))
@@ -205,7 +205,7 @@ async def test_a_payment_that_cannot_be_true_is_not_believed(changes: dict[str, 
     ids=str,
 )
 async def test_another_payment_than_was_created_is_not_believed(changes: dict[str, Any]) -> None:
-    async with gateway_that_says(http(good(**changes))) as gateway:
+    async with answering_gateway(http(good(**changes))) as gateway:
         with pytest.raises(PaymentGatewayError, match="bad_answer"):
             await new(gateway)
 
@@ -217,7 +217,7 @@ async def test_another_payment_than_was_created_is_not_believed(changes: dict[st
 )
 async def test_another_refund_than_was_asked_for_is_not_believed(changes: dict[str, Any]) -> None:
     refund = {name: value for name, value in (GOOD["refunds"][0] | changes).items() if value is not LOST}
-    async with gateway_that_says(http(refund)) as gateway:
+    async with answering_gateway(http(refund)) as gateway:
         with pytest.raises(PaymentGatewayError, match="bad_answer"):
             await gateway.refund("pay_1", amount=Decimal("0.59"), currency="USD", key="k")
 
@@ -236,26 +236,26 @@ async def test_another_refund_than_was_asked_for_is_not_believed(changes: dict[s
     ids=range(7),
 )
 async def test_other_orders_payments_are_not_believed(page: dict[str, Any]) -> None:
-    async with gateway_that_says(http(page)) as gateway:
+    async with answering_gateway(http(page)) as gateway:
         with pytest.raises(PaymentGatewayError, match="bad_answer"):
             await gateway.find("O-1")
 
 
 @pytest.mark.parametrize("data", [[], [good()]], ids=["empty", "the same"])
 async def test_a_listing_that_goes_in_circles_ends(data: list[Any]) -> None:
-    async with gateway_that_says(http({"data": data, "has_more": True})) as gateway:
+    async with answering_gateway(http({"data": data, "has_more": True})) as gateway:
         with pytest.raises(PaymentGatewayError, match="bad_answer"):
             assert [page async for page in gateway.pages(SINCE)] == []
 
 
 async def test_more_than_any_honest_answer_is_not_read() -> None:
-    async with gateway_that_says(http(json.dumps(good()).encode() + b" " * 9_000_000)) as gateway:
+    async with answering_gateway(http(json.dumps(good()).encode() + b" " * 9_000_000)) as gateway:
         with pytest.raises(PaymentGatewayError, match="bad_answer"):
             await gateway.get("pay_1")
 
 
 async def test_a_good_answer_is_believed() -> None:
-    async with gateway_that_says(http(good(more="is fine"))) as gateway:
+    async with answering_gateway(http(good(more="is fine"))) as gateway:
         payment = await gateway.get("pay_1")
         assert (payment.charged, payment.amount_refunded, payment.fee) == (
             PRICE,
@@ -270,7 +270,7 @@ async def test_a_damaged_answer_is_an_error_or_still_about_the_same_payment(seed
     answer = bytearray(http(good()))
     for _ in range(draw.randint(1, 3)):
         answer[draw.randrange(len(answer))] = draw.randrange(256)
-    async with gateway_that_says(bytes(answer)) as gateway:
+    async with answering_gateway(bytes(answer)) as gateway:
         try:
             payment = await gateway.get("pay_1")
         except PaymentError:
@@ -283,20 +283,20 @@ async def test_a_damaged_answer_is_an_error_or_still_about_the_same_payment(seed
 
 
 async def test_silence_is_a_timeout() -> None:
-    async with gateway_that_says(None, limit=SHORT_TIMEOUT) as gateway:
+    async with answering_gateway(None, limit=SHORT_TIMEOUT) as gateway:
         with pytest.raises(PaymentGatewayTimeout):
             await gateway.confirm("pay_1", key="k")
 
 
 async def test_an_answer_that_drips_is_a_timeout() -> None:
     """Each byte comes in time, the whole does not."""
-    async with gateway_that_says(http(good()), limit=SHORT_TIMEOUT, pause=0.05, drip=1) as gateway:
+    async with answering_gateway(http(good()), limit=SHORT_TIMEOUT, pause=0.05, drip=1) as gateway:
         with pytest.raises(PaymentGatewayTimeout):
             await asyncio.wait_for(gateway.confirm("pay_1", key="k"), TIMEOUT / 3)
 
 
 async def test_waiting_for_a_turn_does_not_count() -> None:
-    async with gateway_that_says(http(good()), limit=SHORT_TIMEOUT, pause=SHORT_TIMEOUT / 4) as gateway:
+    async with answering_gateway(http(good()), limit=SHORT_TIMEOUT, pause=SHORT_TIMEOUT / 4) as gateway:
         began = time.monotonic()
         answers = await asyncio.gather(*(gateway.get("pay_1") for _ in range(12)))
         assert {answer.id for answer in answers} == {"pay_1"}
@@ -304,7 +304,7 @@ async def test_waiting_for_a_turn_does_not_count() -> None:
 
 
 async def test_connection_refused_is_a_retryable_error() -> None:
-    async with gateway_that_says(b"") as gateway:
+    async with answering_gateway(b"") as gateway:
         pass  # its port is free again
     async for error in asked_in_every_way(gateway):
         assert (type(error), error.error_code, error.retryable) == (PaymentGatewayError, "unreachable", True)
@@ -383,7 +383,7 @@ async def test_an_unrequested_answer_is_ignored(when: str) -> None:
 
 
 async def test_cancellation_comes_through_and_frees_its_turn() -> None:
-    async with gateway_that_says(None, limit=SHORT_TIMEOUT) as gateway:
+    async with answering_gateway(None, limit=SHORT_TIMEOUT) as gateway:
         waiting = [asyncio.ensure_future(gateway.get("pay_1")) for _ in range(4)]
         await asyncio.wait(waiting, timeout=0.1)
         for task in waiting:

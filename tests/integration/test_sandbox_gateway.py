@@ -657,7 +657,7 @@ async def test_the_process_prints_one_line_takes_its_switches_and_stops_on_reque
     assert (tmp_path / "err").read_text() == ""
 
 
-def test_the_process_says_in_a_line_why_it_cannot_start(tmp_path: Path) -> None:
+def test_the_process_prints_in_a_line_why_it_cannot_start(tmp_path: Path) -> None:
     def start(*options: str, **environment: str) -> str:
         command = [sys.executable, "-m", "deployments.cli", "sandbox", *options]
         ended = subprocess.run(

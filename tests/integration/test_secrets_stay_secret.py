@@ -55,14 +55,14 @@ def model_server() -> Iterator[tuple[str, list[str]]]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             keys.append(str(self.headers["authorization"]))
-            said = json.dumps(
+            content = json.dumps(
                 {"error": {"message": f"Incorrect API key provided: {keys[-1]}", "code": "invalid_api_key"}}
             ).encode()
             self.send_response(401)
             self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(said)))
+            self.send_header("content-length", str(len(content)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -217,7 +217,7 @@ async def test_a_silent_gateway_does_not_make_us_ship_for_their_money(
     assert account.neighbour.stands(theirs) == before
 
 
-async def test_reconciliation_says_nothing_of_their_payments(
+async def test_reconciliation_ignores_their_payments(
     account: Account, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether we know an order of that id (and how it ended) or not."""
@@ -393,7 +393,7 @@ async def test_the_books_count_our_payments_alone_and_find_what_is_wrong(
     assert "59.98" in capsys.readouterr().out
 
 
-async def test_without_the_gateway_nothing_is_said_to_balance(
+async def test_without_the_gateway_nothing_is_reported_as_balanced(
     stripe_saga: StripeWorld, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PAYMENT_GATEWAY_URL", "http://127.0.0.1:9")

@@ -350,9 +350,7 @@ class TestRefusals:
         }
         assert len(set(server.ids)) == len(server.ids) == 17
 
-    async def test_a_sender_that_the_server_does_not_let_in_is_our_matter(
-        self, shop: Shop, server: MailServer
-    ) -> None:
+    async def test_a_refused_sender_is_a_configuration_error(self, shop: Shop, server: MailServer) -> None:
         """No customer's mail is given up for it."""
         server.answer_sender = lambda _: "553 5.7.1 sender not owned by user"
         await store(shop, "A", "B")
@@ -362,7 +360,7 @@ class TestRefusals:
         assert "SHOP_EMAIL" in str((await state(shop))["A"][1])
 
     @pytest.mark.parametrize("starttls", ["if-offered", "never"])
-    async def test_a_greeting_that_the_server_refuses_is_our_matter(
+    async def test_a_refused_greeting_is_a_configuration_error(
         self, shop: Shop, server: MailServer, starttls: str
     ) -> None:
         url = f"smtp://{server.host}:{server.port}?starttls={starttls}"
@@ -380,7 +378,7 @@ class TestRefusals:
         assert await outbox.deliver() == (2, 0)
 
     @pytest.mark.parametrize(
-        "said",
+        "reply",
         [
             *(
                 "554 5.7.1 <x@example.com>: Helo command rejected: Host not found",
@@ -397,10 +395,10 @@ class TestRefusals:
         ],
     )
     async def test_a_server_that_does_not_know_us_refuses_no_customer(
-        self, shop: Shop, server: MailServer, said: str
+        self, shop: Shop, server: MailServer, reply: str
     ) -> None:
         """Or all confirmations of a night would be given up for a login that was changed."""
-        server.answer_recipient = lambda _: said
+        server.answer_recipient = lambda _: reply
         await store(shop, "A", "B")
         await put([confirmation("A"), confirmation("B")])
         assert await outbox.deliver() == (0, 2)
@@ -412,7 +410,7 @@ class TestRefusals:
         assert sorted(server.ids) == sorted([id_of("A"), id_of("B")])
 
     @pytest.mark.parametrize(
-        "said",
+        "reply",
         [
             *(
                 "550 5.1.1 <relay@example.com>: User unknown",
@@ -423,10 +421,10 @@ class TestRefusals:
         ],
     )
     async def test_a_refusal_of_one_recipient_is_no_trouble_of_the_server(
-        self, shop: Shop, server: MailServer, said: str
+        self, shop: Shop, server: MailServer, reply: str
     ) -> None:
         """Whatever the address is called. The next mail goes out."""
-        answers = iter([said])
+        answers = iter([reply])
         server.answer_recipient = lambda _: next(answers, None)
         await store(shop, "A", "B")
         await put([confirmation("A"), confirmation("B")])
@@ -489,7 +487,7 @@ class TestBrokenConnections:
         assert Counter(server.ids) == Counter(map(id_of, ids))
         assert server.connections == 3
 
-    async def test_a_server_that_closes_down_says_so(self, shop: Shop, server: MailServer) -> None:
+    async def test_a_server_that_closes_down_reports_it(self, shop: Shop, server: MailServer) -> None:
         server.answer_recipient = lambda _: "421 4.3.2 closing"
         ids = [f"{i:02}" for i in range(12)]
         await store(shop, *ids)

@@ -25,7 +25,7 @@ from shop.payments.errors import (
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import GatewayGuard
 from shop.payments.stripe.gateway import StripeGateway
-from tests.integration.scripted_server import Answer, Request, Sayer, http, server_that_says
+from tests.integration.scripted_server import Answer, Request, ScriptedServer, answering_server, http
 from tests.integration.test_sandbox_answers import RUBBISH
 
 KEY = "sk_test_planted"
@@ -72,21 +72,21 @@ OPEN = INTENT | {"status": "requires_confirmation", "latest_charge": None}
 
 
 @dataclass
-class Said(Sayer):
+class StripeServer(ScriptedServer):
     """A gateway, and what it was asked by the client."""
 
     gateway: StripeGateway = field(kw_only=True)
 
 
 @asynccontextmanager
-async def stripe_that_says(
+async def answering_stripe(
     answer: bytes | Answer | None, *, limit: float = TIMEOUT, page: int = 100, concurrency: int = 2
-) -> AsyncIterator[Said]:
+) -> AsyncIterator[StripeServer]:
     """A Stripe that says just this to everything,
     or what a function of the request says; None: nothing at all."""
-    async with server_that_says(answer) as said:
-        gateway = StripeGateway(said.url, KEY, limit, concurrency, page=page)
-        yield Said(said.url, said.asked, gateway=gateway)
+    async with answering_server(answer) as server:
+        gateway = StripeGateway(server.url, KEY, limit, concurrency, page=page)
+        yield StripeServer(server.url, server.asked, gateway=gateway)
         await gateway.aclose()
 
 
@@ -136,15 +136,17 @@ async def asked_in_every_way(gateway: StripeGateway) -> AsyncIterator[PaymentErr
 
 
 async def test_the_limit_of_requests_is_honoured() -> None:
-    async with stripe_that_says(error("429 Too Many Requests", "Retry-After: 7", code="rate_limit")) as said:
-        async for raised in asked_in_every_way(said.gateway):
+    async with answering_stripe(
+        error("429 Too Many Requests", "Retry-After: 7", code="rate_limit")
+    ) as server:
+        async for raised in asked_in_every_way(server.gateway):
             assert (type(raised), raised.error_code, raised.retryable, raised.retry_after) == (
                 PaymentGatewayError,
                 "rate_limit",
                 True,
                 7.0,
             )
-        assert len(said.asked) == 7, "the SDK tries nothing again by itself"
+        assert len(server.asked) == 7, "the SDK tries nothing again by itself"
 
 
 @pytest.mark.parametrize(
@@ -152,17 +154,17 @@ async def test_the_limit_of_requests_is_honoured() -> None:
     [("999999", 300.0), ("0", None), ("-1", None), ("soon", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
 )
 async def test_a_wait_that_makes_no_sense_is_not_honoured(header: str, seconds: float | None) -> None:
-    async with stripe_that_says(error("429 Too Many Requests", f"Retry-After: {header}")) as said:
+    async with answering_stripe(error("429 Too Many Requests", f"Retry-After: {header}")) as server:
         with pytest.raises(PaymentGatewayError) as raised:
-            await said.gateway.get("pi_1")
+            await server.gateway.get("pi_1")
         assert (raised.value.retryable, raised.value.retry_after) == (True, seconds)
 
 
 async def test_a_wrong_key_stops_at_once_and_names_the_setting() -> None:
-    async with stripe_that_says(
+    async with answering_stripe(
         error("401 Unauthorized", message=f"Invalid API Key provided: {KEY}")
-    ) as said:
-        async for raised in asked_in_every_way(said.gateway):
+    ) as server:
+        async for raised in asked_in_every_way(server.gateway):
             assert (type(raised), raised.error_code, raised.retryable) == (
                 PaymentKeyRefused,
                 "authentication",
@@ -173,9 +175,9 @@ async def test_a_wrong_key_stops_at_once_and_names_the_setting() -> None:
 
 
 async def test_a_key_without_the_right_names_the_setting() -> None:
-    async with stripe_that_says(error("403 Forbidden")) as said:
+    async with answering_stripe(error("403 Forbidden")) as server:
         with pytest.raises(PaymentGatewayError, match="STRIPE_API_KEY") as raised:
-            await new(said.gateway)
+            await new(server.gateway)
         assert (raised.value.error_code, raised.value.retryable) == ("permission", False)
 
 
@@ -197,30 +199,30 @@ async def test_a_key_without_the_right_names_the_setting() -> None:
     ids=["key in use", "another request", "locked", "500", "503", "502", "404"],
 )
 async def test_errors_are_distinguished(answer: bytes, code: str, retryable: bool) -> None:
-    async with stripe_that_says(answer) as said:
+    async with answering_stripe(answer) as server:
         with pytest.raises(PaymentGatewayError) as raised:
-            await new(said.gateway)
+            await new(server.gateway)
         assert (raised.value.error_code, raised.value.retryable, raised.value.retry_after) == (
             code,
             retryable,
             None,
         )
-        assert len(said.asked) == 1
+        assert len(server.asked) == 1
 
 
 async def test_what_concerns_one_payment_does_not_open_the_circuit() -> None:
-    async with stripe_that_says(error("429 Too Many Requests", code="lock_timeout")) as said:
+    async with answering_stripe(error("429 Too Many Requests", code="lock_timeout")) as server:
         guard = GatewayGuard(failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None)
         for _ in range(4):
             with pytest.raises(PaymentGatewayError, match="lock_timeout"):
-                await guard(lambda: said.gateway.get("pi_1"))
-    async with stripe_that_says(error("500 Internal Server Error")) as said:
+                await guard(lambda: server.gateway.get("pi_1"))
+    async with answering_stripe(error("500 Internal Server Error")) as server:
         guard = GatewayGuard(failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None)
         with pytest.raises(PaymentGatewayError, match="http_500"):
-            await guard(lambda: said.gateway.get("pi_1"))
+            await guard(lambda: server.gateway.get("pi_1"))
         for _ in range(2):
             with pytest.raises(PaymentGatewayUnavailable):
-                await guard(lambda: said.gateway.get("pi_1"))
+                await guard(lambda: server.gateway.get("pi_1"))
 
 
 async def test_a_decline_has_the_banks_word() -> None:
@@ -231,19 +233,19 @@ async def test_a_decline_has_the_banks_word() -> None:
         decline_code="insufficient_funds",
         message="no\x00" * 200,
     )
-    async with stripe_that_says(no) as said:
+    async with answering_stripe(no) as server:
         with pytest.raises(PaymentDeclined) as raised:
-            await said.gateway.confirm("pi_1", key="k")
+            await server.gateway.confirm("pi_1", key="k")
         assert raised.value.error_code == "insufficient_funds"
         assert raised.value.error_message.startswith("no?no?")
         assert len(raised.value.error_message) <= 300
-        assert said.lines == ["POST /v1/payment_intents/pi_1/confirm"]
+        assert server.lines == ["POST /v1/payment_intents/pi_1/confirm"]
 
 
 async def test_the_callers_key_is_the_idempotency_key() -> None:
-    async with stripe_that_says(http(OPEN)) as said:
-        await new(said.gateway)
-        assert [request.key for request in said.asked] == ["create"]
+    async with answering_stripe(http(OPEN)) as server:
+        await new(server.gateway)
+        assert [request.key for request in server.asked] == ["create"]
 
 
 async def test_a_stored_failure_is_not_asked_for_for_ever() -> None:
@@ -259,19 +261,19 @@ async def test_a_stored_failure_is_not_asked_for_for_ever() -> None:
             )
         return http(INTENT)
 
-    async with stripe_that_says(answer) as said:
-        assert (await said.gateway.confirm("pi_1", key="confirm")).charged == PRICE
-        keys = [request.key for request in said.asked if request.method == "POST"]
+    async with answering_stripe(answer) as server:
+        assert (await server.gateway.confirm("pi_1", key="confirm")).charged == PRICE
+        keys = [request.key for request in server.asked if request.method == "POST"]
         assert keys == ["confirm", "confirm-req_1", "confirm-req_1-req_2"], (
             "made of nothing random: another worker asks the same"
         )
 
 
 async def test_a_failure_that_is_not_stored_is_left_to_the_caller() -> None:
-    async with stripe_that_says(error("500 Internal Server Error", "Original-Request: req_1")) as said:
+    async with answering_stripe(error("500 Internal Server Error", "Original-Request: req_1")) as server:
         with pytest.raises(PaymentGatewayError, match="http_500"):
-            await said.gateway.confirm("pi_1", key="confirm")
-        assert len(said.asked) == 1
+            await server.gateway.confirm("pi_1", key="confirm")
+        assert len(server.asked) == 1
 
 
 async def test_a_stored_refusal_to_cancel_is_not_believed_once_the_payment_is_another() -> None:
@@ -287,22 +289,22 @@ async def test_a_stored_refusal_to_cancel_is_not_believed_once_the_payment_is_an
         cancelled = True
         return http(OPEN | {"status": "canceled"})
 
-    async with stripe_that_says(answer) as said:
-        assert (await said.gateway.cancel("pi_1", key="cancel")).status is PaymentStatus.CANCELLED
-        assert [request.key for request in said.asked if request.method == "POST"] == [
+    async with answering_stripe(answer) as server:
+        assert (await server.gateway.cancel("pi_1", key="cancel")).status is PaymentStatus.CANCELLED
+        assert [request.key for request in server.asked if request.method == "POST"] == [
             "cancel",
             "cancel-req_1",
         ]
 
 
 async def test_stored_failures_have_an_end() -> None:
-    async with stripe_that_says(
+    async with answering_stripe(
         error("500 Oh", "Idempotent-Replayed: true", "Original-Request: req_1")
-    ) as said:
+    ) as server:
         with pytest.raises(PaymentGatewayError) as raised:
-            await new(said.gateway)
+            await new(server.gateway)
         assert raised.value.retryable
-        assert len(said.asked) == 4
+        assert len(server.asked) == 4
 
 
 async def test_a_refund_behind_a_stored_failure_is_not_made_twice() -> None:
@@ -315,8 +317,8 @@ async def test_a_refund_behind_a_stored_failure_is_not_made_twice() -> None:
         given.append(REFUND | {"id": "re_9", "amount": 1059, "metadata": {"key": "refund"}})
         return error("500 Oh", "Idempotent-Replayed: true", "Original-Request: req_1")
 
-    async with stripe_that_says(answer) as said:
-        refund = await said.gateway.refund("pi_1", amount=PRICE, currency="USD", key="refund")
+    async with answering_stripe(answer) as server:
+        refund = await server.gateway.refund("pi_1", amount=PRICE, currency="USD", key="refund")
         assert (refund.id, len(given)) == ("re_9", 1)
 
 
@@ -327,13 +329,13 @@ async def test_an_old_answer_is_not_believed() -> None:
     def answer(request: Request) -> bytes:
         return http(INTENT if request.method == "GET" else OPEN | {"status": "requires_action"})
 
-    async with stripe_that_says(answer) as said:
-        assert (await said.gateway.confirm("pi_1", key="confirm")).charged == PRICE
+    async with answering_stripe(answer) as server:
+        assert (await server.gateway.confirm("pi_1", key="confirm")).charged == PRICE
 
 
 async def test_a_bank_that_has_not_decided_is_waited_for() -> None:
-    async with stripe_that_says(http(OPEN | {"status": "processing"})) as said:
-        for ask in (said.gateway.confirm("pi_1", key="k"), said.gateway.cancel("pi_1", key="k")):
+    async with answering_stripe(http(OPEN | {"status": "processing"})) as server:
+        for ask in (server.gateway.confirm("pi_1", key="k"), server.gateway.cancel("pi_1", key="k")):
             with pytest.raises(PaymentGatewayError) as raised:
                 await ask
             assert (raised.value.error_code, raised.value.retryable) == ("processing", True)
@@ -342,8 +344,8 @@ async def test_a_bank_that_has_not_decided_is_waited_for() -> None:
 
 @pytest.mark.parametrize("rubbish", RUBBISH.keys())
 async def test_rubbish_is_a_retryable_gateway_error(rubbish: str) -> None:
-    async with stripe_that_says(RUBBISH[rubbish]) as said:
-        async for raised in asked_in_every_way(said.gateway):
+    async with answering_stripe(RUBBISH[rubbish]) as server:
+        async for raised in asked_in_every_way(server.gateway):
             assert type(raised) is PaymentGatewayError
             assert raised.retryable
             json.dumps(raised.details()).encode()
@@ -376,17 +378,17 @@ CONTRADICTIONS: list[dict[str, Any]] = [
     "changes", CONTRADICTIONS, ids=lambda changes: ascii(changes).replace(repr(LOST), "lost")[:60]
 )
 async def test_a_payment_that_cannot_be_true_is_not_believed(changes: dict[str, Any]) -> None:
-    said_intent = {name: value for name, value in (INTENT | changes).items() if value is not LOST}
-    async with stripe_that_says(http(said_intent)) as said:
-        for ask in (said.gateway.get("pi_1"), said.gateway.confirm("pi_1", key="k")):
+    bank_refusal = {name: value for name, value in (INTENT | changes).items() if value is not LOST}
+    async with answering_stripe(http(bank_refusal)) as server:
+        for ask in (server.gateway.get("pi_1"), server.gateway.confirm("pi_1", key="k")):
             with pytest.raises(PaymentGatewayError) as raised:
                 await ask
             assert (raised.value.error_code, raised.value.retryable) == ("bad_answer", True)
 
 
 async def test_a_good_answer_is_believed() -> None:
-    async with stripe_that_says(http(INTENT | {"more": "is fine"})) as said:
-        payment = await said.gateway.get("pi_1")
+    async with answering_stripe(http(INTENT | {"more": "is fine"})) as server:
+        payment = await server.gateway.get("pi_1")
         assert (payment.charged, payment.amount_refunded, payment.fee, payment.kept) == (
             PRICE,
             Decimal("0.59"),
@@ -401,20 +403,20 @@ async def test_a_good_answer_is_believed() -> None:
 )
 async def test_a_refund_that_failed_gave_nothing_back(status: str, kept: str) -> None:
     charge = CHARGE | {"refunds": {"data": [REFUND | {"status": status}], "has_more": False}}
-    async with stripe_that_says(http(INTENT | {"latest_charge": charge})) as said:
-        assert (await said.gateway.get("pi_1")).kept == Decimal(kept)
+    async with answering_stripe(http(INTENT | {"latest_charge": charge})) as server:
+        assert (await server.gateway.get("pi_1")).kept == Decimal(kept)
 
 
 async def test_the_fee_is_reported_in_the_payments_currency() -> None:
     settled = {"fee": 60, "currency": "eur", "exchange_rate": 0.8}
-    async with stripe_that_says(
+    async with answering_stripe(
         http(INTENT | {"latest_charge": CHARGE | {"balance_transaction": settled}})
-    ) as said:
-        assert (await said.gateway.get("pi_1")).fee == Decimal("0.75")
-    async with stripe_that_says(
+    ) as server:
+        assert (await server.gateway.get("pi_1")).fee == Decimal("0.75")
+    async with answering_stripe(
         http(INTENT | {"latest_charge": CHARGE | {"balance_transaction": None}})
-    ) as said:
-        assert (await said.gateway.get("pi_1")).fee == 0
+    ) as server:
+        assert (await server.gateway.get("pi_1")).fee == 0
 
 
 # -- search and lists, as Stripe has them
@@ -437,20 +439,20 @@ async def test_search_is_a_hint_and_each_payment_is_looked_up() -> None:
             return page(known["pi_3"], INTENT | {"id": "pi_4", "metadata": {}}, more=True)
         return http(known[request.path.rsplit("/", 1)[1]])
 
-    async with stripe_that_says(answer) as said:
-        found = await said.gateway.find("O-1")
+    async with answering_stripe(answer) as server:
+        found = await server.gateway.find("O-1")
         assert [(payment.id, payment.status) for payment in found] == [
             ("pi_1", PaymentStatus.SUCCEEDED),
             ("pi_3", PaymentStatus.CREATED),
         ]
-        assert said.lines.count("GET /v1/payment_intents") == 1, "what is older, search knows"
+        assert server.lines.count("GET /v1/payment_intents") == 1, "what is older, search knows"
 
 
 @pytest.mark.parametrize(("order_id", "quoted"), [("it's", r"it\'s"), ("a\\b", r"a\\b")])
 async def test_no_order_id_gets_out_of_its_quotes(order_id: str, quoted: str) -> None:
-    async with stripe_that_says(page()) as said:
-        assert await said.gateway.find(order_id) == []
-        assert said.asked[0].query["query"] == f"metadata['order_id']:'{quoted}'"
+    async with answering_stripe(page()) as server:
+        assert await server.gateway.find(order_id) == []
+        assert server.asked[0].query["query"] == f"metadata['order_id']:'{quoted}'"
 
 
 async def test_without_search_the_list_is_gone_through_and_search_is_not_asked_again() -> None:
@@ -465,12 +467,12 @@ async def test_without_search_the_list_is_gone_through_and_search_is_not_asked_a
             INTENT | {"created": now - 3600}, INTENT | {"id": "pi_0", "created": CREATED - 9}, more=False
         )
 
-    async with stripe_that_says(answer) as said:
+    async with answering_stripe(answer) as server:
         for _ in range(2):
-            assert [payment.id for payment in await said.gateway.find("O-1")] == ["pi_1"], (
+            assert [payment.id for payment in await server.gateway.find("O-1")] == ["pi_1"], (
                 "the other one is older than two days"
             )
-        assert said.lines.count("GET /v1/payment_intents/search") == 1
+        assert server.lines.count("GET /v1/payment_intents/search") == 1
 
 
 async def test_pages_end_with_what_is_older_and_have_what_moved_since() -> None:
@@ -513,10 +515,10 @@ async def test_pages_end_with_what_is_older_and_have_what_moved_since() -> None:
             )
         return http(known[int(request.path.rsplit("_", 1)[1])])
 
-    async with stripe_that_says(answer) as said:
+    async with answering_stripe(answer) as server:
         pages = [
             [payment.id for payment in listed]
-            async for listed in said.gateway.pages(datetime.fromtimestamp(CREATED, UTC))
+            async for listed in server.gateway.pages(datetime.fromtimestamp(CREATED, UTC))
         ]
     assert pages == [["pi_1", "pi_2"], ["pi_3", "pi_5"], ["pi_6", "pi_7"]]
     assert asked_after == ["", "pi_2"]
@@ -524,9 +526,9 @@ async def test_pages_end_with_what_is_older_and_have_what_moved_since() -> None:
 
 @pytest.mark.parametrize("data", [[], [INTENT], [INTENT, INTENT]], ids=["empty", "the same", "twice"])
 async def test_a_listing_that_goes_in_circles_ends(data: list[Any]) -> None:
-    async with stripe_that_says(page(*data, more=True)) as said:
+    async with answering_stripe(page(*data, more=True)) as server:
         with pytest.raises(PaymentGatewayError, match="bad_answer"):
-            async for _ in said.gateway.pages(datetime(2020, 1, 1, tzinfo=UTC)):
+            async for _ in server.gateway.pages(datetime(2020, 1, 1, tzinfo=UTC)):
                 pass
 
 
@@ -534,15 +536,15 @@ async def test_a_listing_that_goes_in_circles_ends(data: list[Any]) -> None:
 
 
 async def test_silence_is_a_timeout() -> None:
-    async with stripe_that_says(None, limit=SHORT_TIMEOUT) as said:
-        async for raised in asked_in_every_way(said.gateway):
+    async with answering_stripe(None, limit=SHORT_TIMEOUT) as server:
+        async for raised in asked_in_every_way(server.gateway):
             assert type(raised) is PaymentGatewayTimeout
 
 
 async def test_connection_refused_is_a_retryable_error() -> None:
-    async with stripe_that_says(b"") as said:
+    async with answering_stripe(b"") as server:
         pass  # its port is free again
-    async for raised in asked_in_every_way(said.gateway):
+    async for raised in asked_in_every_way(server.gateway):
         assert (type(raised), raised.error_code, raised.retryable) == (
             PaymentGatewayError,
             "unreachable",
@@ -551,26 +553,26 @@ async def test_connection_refused_is_a_retryable_error() -> None:
 
 
 async def test_more_than_any_honest_answer_is_not_read() -> None:
-    async with stripe_that_says(http(json.dumps(INTENT).encode() + b" " * 9_000_000)) as said:
+    async with answering_stripe(http(json.dumps(INTENT).encode() + b" " * 9_000_000)) as server:
         with pytest.raises(PaymentGatewayError, match="bad_answer"):
-            await said.gateway.get("pi_1")
+            await server.gateway.get("pi_1")
 
 
 @pytest.mark.parametrize("key", ["sk_test_a\nb", "sk_test_ü", "sk_test_\x00"], ids=ascii)
 async def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
-    async with stripe_that_says(http(OPEN)) as said:
-        gateway = StripeGateway(said.url, key, TIMEOUT, 1)
+    async with answering_stripe(http(OPEN)) as server:
+        gateway = StripeGateway(server.url, key, TIMEOUT, 1)
         with pytest.raises(PaymentGatewayError) as raised:
             await new(gateway)
         await gateway.aclose()
-        assert said.asked == []
+        assert server.asked == []
     assert (raised.value.error_code, raised.value.retryable) == ("invalid_request", False)
     assert "sk_test" not in repr(raised.value) + repr(raised.value.__context__) + repr(raised.value.__cause__)
 
 
 async def test_cancellation_comes_through_and_frees_its_turn() -> None:
-    async with stripe_that_says(None, limit=SHORT_TIMEOUT, concurrency=1) as said:
-        waiting = [asyncio.ensure_future(said.gateway.get("pi_1")) for _ in range(4)]
+    async with answering_stripe(None, limit=SHORT_TIMEOUT, concurrency=1) as server:
+        waiting = [asyncio.ensure_future(server.gateway.get("pi_1")) for _ in range(4)]
         await asyncio.wait(waiting, timeout=0.1)
         for task in waiting:
             task.cancel()
@@ -579,4 +581,4 @@ async def test_cancellation_comes_through_and_frees_its_turn() -> None:
             for end in await asyncio.gather(*waiting, return_exceptions=True)
         )
         with pytest.raises(PaymentGatewayTimeout):
-            await said.gateway.get("pi_1")
+            await server.gateway.get("pi_1")

@@ -154,7 +154,7 @@ async def test_a_card_that_asks_its_holder(
     assert [entry["amount"] for entry in localstripe.ledger(unique)] == [1059]
 
 
-async def test_a_holder_who_says_no(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
+async def test_a_card_holder_declines(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
     created = await new(gateway, unique, localstripe.card(ASKS))
     with pytest.raises(PaymentNeedsCustomer):
         await gateway.confirm(created.id, key="confirm")
@@ -163,7 +163,7 @@ async def test_a_holder_who_says_no(gateway: StripeGateway, localstripe: LocalSt
         await gateway.confirm(created.id, key="confirm")
 
 
-async def test_a_holder_who_does_not_come(localstripe: LocalStripe, unique: str) -> None:
+async def test_a_card_holder_does_not_respond(localstripe: LocalStripe, unique: str) -> None:
     """After the time limit the payment is cancelled, so that no answer can charge it any more."""
     gateway = StripeGateway(localstripe.url, KEY, TIMEOUT, 1, customer_minutes=1e-9)
     created = await new(gateway, unique, localstripe.card(ASKS))
@@ -400,7 +400,7 @@ async def test_neither_the_key_nor_card_data_nor_client_secrets_are_logged(
         await gateway.aclose()
     secret = localstripe.get(f"/v1/payment_intents/{paid.id}")["client_secret"]
     out = capfd.readouterr()
-    said = caplog.text + out.out + out.err
-    assert "as a worker logs it" in said
+    printed = caplog.text + out.out + out.err
+    assert "as a worker logs it" in printed
     for planted in (key, "SECRETKEY", secret, VISA):
-        assert planted not in said
+        assert planted not in printed

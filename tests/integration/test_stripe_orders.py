@@ -124,7 +124,7 @@ async def test_a_second_try_pays_with_another_card_and_refunds_the_late_one(
     stripe_saga.assert_books_balance()
 
 
-async def test_without_a_token_an_order_is_compensated_and_says_why(
+async def test_without_a_token_an_order_is_compensated_with_its_reason(
     stripe_saga: StripeWorld, unique: str
 ) -> None:
     await process_order(an_order(unique), return_state=True)
@@ -268,7 +268,7 @@ async def _in_a_loop_of_its_own(order: dict[str, Any]) -> None:
     await process_order(order, return_state=True)  # type: ignore[call-overload]
 
 
-async def test_a_customer_who_says_no_gets_nothing(stripe_saga: StripeWorld, unique: str) -> None:
+async def test_a_customer_who_declines_gets_nothing(stripe_saga: StripeWorld, unique: str) -> None:
     intake.submit([stripe_saga.asking(unique)])
     await consumer()
     stripe_saga.stripe.authenticate(stripe_saga.ledger(unique)[0]["id"], success=False)

@@ -86,8 +86,8 @@ async def test_a_takeover_reports_order_step_and_reason(
     assert (await state.aresult())["recovered"] == 1
     me = state.state_details.flow_run_id
     so_far = f"done so far: {', '.join(DONE)}"
-    said = await shown_in_the_ui(me, f"recovering order {order_id}")
-    assert said == f"recovering order {order_id} ({left.why}): {so_far}; {left.then}"
+    shown = await shown_in_the_ui(me, f"recovering order {order_id}")
+    assert shown == f"recovering order {order_id} ({left.why}): {so_far}; {left.then}"
     (table,) = await artifacts("recovered-orders", me)
     (row,) = [line for line in str(table.data).splitlines() if order_id in line]
     assert row == (

@@ -86,7 +86,7 @@ def test_a_byte_order_mark_is_no_part_of_the_orders(
     assert {row[0] for row in world.sql("SELECT id FROM customer_order")} == {order["id"] for order in orders}
 
 
-async def test_the_command_says_that_a_rejected_order_stays_rejected(
+async def test_the_command_reports_that_a_rejected_order_stays_rejected(
     saga: World, unique: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     order, file = an_order(f"CLI-{unique}", total_amount="1.00"), tmp_path / "order.json"
@@ -95,10 +95,10 @@ async def test_the_command_says_that_a_rejected_order_stays_rejected(
     await process_pending_orders(consumer_seconds=0)
     capsys.readouterr()
     assert await asyncio.to_thread(order_saga, ["submit", str(file), "--no-wait"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "1 known (rejected)" in said
-    assert f"known: CLI-{unique} ended as rejected and is not retried: total_amount: got 1.00" in said
-    assert "accepted" not in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "1 known (rejected)" in output
+    assert f"known: CLI-{unique} ended as rejected and is not retried: total_amount: got 1.00" in output
+    assert "accepted" not in output
     assert saga.order(order["id"]).outcome == Outcome.REJECTED
     assert saga.charges(order["id"]) == 0
 

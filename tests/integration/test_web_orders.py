@@ -112,7 +112,7 @@ class TestTakingOrders:
         assert again.headers["idempotent-replayed"] == "true"
         assert world.sql("SELECT count(*) FROM customer_order") == [(1,)]
 
-    async def test_an_order_that_has_ended_is_said_to_have(
+    async def test_an_ended_order_is_reported_as_ended(
         self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """ "accepted" is not a new try: a rejected order stays rejected."""
@@ -319,7 +319,7 @@ class TestBadInput:
             "#/three" + "/a~1b" * 7,
         ]
 
-    def test_what_is_not_said_to_be_json_is_not_read(self, closed: httpx.Client) -> None:
+    def test_a_body_not_declared_as_json_is_not_read(self, closed: httpx.Client) -> None:
         for headers in ({}, {"Content-Type": "text/plain"}, JSON | {"Content-Encoding": "gzip"}):
             problem(closed.post("/orders", content=b'{"id": "x"}', headers=headers), 415)
 
@@ -329,9 +329,7 @@ class TestBadInput:
             in problem(closed.post("/orders", content=b" " * 20_001, headers=JSON), 413)["detail"]
         )
 
-    def test_what_is_too_large_without_saying_so_is_cut_off(
-        self, web: httpx.Client, world: World, unique: str
-    ) -> None:
+    def test_an_undeclared_large_body_is_cut_off(self, web: httpx.Client, world: World, unique: str) -> None:
         """Chunk by chunk; an honest one arrives."""
 
         def chunks(size: int) -> Iterator[bytes]:
@@ -414,7 +412,7 @@ class TestKeys:
             == 202
         )
 
-    def test_while_none_is_set_it_says_how(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_while_none_is_set_it_explains_how(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("ORDERS_API_KEY", raising=False)
         settings.cache_clear()
         with served() as client:

@@ -175,7 +175,7 @@ class TestShopify:
             assert (taken["status"], stored(shop)) == ("waiting", [])
         assert shopify(paid(), "orders/paid")["status"] == "accepted"
 
-    async def test_a_rejected_order_is_stored_and_says_why(self, shop: World, shopify: Send) -> None:
+    async def test_a_rejected_order_is_stored_with_its_reason(self, shop: World, shopify: Send) -> None:
         order = paid() | {"returns": [{"id": 1}], "environment_fee": "1.00"}
         taken = shopify(order)
         assert taken["status"] == "rejected"

@@ -29,7 +29,7 @@ from shop.review.attention import read_queue_sync
 from shop.settings import settings
 from tests.integration.scripted_server import Request, http
 from tests.integration.stripe_world import StripeWorld, paid_by
-from tests.integration.test_stripe_answers import stripe_that_says
+from tests.integration.test_stripe_answers import answering_stripe
 from tests.integration.test_stripe_orders import _pay
 from tests.integration.web import (
     SECRET,
@@ -201,7 +201,7 @@ class TestWhoIsBelieved:
         assert send_event(web, "evt_2", "customer.created", {"id": "cus_1", "name": "PLANTED"}) == "ignored"
         assert shop.sql("SELECT id FROM payment_event") == [("evt_1",)]
 
-    def test_without_a_secret_it_says_how(
+    def test_without_a_secret_it_explains_how(
         self, stripe_saga: StripeWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("STRIPE_WEBHOOK_SECRET", raising=False)
@@ -509,7 +509,7 @@ class TestDisputes:
         assert shop.sql("SELECT status FROM dispute") == [("lost",)]
         assert read_queue_sync().disputes == []
 
-    async def test_what_stripe_says_of_it_goes_before_what_the_event_says(
+    async def test_the_state_at_stripe_takes_precedence_over_the_event(
         self, shop: StripeWorld, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Here Stripe is down at first: the event is kept, and handled when it is back."""
@@ -529,8 +529,8 @@ class TestDisputes:
                 "404 Not Found",
             )
 
-        async with stripe_that_says(answer) as said:
-            monkeypatch.setenv("PAYMENT_GATEWAY_URL", said.url)
+        async with answering_stripe(answer) as server:
+            monkeypatch.setenv("PAYMENT_GATEWAY_URL", server.url)
             settings.cache_clear()
             send_event(web, "evt_1", "charge.dispute.created", about_dispute("du_9", "pi_9"))
             assert await handle_events() == {"handled": 0, "later": 1}

@@ -27,7 +27,7 @@ def run(script: str, given: object) -> Any:
         if os.environ.get("CI"):
             pytest.fail(f"{why}, and CI is set")
         pytest.skip(why)
-    said = subprocess.run(
+    process = subprocess.run(
         [node, str(_FOLDER / script)],
         input=json.dumps(given),
         capture_output=True,
@@ -35,5 +35,5 @@ def run(script: str, given: object) -> Any:
         timeout=120,
         check=False,
     )
-    assert said.returncode == 0, said.stderr
-    return json.loads(said.stdout)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)

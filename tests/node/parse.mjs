@@ -7,13 +7,13 @@ globalThis.window = page.window;
 globalThis.document = page.window.document;
 const { default: mermaid } = await import("mermaid");
 
-const said = [];
+const results = [];
 for (const diagram of JSON.parse(await text(process.stdin))) {
   try {
     await mermaid.parse(diagram);
-    said.push(null);
+    results.push(null);
   } catch (error) {
-    said.push(String(error.message ?? error));
+    results.push(String(error.message ?? error));
   }
 }
-process.stdout.write(JSON.stringify(said), () => process.exit(0));
+process.stdout.write(JSON.stringify(results), () => process.exit(0));

@@ -66,7 +66,7 @@ async def test_after_failures_in_a_row_calls_fail_at_once() -> None:
     assert airline.reported == ["unreachable"], "once"
 
 
-async def test_what_it_raises_says_when_to_try_again() -> None:
+async def test_what_it_raises_states_when_to_retry() -> None:
     airline = Airline(failures=1)
     airline.error = DOWN
     with pytest.raises(Unavailable) as raised:

@@ -55,7 +55,7 @@ def test_the_smallest_table() -> None:
     assert Saga(SHIP).pivot == "ship"
 
 
-def test_a_pivot_may_say_how_it_is_returned() -> None:
+def test_a_pivot_may_define_its_return() -> None:
     assert Saga(step("ship", Kind.PIVOT, undo=True))["ship"].undo is act
 
 

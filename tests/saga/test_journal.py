@@ -72,7 +72,7 @@ async def test_what_is_asked_about_open_trips_reads_no_ended_ones(agency: Agency
 
 
 @pytest.mark.parametrize("known", [None, ()], ids=["all", "those that the worker does not know"])
-async def test_whoever_releases_waits_for_a_claim_without_an_answer(
+async def test_a_release_waits_for_a_claim_without_an_answer(
     agency: Agency, known: tuple[TripInstance, ...] | None
 ) -> None:
     """The server is about to commit it, long after the worker has given up waiting."""
@@ -276,7 +276,7 @@ async def test_a_lease_lives_as_long_as_its_body(agency: Agency) -> None:
     assert (released.fence, released.takeovers) == (2, 0)
 
 
-async def test_what_is_handed_back_is_claimable_at_once_and_is_no_takeover(agency: Agency) -> None:
+async def test_what_is_released_is_claimable_at_once_and_is_no_takeover(agency: Agency) -> None:
     await agency.store("A", "B", "C")
     async with lease(TRIPS) as mine:
         a, b, _ = await agency.claim(lease=mine)
@@ -291,7 +291,7 @@ async def test_what_is_handed_back_is_claimable_at_once_and_is_no_takeover(agenc
     assert await agency.value("SELECT outcome FROM trip WHERE id = 'B'") == "completed"
 
 
-async def test_what_is_handed_back_after_an_error_is_claimable_too(agency: Agency) -> None:
+async def test_what_is_released_after_an_error_is_claimable_too(agency: Agency) -> None:
     await agency.store("A")
 
     async def claim_and_fail() -> None:
@@ -370,7 +370,7 @@ async def test_a_renewal_that_is_slow_and_succeeds_forgets_no_death_that_did_not
     assert (trip.takeovers, trip.lone_deaths, trip.fence) == (0, 0, 2)
 
 
-async def test_a_renewal_that_waits_for_whoever_takes_over_sees_what_that_one_left(agency: Agency) -> None:
+async def test_a_renewal_that_waits_for_a_takeover_sees_its_result(agency: Agency) -> None:
     await agency.store("A")
     mine = await agency.lease()
     await agency.claim("A", lease=mine)
@@ -520,7 +520,7 @@ async def test_trips_not_begun_stay_so_beside_a_trip_that_cannot_be_claimed(
 
 
 @pytest.mark.parametrize("code", ["22012", "XX000"])
-async def test_a_trip_that_cannot_be_handed_back_keeps_no_others_at_the_end(
+async def test_a_trip_that_cannot_be_released_does_not_block_the_end_of_others(
     agency: Agency, code: str
 ) -> None:
     await agency.store("A", "B", "C")
@@ -547,7 +547,7 @@ async def test_a_trip_that_cannot_be_handed_back_keeps_no_others_at_the_end(
     ]
 
 
-async def test_a_trip_whose_worker_handed_it_back_is_not_suspected(agency: Agency) -> None:
+async def test_a_trip_that_its_worker_released_is_not_suspected(agency: Agency) -> None:
     await agency.store("A", "B")
     await die(agency, 3)
     await postpone(await trial(agency), seconds=0)
@@ -642,9 +642,7 @@ async def test_a_worker_writes_nothing_about_a_trip_that_has_ended(agency: Agenc
 
 
 @pytest.mark.parametrize("next_one", ["another worker", "the same worker"])
-async def test_a_worker_who_handed_the_trip_back_can_write_nothing_more(
-    agency: Agency, next_one: str
-) -> None:
+async def test_a_worker_that_released_the_trip_can_write_nothing_more(agency: Agency, next_one: str) -> None:
     """Its lease lives, for its other trips.
     A call in progress for this one must not continue when it returns."""
     mine = await agency.lease()
@@ -663,7 +661,7 @@ async def test_a_worker_who_handed_the_trip_back_can_write_nothing_more(
     assert await snapshot(agency) == before
 
 
-async def test_whoever_is_paused_while_its_trip_is_set_aside_can_write_nothing_more(agency: Agency) -> None:
+async def test_a_worker_paused_while_its_trip_is_set_aside_can_write_nothing_more(agency: Agency) -> None:
     """Its lease expired, and it renews it afterwards."""
     (old,) = await agency.instance("A")
     await agency.let_leases_run_out()
@@ -806,7 +804,7 @@ async def test_one_lost_trip_does_not_spoil_the_notes_of_others(agency: Agency) 
     ]
 
 
-async def test_notes_that_could_not_be_written_say_so_and_the_next_ones_are(
+async def test_notes_that_could_not_be_written_fail_and_the_next_ones_are_written(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trips = await agency.instance("A", "B")

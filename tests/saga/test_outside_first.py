@@ -133,7 +133,7 @@ async def test_undoing_is_both_too(agency: Agency) -> None:
     assert (row.undo_status, row.undo_due, row.undo_result) == ("done", False, {"departed": "A"})
 
 
-async def test_who_lost_the_trip_does_not_depart(agency: Agency) -> None:
+async def test_a_worker_that_lost_the_trip_does_not_depart(agency: Agency) -> None:
     (trip,) = await some(agency, "A")
     inside = Inside()
 

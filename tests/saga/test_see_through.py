@@ -201,7 +201,7 @@ async def test_what_is_the_infrastructures_fault_decides_nothing(
         assert row.not_before is not None
 
 
-async def test_the_same_failure_of_a_trip_in_hand_is_judged(
+async def test_the_same_failure_of_a_claimed_trip_is_judged(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that the tests above cannot pass for nothing."""

@@ -343,7 +343,7 @@ async def test_trouble_with_the_database_leaves_no_call_unheard(
     assert unretrieved() == []
 
 
-async def test_whoever_is_postponed_leaves_no_call_running(agency: Agency) -> None:
+async def test_a_postponed_trip_leaves_no_call_running(agency: Agency) -> None:
     """Another worker may claim the trip, and call, too."""
     trips = await some(agency, *"ABCDEFGHIJ")
     act, work = Outside(), StepExecution(ACT, trips, straggler_timeout=0.2)
@@ -354,7 +354,7 @@ async def test_whoever_is_postponed_leaves_no_call_running(agency: Agency) -> No
     assert not act.busy("C")
 
 
-async def test_whoever_is_cancelled_takes_its_calls_with_it(agency: Agency) -> None:
+async def test_a_cancelled_caller_cancels_its_calls(agency: Agency) -> None:
     trips = await some(agency, "A", "B")
     act = Outside()
     act.slow("A")

@@ -139,7 +139,7 @@ async def test_a_reading_that_failed_is_journalled_when_the_trip_ends(agency: Ag
     assert await statuses(agency, "read") == {"A": "failed"}
 
 
-async def test_who_only_reads_is_given_few_trips_at_a_time() -> None:
+async def test_a_reader_gets_few_trips_at_a_time() -> None:
     """So time and memory are bounded, however many trips a batch has and however long each takes."""
     given: list[int] = []
 

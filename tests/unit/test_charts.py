@@ -177,7 +177,7 @@ def test_what_is_bad_is_configured() -> None:
         assert {bar.name: bar.colour for bar in errors.bars}["process_payment"] == colour
 
 
-def test_stock_that_is_elsewhere_is_not_said_to_be_enough() -> None:
+def test_stock_that_is_elsewhere_is_not_reported_as_sufficient() -> None:
     assert any("inventory service" in text for text in texts(charts(figures(low_stock=None), [])[-1]))
 
 

@@ -95,16 +95,16 @@ def test_only_the_command_that_runs_is_imported(arguments: list[str]) -> None:
 
 
 def test_help_names_every_command(call: Call) -> None:
-    code, said = call("--help")
+    code, output = call("--help")
     assert code == 0
-    assert [command for command in COMMANDS if command not in said] == []
+    assert [command for command in COMMANDS if command not in output] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(call: Call, command: str) -> None:
-    code, said = call(command, "--help")
+    code, output = call(command, "--help")
     assert code == 0
-    assert f"order-saga {command}" in said
+    assert f"order-saga {command}" in output
 
 
 def test_completion_offers_commands_and_options(tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_completion_offers_commands_and_options(tmp_path: Path) -> None:
     "command", ["submit", "show", "status", "books", "migrate", "review list", "review retry"]
 )
 def test_a_wrong_setting_is_named(call: Call, command: str, orders: str) -> None:
-    code, said = call(*given(command, orders), BATCH_SIZE="none-of-your-business")
+    code, output = call(*given(command, orders), BATCH_SIZE="none-of-your-business")
     assert code == 2
-    assert "BATCH_SIZE" in said
-    assert "none-of-your-business" not in said
+    assert "BATCH_SIZE" in output
+    assert "none-of-your-business" not in output
 
 
 @pytest.mark.parametrize("command", ["show", "web"])
@@ -161,24 +161,24 @@ def test_a_typo_in_the_monitoring_configuration_is_named(command: str, orders: s
     "command", ["submit", "show", "status", "books", "migrate", "review list", "review retry"]
 )
 def test_a_database_that_does_not_answer_is_named(call: Call, command: str, orders: str) -> None:
-    code, said = call(*given(command, orders))
+    code, output = call(*given(command, orders))
     assert code == (1 if command == "migrate" else 2)
-    assert "database" in said
-    assert command == "migrate" or "Connection refused" in " ".join(said.split()), "the driver's reason"
+    assert "database" in output
+    assert command == "migrate" or "Connection refused" in " ".join(output.split()), "the driver's reason"
 
 
 @pytest.mark.parametrize("command", ["check", "books", "status", "migrate", "setup", "review list"])
 def test_an_unknown_option_stops_it(call: Call, command: str) -> None:
-    code, said = call(*command.split(), "--bogus")
+    code, output = call(*command.split(), "--bogus")
     assert code == 2
-    assert "--bogus" in said
+    assert "--bogus" in output
 
 
 def test_an_unknown_command_stops_it(call: Call) -> None:
-    code, said = call("reviw")
+    code, output = call("reviw")
     assert code == 2
-    assert "reviw" in said
-    assert "review" in said
+    assert "reviw" in output
+    assert "review" in output
 
 
 @pytest.mark.parametrize(
@@ -203,10 +203,10 @@ def test_advice_at_the_command_line_names_its_commands() -> None:
             case = ReviewCase.model_construct(
                 error_code=code, amount_at_risk=Decimal(1), currency="USD", being_retried=being_retried
             )
-            said = in_commands(attention.advice(case))
-            assert "resolve-order" not in said
-            assert "'" not in said.replace("'s ", " "), said
-            assert "order-saga review" in said
+            output = in_commands(attention.advice(case))
+            assert "resolve-order" not in output
+            assert "'" not in output.replace("'s ", " "), output
+            assert "order-saga review" in output
 
 
 @pytest.mark.parametrize(
@@ -222,24 +222,24 @@ def test_advice_at_the_command_line_names_its_commands() -> None:
     ],
 )
 def test_impossible_durations_are_refused(call: Call, arguments: list[str], option: str) -> None:
-    code, said = call(*arguments)
+    code, output = call(*arguments)
     assert code == 2
-    assert option in said
-    assert "give" in said
+    assert option in output
+    assert "give" in output
 
 
 def test_choices_are_offered_as_they_are_shown(call: Call) -> None:
-    _, said = call("list", "--help")
-    assert "under_way" in said
-    assert "under-way" not in said
+    _, output = call("list", "--help")
+    assert "under_way" in output
+    assert "under-way" not in output
     for status in ("under_way", "under-way"):
-        code, said = call("list", "--status", status)
-        assert (code, "database" in said) == (2, True)
+        code, output = call("list", "--status", status)
+        assert (code, "database" in output) == (2, True)
 
 
 @pytest.mark.parametrize(("name", "value"), [("BATCH_SIZE", "many"), ("PAYMENT_TIMEOUT_SECONDS", "soon")])
 def test_a_wrong_setting_is_explained_in_plain_words(call: Call, name: str, value: str) -> None:
-    code, said = call("list", **{name: value})
+    code, output = call("list", **{name: value})
     assert code == 2
-    assert f"{name}: a " in said
-    assert "Input should be" not in said
+    assert f"{name}: a " in output
+    assert "Input should be" not in output

@@ -144,7 +144,7 @@ def test_every_alert_is_in_the_runbook() -> None:
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
-def test_every_section_of_the_runbook_says_what_to_do() -> None:
+def test_every_section_of_the_runbook_states_what_to_do() -> None:
     parts = ("**Symptom.**", "**Look.**", "**Do.**", "**Verify.**", "**Escalate**")
     sections = RUNBOOK.read_text(encoding="utf-8").split("\n## ")[1:]
     assert len(sections) >= len(Rule)

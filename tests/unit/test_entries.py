@@ -77,12 +77,12 @@ def test_a_file_that_cannot_be_read_is_named(
     latin.write_bytes("reference,name\nDN-1,Stühle\n".encode("latin-1"))
     for file, why in ((latin, "not UTF-8 text: line 2, byte 23"), (none, "No such file")):
         code = order_saga([*command, str(file)])
-        said = " ".join("".join(capsys.readouterr()).split())
+        output = " ".join("".join(capsys.readouterr()).split())
         assert code == 2
-        assert file.name in said.replace(" ", "")
-        assert why in said
-        assert "codec" not in said
-        assert "Errno" not in said
+        assert file.name in output.replace(" ", "")
+        assert why in output
+        assert "codec" not in output
+        assert "Errno" not in output
 
 
 @pytest.mark.parametrize(
@@ -100,19 +100,19 @@ def test_options_are_named_as_they_are_given(
     arguments: list[str], options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert order_saga(arguments) == 2
-    said = " ".join("".join(capsys.readouterr()).split())
-    assert [option for option in options if option not in said] == []
-    assert "Value error" not in said
-    assert "Input should be" not in said
+    output = " ".join("".join(capsys.readouterr()).split())
+    assert [option for option in options if option not in output] == []
+    assert "Value error" not in output
+    assert "Input should be" not in output
 
 
 def test_fields_of_a_file_and_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "paid.csv"
     file.write_text("order_id,amount,reference\nA,5,R\n")
     assert order_saga(["paid", "--file", str(file)]) == 2
-    said = " ".join("".join(capsys.readouterr()).split())
-    assert "line 2: recorded_by: missing" in said
-    assert "--by" in said
+    output = " ".join("".join(capsys.readouterr()).split())
+    assert "line 2: recorded_by: missing" in output
+    assert "--by" in output
 
 
 @pytest.mark.parametrize("pieces", ["0", "-1", "1.5", "few", "1000000001", "999999999999", "9" * 40])

@@ -197,7 +197,7 @@ def test_other_modules_that_are_missing_are_no_extra() -> None:
         import no_such_module_at_all  # noqa: F401
 
 
-def test_the_command_says_it_in_a_line_and_an_order_is_postponed() -> None:
+def test_the_command_prints_it_in_a_line_and_an_order_is_postponed() -> None:
     error = MissingExtra("stripe", "PAYMENT_GATEWAY=stripe")
     assert explanation(error) == str(error)
     assert error.retry_after

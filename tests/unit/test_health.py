@@ -91,9 +91,9 @@ def test_the_exit_code_and_the_answer() -> None:
     web = ("order-saga", "web", "--port", str(listener.getsockname()[1]))
     with ServedInThread(Starlette(routes=[Route("/health", live), Route("/ready", ready)]), listener):
         assert run("--live", *web) == (0, "200 {}\n")
-        code, said = run(*web)
+        code, output = run(*web)
         assert code == 1
-        assert "a reason" in said
+        assert "a reason" in output
     assert run(*web)[0] == 1, "nobody answers"
     assert run("order-saga", "migrate")[0] == 0, "it runs, and that is all there is to know"
 

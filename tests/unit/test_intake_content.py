@@ -551,7 +551,7 @@ FIELDS_OF_2 = frozenset(
 )
 
 
-def test_every_field_says_which_version_added_it() -> None:
+def test_every_field_states_which_version_added_it() -> None:
     """Else an order that an earlier version stored, without the field, would not be the same any more."""
     assert FIELDS_OF_2.union(*fingerprints.ADDED.values()) == fields_of(Order)
 
@@ -780,7 +780,7 @@ def test_whether_a_text_is_too_long_does_not_depend_on_the_rest(length: int) -> 
 
 
 @pytest.mark.parametrize("before", [0, 1_980, 1_990, 1_999, 2_000, 2_100])
-def test_a_text_that_is_only_said_is_cut(before: int) -> None:
+def test_a_text_that_is_only_shown_is_cut(before: int) -> None:
     """And no part of a card number is left where it is cut."""
     text = "y" * before + f" {VISA} " + "z" * 8_000
     for order in ({**EXAMPLE, "notes": text}, one_item(name=text), {**EXAMPLE, "metadata": {"gift": [text]}}):

@@ -95,7 +95,7 @@ def test_console_writes_no_file_and_file_shows_nothing(
     assert [line["event"] for line in kept(path)] == ["three"]
 
 
-def test_a_batch_says_how_many_and_an_order_beside_it_says_which(configured: Any) -> None:
+def test_a_batch_logs_how_many_and_a_single_order_logs_which(configured: Any) -> None:
     def one_continues_alone() -> None:
         bind_instance(orders("B")[0])
         log.info("one of them")

@@ -188,10 +188,10 @@ class TestConfirmationMail:
         assert places == sorted(places)
         assert all(len(line) <= 78 for line in text.splitlines())
 
-    def test_both_parts_say_the_same(self) -> None:
+    def test_both_parts_have_the_same_content(self) -> None:
         message = sent(an_order(tax_amount="3", shipping_amount="4.50", discount_amount="7.50"))
         page = Page(html_of(message)).text
-        for said in (
+        for expected in (
             "Laptop",
             "999.99",
             "59.98",
@@ -202,8 +202,8 @@ class TestConfirmationMail:
             TRACKING,
             "thank you for your order!",
         ):
-            assert said in page
-            assert said in text_of(message)
+            assert expected in page
+            assert expected in text_of(message)
 
     def test_missing_texts_leave_no_hole(self) -> None:
         message = parsed(
@@ -284,7 +284,7 @@ class TestNotices:
             ("out_of_stock", "because not all of it is in stock"),
         ],
     )
-    def test_a_refund_says_why(self, why: str | None, says: str) -> None:
+    def test_a_refund_states_its_reason(self, why: str | None, says: str) -> None:
         assert says in " ".join(text_of(refund(why=why)).split())
 
     def test_in_the_currency_s_decimals(self) -> None:
@@ -295,9 +295,9 @@ class TestNotices:
         message = parsed(payment_failed_mail(ORDER, ABOUT, why="payment_declined").data)
         text = " ".join(text_of(message).split())
         assert message["Subject"] == "The payment for your order ORDER-1001 did not go through"
-        for said in ("was declined by your bank", "You have not been charged", "You can order again"):
-            assert said in text
-            assert said in Page(html_of(message)).text
+        for expected in ("was declined by your bank", "You have not been charged", "You can order again"):
+            assert expected in text
+            assert expected in Page(html_of(message)).text
         assert "refund" not in text
 
     def test_an_unconfirmed_payment_was_not_declined(self) -> None:
@@ -312,19 +312,19 @@ class TestNotices:
             ("payment_refused", "without a means of payment", "with a means of payment"),
         ],
     )
-    def test_an_incomplete_order_is_not_said_to_be_a_payment_that_failed(
+    def test_an_incomplete_order_is_not_reported_as_a_failed_payment(
         self, why: str, lacking: str, to_do: str
     ) -> None:
         message = parsed(incomplete_mail(an_order(shipping_info=None), ABOUT, why=why).data)
         assert message["Subject"] == "Your order ORDER-1001 could not be accepted"
         for shown in (" ".join(text_of(message).split()), Page(html_of(message)).text):
-            for said in (lacking, "You have not been charged", to_do):
-                assert said in shown
+            for expected in (lacking, "You have not been charged", to_do):
+                assert expected in shown
             assert "go through" not in shown
             assert "declined" not in shown
 
     @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
-    def test_the_confirmation_says_that_its_number_is_here(self, code: str) -> None:
+    def test_the_confirmation_states_that_its_number_is_here(self, code: str) -> None:
         """It leaves when the parcel is booked: nothing in it is still to follow."""
         about = MailContext(Settings(_env_file=None, DSPY_MODEL=None, MAIL_LANGUAGE=code), DATE)
         text = text_of(sent(about=about))
@@ -361,7 +361,7 @@ class TestNotices:
             assert language_of(order, s).money(Decimal("1059.97"), "USD") in text
 
     @pytest.mark.parametrize("method", ["bank_transfer", "cash_on_delivery"])
-    def test_a_confirmation_says_what_is_still_to_be_paid(self, method: str) -> None:
+    def test_a_confirmation_states_what_is_still_to_be_paid(self, method: str) -> None:
         first = json.dumps(["bank_transfer", "cash_on_delivery"])
         account = {"SHOP_BANK_DETAILS": "IBAN XX00 0000", "PAYMENT_SHIP_BEFORE_PAYMENT": first}
         about = MailContext(Settings(_env_file=None, DSPY_MODEL=None, **account), DATE)
@@ -377,10 +377,10 @@ class TestNotices:
         order = an_order(payment_info={"method": "bank_transfer"})
         mail = payment_failed_mail(order, ABOUT, why=PaymentLapsed.code)
         text = " ".join(text_of(parsed(mail.data)).split())
-        said = words("en")
-        assert said["payment_failed.do_not_pay"] in text
-        assert said["payment_failed.not_charged"] not in text
-        assert said["payment_failed.lapsed"].format(order_id=order.id) not in text
+        phrases = words("en")
+        assert phrases["payment_failed.do_not_pay"] in text
+        assert phrases["payment_failed.not_charged"] not in text
+        assert phrases["payment_failed.lapsed"].format(order_id=order.id) not in text
 
     def test_what_is_short_is_named(self) -> None:
         message = parsed(out_of_stock_mail(ORDER, SHORTAGES, ABOUT).data)
@@ -462,8 +462,8 @@ class TestLanguages:
         message = sent(about=self.GERMAN)
         assert message["Subject"] == "Ihre Bestellung ORDER-1001 ist bestätigt"
         text = text_of(message)
-        for said in ("Guten Tag John Doe,", "1.059,97 USD", "Menge", "Sendungsnummer", "3-5 Werktage"):
-            assert said in text
+        for expected in ("Guten Tag John Doe,", "1.059,97 USD", "Menge", "Sendungsnummer", "3-5 Werktage"):
+            assert expected in text
         assert '<html lang="de">' in html_of(message)
         assert "3. Februar 2031" in html_of(message)
         assert "Total" not in text
@@ -492,8 +492,8 @@ class TestLanguages:
         """A changed text fails with what else has to be changed."""
         english, other = words("en"), words(code)
         assert set(other) == set(english)
-        for key, said in english.items():
-            assert set(re.findall(r"{\w+}", other[key])) == set(re.findall(r"{\w+}", said)), key
+        for key, expected in english.items():
+            assert set(re.findall(r"{\w+}", other[key])) == set(re.findall(r"{\w+}", expected)), key
 
     def test_words_that_are_missing_are_english(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

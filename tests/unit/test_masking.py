@@ -20,7 +20,7 @@ SECRET = Settings(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "secret",
     [
         *(
             "pa%24sword-9",
@@ -37,8 +37,8 @@ SECRET = Settings(
         *("pw-PLANTED", "hook-0123456"),
     ],
 )
-def test_secrets_of_the_settings_are_masked(said: str) -> None:
-    assert mask(f"it said {said} there", SECRET) == f"it said {MASKED} there"
+def test_secrets_of_the_settings_are_masked(secret: str) -> None:
+    assert mask(f"it said {secret} there", SECRET) == f"it said {MASKED} there"
 
 
 def test_what_looks_like_a_key_is_masked_without_being_known() -> None:
@@ -57,14 +57,14 @@ def test_cards_are_masked(card: str) -> None:
 
 def test_mail_addresses_are_masked_and_what_is_no_secret_stays() -> None:
     assert mask("to jane.doe+x@shop.example now", Settings()) == "to [mail address] now"
-    for said in (
+    for harmless in (
         "order ORDER-1001 took 1234567890123 ns",
         "4242424242424241",
         "2031-02-03 09:30:00",
         "user@ host",
         "68907177-7003-4b6d-a67d-12ebf10cc048 x",
     ):
-        assert mask(said, Settings()) == said
+        assert mask(harmless, Settings()) == harmless
 
 
 def test_a_long_text_is_cut_and_nothing_of_it_shows_that_would_be_masked() -> None:

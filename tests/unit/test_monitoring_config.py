@@ -19,7 +19,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_example_says_the_defaults_and_has_every_key() -> None:
+def test_the_example_has_the_defaults_and_every_key() -> None:
     loaded = load(EXAMPLE)
     assert loaded == Monitoring().model_copy(
         update={"logging": Monitoring().logging.model_copy(update={"level": "INFO"})}
@@ -77,15 +77,15 @@ event_monitoring: 7
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("logging: [\n", "is not YAML at line"),
         ("logging: {level: INFO, level: DEBUG}", "duplicate key level"),
         ("- a\n- b\n", "must be keys and values"),
     ],
 )
-def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(MonitoringConfigError, match=said):
+def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(MonitoringConfigError, match=expected):
         load(written(tmp_path, text))
 
 

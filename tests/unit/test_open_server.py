@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deployments.check.servers import open_beyond_loopback
-from tests.integration.scripted_server import http, server_that_says
+from tests.integration.scripted_server import answering_server, http
 
 LOOK_UP = socket.getaddrinfo
 
@@ -43,12 +43,12 @@ async def test_a_name_that_means_this_machine_only_is_not_open(
 ) -> None:
     """The server listens on 127.0.0.1 only."""
     resolve(monkeypatch, *addresses)
-    async with server_that_says(http("3.0.0")) as server:
+    async with answering_server(http("3.0.0")) as server:
         url = f"{server.url.replace('127.0.0.1', 'shop-machine')}/api"
         assert await open_beyond_loopback(url) == (url if is_open else None)
 
 
 async def test_an_address_of_loopback_is_not_open() -> None:
-    async with server_that_says(http("3.0.0")) as server:
+    async with answering_server(http("3.0.0")) as server:
         for host in ("localhost", "127.0.0.1", "0.0.0.0"):
             assert await open_beyond_loopback(f"{server.url.replace('127.0.0.1', host)}/api") is None

@@ -303,8 +303,8 @@ class TestBoxes:
         assert "12,345,678,901.23" in drawn
         words = ["x" * 70, "  refunded 12 words and more of them"]
         assert max(map(len, box(words))) == min(map(len, box(words)))
-        said = "".join(line.strip("│") for line in box(words)[1:-1])
-        assert "".join(said.split()) == "".join("".join(words).split())
+        content = "".join(line.strip("│") for line in box(words)[1:-1])
+        assert "".join(content.split()) == "".join("".join(words).split())
 
     @pytest.mark.parametrize("order_id", HOSTILE)
     def test_nothing_moves_the_cursor(self, order_id: str) -> None:
@@ -314,7 +314,7 @@ class TestBoxes:
 
 
 class TestPage:
-    def test_it_says_what_happened_and_what_it_cost(self, tmp_path: Path) -> None:
+    def test_it_reports_what_happened_and_what_it_cost(self, tmp_path: Path) -> None:
         s = Settings(VAR_DIR=tmp_path)
         mails = [
             MailRow("refund", sent=True),
@@ -411,7 +411,7 @@ class TestPage:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "expected"),
     [
         (None, ""),
         (-1, "0 ms"),
@@ -422,8 +422,8 @@ class TestPage:
         (12_000, "3 h 20 min"),
     ],
 )
-def test_durations(seconds: float | None, said: str) -> None:
-    assert duration(seconds) == said
+def test_durations(seconds: float | None, expected: str) -> None:
+    assert duration(seconds) == expected
 
 
 def test_letters_of_any_script_stay() -> None:

@@ -38,15 +38,15 @@ def test_the_first_try_comes_at_once_and_pauses_grow_to_a_minute() -> None:
 def test_the_same_error_is_reported_in_full_once() -> None:
     clock = Clock()
     pauses = Pauses(clock)
-    said = []
+    messages = []
     for _ in range(2):
         tried = pauses.attempt("part", _fails)
         assert tried is not None
-        said.append(str(tried))
+        messages.append(str(tried))
         clock.now += tried.pause
-    assert "its log ends" in said[0]
-    assert "no disk left" in said[1]
-    assert "its log ends" not in said[1]
+    assert "its log ends" in messages[0]
+    assert "no disk left" in messages[1]
+    assert "its log ends" not in messages[1]
 
 
 def test_one_that_starts_and_dies_at_once_is_not_started_all_the_time() -> None:

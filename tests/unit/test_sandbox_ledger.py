@@ -263,7 +263,7 @@ def test_a_refund_refused_too_early_is_not_refused_for_ever(ledger: Ledger) -> N
     assert money(ledger) == {"USD": (10_00, 10_00)}
 
 
-def test_refunds_never_exceed_the_charge_and_say_whether_money_has_gone_back(ledger: Ledger) -> None:
+def test_refunds_never_exceed_the_charge_and_report_whether_money_was_refunded(ledger: Ledger) -> None:
     payment = charged(ledger)
 
     def refund(amount: int) -> None:

@@ -101,7 +101,7 @@ def test_two_that_differ_are_refused(
     assert "both set" in wrong()
 
 
-def test_a_program_without_prefect_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_without_prefect_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "_block", None)
     monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "stripe-key")
     assert "cannot read" in wrong()

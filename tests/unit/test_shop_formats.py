@@ -220,7 +220,7 @@ def test_a_test_order_is_only_taken_if_the_settings_say_so() -> None:
         ("shopify", "gift_card_and_digital_usd", "shopify_payments", "c901414060.1"),
     ],
 )
-def test_who_has_the_money_is_said(shop: str, name: str, provider: str, reference: str) -> None:
+def test_who_has_the_money_is_stated(shop: str, name: str, provider: str, reference: str) -> None:
     info = map_order(shop, of(shop, name)).checked()["payment_info"]
     assert (info["provider"], info["reference"]) == (provider, reference)
 
@@ -389,7 +389,7 @@ def test_a_gift_card_whose_rest_is_unknown_is_refused() -> None:
     assert [problem.place for problem in map_order("shopify", order).problems] == ["total_outstanding"]
 
 
-def test_a_rejection_says_how_much_was_refunded() -> None:
+def test_a_rejection_states_the_refunded_amount() -> None:
     back = {"transactions": [{"kind": "refund", "status": "success", "amount": "12.34"}]}
     orders = [
         (

@@ -383,7 +383,7 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
     ONE_RULE_BROKEN,
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
 )
-async def test_each_rule_says_where_what_and_what_instead(
+async def test_each_rule_reports_place_problem_and_correction(
     order: dict[str, Any], place: str, given: str, expected: str
 ) -> None:
     assert await problems_of(order) == [Problem(place, given, expected)]
@@ -502,7 +502,7 @@ async def test_all_problems_at_once() -> None:
     assert sorted(p.place for p in problems) == sorted(PLACES_OF_IT)
 
 
-async def test_the_shape_of_one_field_does_not_change_what_is_said_of_another() -> None:
+async def test_the_shape_of_one_field_does_not_change_the_report_on_another() -> None:
     broken = {
         **changed("items[0].quantity", "many"),
         "customer_id": LONG,

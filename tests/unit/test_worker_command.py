@@ -50,7 +50,7 @@ def test_it_asks_for_work_each_second_in_the_pool_of_the_settings(monkeypatch: p
     assert arguments[-2:] == ["--name", "mine"]
 
 
-def test_who_wants_another_interval_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_interval_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     with environment({NAME: "7"}):
         assert started(monkeypatch)[0] == 7
         assert os.environ[NAME] == "7"

@@ -123,7 +123,7 @@ class Forkserver:
         self.end_all()
         self._parent.stop()
 
-    def said(self) -> list[tuple[str, str]]:
+    def logs(self) -> list[tuple[str, str]]:
         """The processes of this test, and the ends of their logs."""
         return [
             (f"{p.log.stem} {p.pid} ({'runs' if p.code is None else p.code})", tail(p.log, 60))
