@@ -111,10 +111,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    _trust_little(config)
+    _trust_one_certificate(config)
 
 
-def _trust_little(config: pytest.Config) -> None:
+def _trust_one_certificate(config: pytest.Config) -> None:
     """No server outside is asked. Reading all the world's certificates, for each client anew, takes an
     order's run a tenth of its time."""
     certificates = Path(certifi.where()).read_text()

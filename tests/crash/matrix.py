@@ -73,7 +73,7 @@ _AFTERWARDS = {
     "paid twice by half": "reconcile",
     "beside a stranger's payment": "accept",
     "cancelled with its label": "cancelled",
-    "told of a late charge": "event",
+    "notified of a late charge": "event",
     "cancelled with its stock": "cancelled",
     "second try": "second",
     "paid by transfer": "receive",
@@ -243,14 +243,14 @@ def _case(site: Site, case: Case) -> Result:
             # A submission or decision without an answer is repeated.
             shop.work(case.way.lane if case.way.lane in _AFTERWARDS.values() else "pending", recovered_from)
             took = time.monotonic() - begin
-            _let_all_end(shop)
+            _end_remaining(shop)
             shop.check(orders)
     except (AssertionError, TimeoutError) as error:
         return Result(case, f"{type(error).__name__}: {error}", time.monotonic() - begin)
     return Result(case, None, took, tuple(scenario.outcome for scenario in orders.values()))
 
 
-def _let_all_end(shop: Shop) -> None:
+def _end_remaining(shop: Shop) -> None:
     """An order may have been postponed, by a gateway that was too slow just then;
     and other flows leave mails to the pending lane."""
     for _ in range(_MOST_ROUNDS):

@@ -99,7 +99,7 @@ SCENARIOS = {
         Scenario("charged after its end", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
         Scenario("paid twice by half", Outcome.COMPLETED, PRICE, tidy=True),
         Scenario("cancelled with its label", Outcome.COMPENSATED, PRICE, PRICE),
-        Scenario("told of a late charge", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
+        Scenario("notified of a late charge", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
         Scenario("cancelled with its stock", Outcome.COMPENSATED, PRICE, PRICE),
         Scenario("beside a stranger's payment", Outcome.COMPLETED, PRICE, accepted=True),
         # Declined; then a late request of the first try is charged, and the customer gives another card.

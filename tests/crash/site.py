@@ -236,7 +236,7 @@ class Shop:
             assert row.amount_elsewhere == expected.elsewhere, "the amount that others took"
             assert row.shipments == expected.parcel, "the parcel"
             assert (row.contacts, row.unsent) == (len(expected.mail_kinds), 0), (
-                "what the customer has heard, and is still to hear"
+                "what was sent to the customer, and is still to be sent"
             )
             assert row.messages == len(expected.mail_kinds) * (2 if self.outside else 1), (
                 "a mail, and a message for the CRM if there is one"
@@ -253,7 +253,7 @@ class Shop:
                 assert len(self.site.easypost.labels(order_id)) <= 1, "the carrier's labels"
             if self.inventory is not None:
                 self._check_stock(self.inventory, order_id, expected)
-            assert row.decisions == (expected.by_hand > 0), "the desk's entries"
+            assert row.decisions == (expected.by_hand > 0), "the review entries"
             if expected.accepted:
                 self._check_stranger(stranger(order_id))
         books = read_books(self.world.database_url, None)

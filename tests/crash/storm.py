@@ -202,10 +202,10 @@ def _judge(shop: Shop, sent: dict[str, str], report: Report) -> None:
             "one parcel": shop.world.shipments(order_id) == completed,
             "one label": (order_id in labels) == completed,
             "one mail": (mail_name(order_id, Kind.CONFIRMATION) in mails) == completed,
-            "told of the refund": (mail_name(order_id, Kind.REFUND) in mails) == (refunded > 0),
-            "told once that it failed": (mail_name(order_id, Kind.PAYMENT_FAILED) in mails)
+            "notified of the refund": (mail_name(order_id, Kind.REFUND) in mails) == (refunded > 0),
+            "notified once of the failure": (mail_name(order_id, Kind.PAYMENT_FAILED) in mails)
             == (row.outcome == Outcome.COMPENSATED and row.failing_step == "process_payment" and not charged),
-            "told what is short": (mail_name(order_id, Kind.OUT_OF_STOCK) in mails)
+            "notified of what is short": (mail_name(order_id, Kind.OUT_OF_STOCK) in mails)
             == (row.outcome == Outcome.OUT_OF_STOCK),
         }
         report.discrepancies += [

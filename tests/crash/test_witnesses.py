@@ -55,7 +55,7 @@ _LIES = (
     ),
     ("the label", _ORDER.format("erased_at = now()"), _ORDER.format("erased_at = NULL")),
     (
-        "what the customer has heard",
+        "what was sent to the customer",
         "UPDATE customer_interaction SET order_id = 'another' WHERE order_id = :id",
         "UPDATE customer_interaction SET order_id = :id WHERE order_id = 'another'",
     ),
@@ -70,7 +70,7 @@ _LIES = (
         "DELETE FROM outbox WHERE order_id = :id AND kind = 'refund'",
     ),
     (
-        "the desk's entries",
+        "the review entries",
         """INSERT INTO desk_entry (order_id, action, "by") VALUES (:id, 'written_off', 'nobody')""",
         "DELETE FROM desk_entry WHERE order_id = :id",
     ),

@@ -75,7 +75,7 @@ async def test_a_gateway_becomes_unavailable_and_recovers(
     settings.cache_clear()
     began = datetime.now(UTC) - timedelta(seconds=5)
     saga.misbehave(faults=[{"fault": Fault.RESET_BEFORE, "move": move} for move in Move])
-    order_ids = [f"AWAY-{unique}-{number}" for number in range(3)]
+    order_ids = [f"UNAVAILABLE-{unique}-{number}" for number in range(3)]
     intake.submit([an_order(order_id) for order_id in order_ids])
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
 

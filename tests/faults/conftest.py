@@ -20,7 +20,7 @@ from shop.inventory.catalogue import load_sample_catalogue
 from shop.payments.gateways import close_gateway
 from shop.runtime.migrate import upgrade
 from tests.conftest import own_port
-from tests.faults.witness import stock_up, where_they_stand
+from tests.faults.witness import open_orders_report, stock_up
 from tests.integration.conftest import saga, shop_environment, stripe_saga, unique, world
 from tests.integration.world import World
 from tests.worker_forkserver.forkserver import HOME, Forkserver
@@ -91,7 +91,7 @@ def pytest_runtest_makereport(
             report.sections += [(f"worker {name}", log_tail) for name, log_tail in forkserver.logs()]
         for world in (given.get("frail"), given.get("saga"), given.get("deployed")):
             if isinstance(world, World):
-                report.sections.append(("open orders", where_they_stand(world)))
+                report.sections.append(("open orders", open_orders_report(world)))
         if isinstance(worker := given.get("worker"), Worker):
             report.sections.append(("the Prefect worker", tail(worker.log, 100)))
     return report

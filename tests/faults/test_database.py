@@ -31,14 +31,14 @@ def work_in_both_lanes(
     return consumers, [forkserver.order(order, env=env) for order in (a, b, c, d)]
 
 
-async def let_all_end(world: World, orders: Orders, seconds: float = 60) -> None:
+async def wait_until_ended(world: World, orders: Orders, seconds: float = 60) -> None:
     async def ended() -> bool:
         return all_ended(world, orders)
 
     await until(ended, seconds, "all orders to end")
 
 
-async def let_some_end(world: World, more: int) -> None:
+async def wait_until_more_ended(world: World, more: int) -> None:
     """Waits until this many more orders have ended: processing continues by itself."""
     before = ended_now(world)
 
@@ -52,14 +52,14 @@ def ended_now(world: World) -> int:
     return int(world.sql("SELECT count(*) FROM customer_order WHERE outcome IS NOT NULL")[0][0])
 
 
-def let_mails_be_due(world: World) -> None:
+def make_mails_due(world: World) -> None:
     """Messages that were being sent when the database failed are due again after 30 s: skips that time."""
     world.sql("UPDATE outbox SET next_attempt_at = now() WHERE sent_at IS NULL")
 
 
-async def let_all_mails_go(world: World) -> None:
+async def wait_until_mails_sent(world: World) -> None:
     async def sent() -> bool:
-        let_mails_be_due(world)
+        make_mails_due(world)
         return not world.sql("SELECT 1 FROM outbox WHERE sent_at IS NULL")
 
     await until(sent, 30, "all mails to be sent")
@@ -75,18 +75,18 @@ async def test_restarts(
     more = {mode: mixed(f"{unique}-{mode}", 30, flaky=False) for mode in ("smart", "fast", "immediate")}
     orders = first.copy()
     consumers, own_runs = work_in_both_lanes(forkserver, first, QUICK)
-    await let_some_end(frail, 1)
+    await wait_until_more_ended(frail, 1)
     for mode, fresh in more.items():
         await asyncio.to_thread(frail_postgres.stop, mode, 2 if mode == "smart" else 30)
         await asyncio.to_thread(frail_postgres.start)
         intake.submit(list(fresh.values()))
         orders |= fresh
-        await let_some_end(frail, 8)
-    await let_all_end(frail, orders)
+        await wait_until_more_ended(frail, 8)
+    await wait_until_ended(frail, orders)
     for run in own_runs:
         run.wait(30)
     assert all(consumer.running() for consumer in consumers)
-    await let_all_mails_go(frail)
+    await wait_until_mails_sent(frail)
     assert_right(frail, orders)
     assert_mails(frail, orders)
 
@@ -97,17 +97,17 @@ async def test_connections_are_cut_again_and_again(
     orders = mixed(unique, 120, flaky=False)
     database = urlsplit(frail.database_url).path.lstrip("/")
     consumers, own_runs = work_in_both_lanes(forkserver, orders, QUICK)
-    await let_some_end(frail, 1)
+    await wait_until_more_ended(frail, 1)
     cuts = 0
     while cuts < 6 and not all_ended(frail, orders):
         cuts += cut(frail_postgres.url("postgres"), database) > 1
         await asyncio.sleep(0.3)
     assert cuts > 3, "there was something to cut"
-    await let_all_end(frail, orders)
+    await wait_until_ended(frail, orders)
     for run in own_runs:
         run.wait(30)
     assert all(consumer.running() for consumer in consumers)
-    await let_all_mails_go(frail)
+    await wait_until_mails_sent(frail)
     assert_right(frail, orders)
     assert_mails(frail, orders)
 
@@ -128,12 +128,12 @@ async def test_commits_are_refused_or_their_answers_lost(
     orders = mixed(unique, 60, flaky=False)
     proxy.share = 0.12
     consumers, own_runs = work_in_both_lanes(forkserver, orders, {**QUICK, "DATABASE_URL": proxy.url})
-    await let_all_end(frail, orders, 90)
+    await wait_until_ended(frail, orders, 90)
     for run in own_runs:
         run.wait(30)
     assert all(consumer.running() for consumer in consumers)
     proxy.share = 0
-    await let_all_mails_go(frail)
+    await wait_until_mails_sent(frail)
     assert min(proxy.fates[fate] for fate in Fate) > 2, proxy.fates
     assert_right(frail, orders)
     assert_mails(frail, orders)

@@ -317,7 +317,7 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(
             )
             return bool(rows[0][0])
 
-        await until(postpone, 30, "orders to be put off")
+        await until(postpone, 30, "orders to be postponed")
 
         more = [f"MEANWHILE-{unique}-{i}" for i in range(5)]
         others = {f"BAD-{unique}": Outcome.REJECTED, f"SHORT-{unique}": Outcome.OUT_OF_STOCK}
@@ -359,7 +359,7 @@ async def test_an_own_run_waits_for_an_unavailable_gateway(
         )
         return bool(rows)
 
-    await until(postpone, 40, "the order to be put off")
+    await until(postpone, 40, "the order to be postponed")
     assert not run.done()
     sandbox.start()
     state = await run
@@ -392,7 +392,7 @@ async def test_a_refund_waits_for_an_unavailable_gateway(
             )
             return bool(rows[0][0])
 
-        await until(postpone, 60, "their undoing to be put off")
+        await until(postpone, 60, "their undoing to be postponed")
         assert {end.outcome for end in report.read(ids).values()} <= {None, Outcome.COMPENSATED}
         trouble.misbehave(faults=[])
         await all_ended(ids, 60)

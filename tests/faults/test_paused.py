@@ -108,8 +108,8 @@ OUTSIDE = [
     Pause("before the label is journalled, and cancelled then", f"{CARRIER}._buy:after", cancelled=True),
     Pause("before the mail is handed over", f"{MAIL}:before"),
     Pause("before that the mail was taken is noted", f"{MAIL}:after"),
-    Pause("before the CRM is told", f"{HOOK}:before"),
-    Pause("before that the CRM was told is noted", f"{HOOK}:after"),
+    Pause("before the CRM is notified", f"{HOOK}:before"),
+    Pause("before the notified CRM is noted", f"{HOOK}:after"),
 ]
 
 
@@ -264,9 +264,9 @@ def pause_everywhere(
         else:
             intake.submit([order])
             started.append((pause, order["id"], forkserver.consumer(**lane)))
-            let_it_come_to_its_pause(saga, *started[-1])
+            run_to_pause(saga, *started[-1])
     for each in started:
-        let_it_come_to_its_pause(saga, *each)
+        run_to_pause(saga, *each)
     # Their leases run out: now, and not while the last of them are still on their way to their pauses.
     saga.sql("UPDATE lease SET until = now() - interval '1 second'")
     return orders, [process for _, _, process in started]
@@ -285,7 +285,7 @@ def in_a_run_of_its_own(number: int, pause: Pause, own_runs: bool) -> bool:
     return pause.locks or (number % 2 == 0) is own_runs
 
 
-def let_it_come_to_its_pause(saga: World, pause: Pause, order_id: str, process: Process) -> None:
+def run_to_pause(saga: World, pause: Pause, order_id: str, process: Process) -> None:
     if pause is WAITING and not process.stopped():
         process.wait_until(lambda: saga.charges(order_id) == 1, 30, "the charge")
         process.signal(signal.SIGSTOP)

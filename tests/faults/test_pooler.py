@@ -18,7 +18,7 @@ from shop.orders import intake
 from shop.settings import settings
 from tests.conftest import HOME
 from tests.faults.pgbouncer import Mode, pgbouncer
-from tests.faults.test_database import QUICK, let_all_end, let_all_mails_go
+from tests.faults.test_database import QUICK, wait_until_ended, wait_until_mails_sent
 from tests.faults.test_read_only import read_only
 from tests.faults.witness import all_ended, assert_mails, assert_right, mixed
 from tests.integration.world import World
@@ -42,11 +42,11 @@ async def test_orders_reach_their_right_outcomes_behind_a_pooler_in_transaction_
         intake.submit(waiting)
     consumers = [forkserver.consumer(300, batch_size=8, env=env) for _ in range(2)]
     runs = [forkserver.order(order, env=env) for order in (a, b, c, d)]
-    await let_all_end(frail, orders)
+    await wait_until_ended(frail, orders)
     for run in runs:
         run.wait(30)
     assert all(consumer.running() for consumer in consumers)
-    await let_all_mails_go(frail)
+    await wait_until_mails_sent(frail)
     assert all_ended(frail, orders)
     assert_right(frail, orders)
     assert_mails(frail, orders)

@@ -19,7 +19,7 @@ from deployments.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from shop.orders import intake
 from tests.faults.proxy import cut
-from tests.faults.test_database import let_all_end, let_all_mails_go, let_some_end
+from tests.faults.test_database import wait_until_ended, wait_until_mails_sent, wait_until_more_ended
 from tests.faults.witness import Orders, all_ended, assert_mails, assert_right, mixed
 from tests.integration.web import KEY, served
 from tests.integration.world import World
@@ -62,7 +62,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
         time.sleep(0.05)
 
 
-def has_met_it(process: Process) -> bool:
+def has_logged_unavailable(process: Process) -> bool:
     return _UNAVAILABLE in process.log.read_text()
 
 
@@ -119,7 +119,7 @@ async def test_a_read_only_primary_undoes_no_order(
     intake.submit(list(orders.values()))
     consumers = [forkserver.consumer(300, batch_size=8, env=QUICK) for _ in range(2)]
     runs: list[Process] = []
-    await let_some_end(frail, 1)
+    await wait_until_more_ended(frail, 1)
     with environment({"ORDERS_API_KEY": KEY}), served() as client:
         for outage in range(3):
             sent = mixed(f"{unique}-sent-{outage}", 6, flaky=False)
@@ -133,7 +133,7 @@ async def test_a_read_only_primary_undoes_no_order(
                     runs += begun
                     for run in (*begun, *consumers):
                         run.wait_until(
-                            lambda run=run: has_met_it(run),  # type: ignore[misc]
+                            lambda run=run: has_logged_unavailable(run),  # type: ignore[misc]
                             20,
                             "it to meet the read-only database",
                         )
@@ -145,21 +145,21 @@ async def test_a_read_only_primary_undoes_no_order(
                         20,
                         "a request to be refused",
                     )
-                    await let_leases_run_out(frail)
+                    await expire_leases(frail)
                 await asyncio.to_thread(wait_until, lambda: sender.done, 30, "the requests to be taken")
             assert set(sender.answers) == {202, 503}
         ready = client.get("/ready")
-    await let_all_end(frail, orders)
+    await wait_until_ended(frail, orders)
     assert ready.status_code == 200
     assert {run.wait(30) for run in runs} <= {"Completed", "Compensated", "Out of stock"}
     assert all(consumer.running() for consumer in consumers)
-    await let_all_mails_go(frail)
+    await wait_until_mails_sent(frail)
     assert all_ended(frail, orders)
     assert_right(frail, orders)
     assert_mails(frail, orders)
 
 
-async def let_leases_run_out(world: World) -> None:
+async def expire_leases(world: World) -> None:
     def over() -> bool:
         return not world.sql("SELECT 1 FROM lease WHERE until > clock_timestamp()")
 

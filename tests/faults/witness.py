@@ -174,7 +174,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idl
 """
 
 
-def where_they_stand(world: World) -> str:
+def open_orders_report(world: World) -> str:
     """Every order that is still open, its lease,
     and what keeps the database busy, for whoever reads a failure."""
     return "\n".join(str(row._mapping) for query in (_OPEN, _CONNECTIONS) for row in world.sql(query))

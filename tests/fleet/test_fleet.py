@@ -29,7 +29,7 @@ from shop.orders.intake_content import take_in
 from shop.payments.gateways import close_gateway
 from shop.runtime.sync import run_sync
 from shop.settings import settings
-from tests.faults.witness import all_ended, assert_right, due, mixed, stock_up, where_they_stand
+from tests.faults.witness import all_ended, assert_right, due, mixed, open_orders_report, stock_up
 from tests.fleet.fleet import Fleet
 from tests.fleet.load import Load, Probe, Sent
 from tests.integration.world import World
@@ -125,7 +125,7 @@ def test_no_part_that_dies_loses_an_order_or_repeats_an_effect(
         try:
             fleet.wait_until(lambda: all_ended(world, orders), "the last orders", _LEFT_SECONDS)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{where_they_stand(world)}") from None
+            raise AssertionError(f"{error}\n{open_orders_report(world)}") from None
         assert_right(world, orders)
         fleet.wait_until(lambda: not world.sql(_UNSENT), "the last messages", _LEFT_SECONDS)
         assert_notified_once(world, orders)

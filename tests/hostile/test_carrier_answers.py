@@ -31,7 +31,7 @@ HUGE = "x" * 50_000
 _ALL: tuple[Any, ...] = (MISSING, None, [], 7, HUGE, 10**18, ANOTHERS)
 PLAUSIBLE: dict[str, tuple[Any, ...]] = {
     "id": ("shp_0123456789abcdef0123456789abcdef", ANOTHERS),
-    "reference": ("0123456789abcdef-somebody-elses", "", ANOTHERS),
+    "reference": ("0123456789abcdef-another-shops", "", ANOTHERS),
     "status": ("cancelled",),
     "tracking_code": ("9400100000000000000000", ANOTHERS),
     "refund_status": ("submitted", "refunded", "rejected"),

@@ -27,7 +27,7 @@ UNITS = 2999
 LONG_AGO = datetime(2001, 2, 3, tzinfo=UTC)
 PAYMENTS: dict[str, list[Any]] = {
     "id": ["pay_made_up_1"],
-    "order_id": ["somebody-elses", ""],
+    "order_id": ["another-shops", ""],
     "status": [PaymentStatus.CREATED, PaymentStatus.DECLINED, PaymentStatus.CANCELLED],
     "amount": [Decimal("0.01"), Decimal(0), Decimal("100000.00")],
     "currency": ["EUR"],

@@ -27,10 +27,10 @@ from tests.integration.world import World, an_order
 from tests.inventory_server import MISSING, InventoryServer, Lie, inventory_server
 
 PRODUCT, PRICE = "PROD-002", Decimal("29.99")
-OTHERS = "0123456789abcdef/somebody-elses"
+OTHERS = "0123456789abcdef/another-shops"
 FIELDS: dict[str, tuple[Any, ...]] = {
     "order_id": (OTHERS, "", MISSING, None, 7, [], "x" * 50_000),
-    "id": ("RES-somebody-elses", MISSING, None, 7, "x" * 50_000),
+    "id": ("RES-another-shops", MISSING, None, 7, "x" * 50_000),
     "state": (*State, "sold", MISSING, None, 7),
     "items": ({}, {PRODUCT: 2}, {"LAST-ONE": 1}, {PRODUCT: 1, "LAST-ONE": 1}, {PRODUCT: 10**15},
               {PRODUCT: 10**18}, {PRODUCT: -1}, {PRODUCT: "many"}, {PRODUCT: 0}, MISSING, None, [PRODUCT],

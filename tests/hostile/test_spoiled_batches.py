@@ -190,7 +190,7 @@ async def test_the_pause_of_an_order_that_cannot_end_grows(saga: World, unique: 
         row = saga.order(culprit)
         fences.append(row.fence)
         assert (row.not_before - began).total_seconds() >= 2**row.fence, (
-            "however long a round takes, it was put off only within it"
+            "however long a round takes, it was postponed only within it"
         )
     assert fences == sorted(set(fences)), "from claim to claim it doubles"
     assert saga.charges(culprit) == 1

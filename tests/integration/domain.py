@@ -105,7 +105,7 @@ class Shop:
         assert len(claimed) == len(orders)
         return claimed
 
-    async def let_leases_run_out(self, *order_ids: str) -> None:
+    async def expire_leases(self, *order_ids: str) -> None:
         """Of all workers, or of those who hold these orders."""
         await self.rows(
             "UPDATE lease SET until = now() - interval '1 second' "

@@ -219,17 +219,17 @@ async def test_a_flood_is_not_a_mail_for_each_order(shop: Shop) -> None:
 
 
 async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: Shop) -> None:
-    await shop.store(*map(an_order, ("LATE", "AWAY", "NEW", "DESK")))
+    await shop.store(*map(an_order, ("LATE", "WAITS", "NEW", "REVIEW")))
     await under_review(shop, "OTHER")
     await shop.rows(
         "INSERT INTO attention (order_id, step, currency, last_error, error_code) "
-        "VALUES ('DESK', 'p', 'USD', 'no', 'no')"
+        "VALUES ('REVIEW', 'p', 'USD', 'no', 'no')"
     )
     await shop.rows("UPDATE customer_order SET submitted_at = now() - interval '16 min' WHERE id <> 'NEW'")
     await shop.rows(
         "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', "
         "waits_since = now() - interval '1 min', not_before = now() "
-        "WHERE id = 'AWAY'"
+        "WHERE id = 'WAITS'"
     )
     await evaluate(shop)
     found = await open_alerts(shop)
@@ -237,10 +237,10 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
         (Rule.ORDER_WAITING, "LATE"),
         (Rule.EXTERNAL_UNAVAILABLE, "payment-gateway.sandbox"),
     }
-    assert found[Rule.EXTERNAL_UNAVAILABLE, "payment-gateway.sandbox"].details["for_example"] == ["AWAY"]
+    assert found[Rule.EXTERNAL_UNAVAILABLE, "payment-gateway.sandbox"].details["for_example"] == ["WAITS"]
     assert 960 <= found[Rule.ORDER_WAITING, "LATE"].value < 1020
     await shop.rows(
-        "UPDATE customer_order SET outcome = 'completed', finished_at = now() WHERE id IN ('LATE', 'AWAY')"
+        "UPDATE customer_order SET outcome = 'completed', finished_at = now() WHERE id IN ('LATE', 'WAITS')"
     )
     assert (await evaluate(shop)).cleared == 2
 

@@ -197,7 +197,7 @@ async def test_the_preview_counts_what_the_gateway_s_dashboard_has_refunded(saga
 
 
 async def test_the_preview_without_the_gateway_states_an_upper_bound(saga: World, unique: str) -> None:
-    order_id = f"AWAY-{unique}"
+    order_id = f"UNAVAILABLE-{unique}"
     await process_order(an_order(order_id), return_state=True)
     saga.misbehave(error_rate=1)
     try:
@@ -423,7 +423,7 @@ async def test_cancelling_and_shipping_at_once(
     _, _, asked, *_ = await asyncio.gather(
         process_pending_orders(consumer_seconds=0),
         process_pending_orders(consumer_seconds=0),
-        _ask_when_they_are_there(wanted),
+        _cancel_at_step(wanted),
         *(process_order(order, return_state=True) for order in orders[35:]),
     )
     await housekeeping()
@@ -471,7 +471,7 @@ async def test_the_request_and_the_pivot_at_the_same_moment(saga: World, unique:
     saga.assert_books_balance()
 
 
-async def _ask_when_they_are_there(wanted: dict[str, str]) -> Counter[str]:
+async def _cancel_at_step(wanted: dict[str, str]) -> Counter[str]:
     """Cancels each of the orders once it has begun with its step, or is past it."""
     asked: Counter[str] = Counter()
     left = dict(wanted)

@@ -143,7 +143,7 @@ class Till:
     async def next_worker(self) -> OrderInstance:
         """The order, taken over by another worker after this one died."""
         self.gateway.dies_after = None
-        await self.shop.let_leases_run_out()
+        await self.shop.expire_leases()
         (order,) = await self.shop.claim("A")
         return order
 

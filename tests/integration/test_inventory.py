@@ -290,7 +290,7 @@ async def test_only_dead_orders_reservations_expire(shop: Shop) -> None:
     dead, alive, waiting, ended, in_time = "dead", "alive", "waiting", "ended", "in time"
     instance = await reserved(shop, *(an_order(i, ("P", 10)) for i in (dead, alive, waiting, ended, in_time)))
     await run_out(shop, dead, alive, waiting, ended)
-    await shop.let_leases_run_out()
+    await shop.expire_leases()
     await shop.rows(
         "UPDATE customer_order SET lease_id = :lease WHERE id = :id", lease=await shop.lease(), id=alive
     )
@@ -333,7 +333,7 @@ async def test_a_worker_that_wakes_up_after_the_expiry_holds_nothing(shop: Shop)
     await shop.add_stock(P=10)
     (sleeper,) = await reserved(shop, an_order("A", ("P", 4)))
     await run_out(shop, "A")
-    await shop.let_leases_run_out()
+    await shop.expire_leases()
     assert await expire_reservations() == ["A"]
     assert await ship(sleeper) == {}
     assert sleeper.lost
@@ -345,7 +345,7 @@ async def test_an_order_that_resumes_after_the_expiry_reserves_anew(shop: Shop) 
     (first,) = await reserved(shop, an_order("A", ("P", 4)))
     await begin("process_payment", [first])
     await run_out(shop, "A")
-    await shop.let_leases_run_out()
+    await shop.expire_leases()
     await expire_reservations()
     (order,) = await shop.claim()
     assert (order.fence, order.takeovers) == (3, 0)
@@ -363,7 +363,7 @@ async def test_an_expired_reservation_that_another_order_took_meanwhile(shop: Sh
     await shop.add_stock(P=5)
     await reserved(shop, an_order("A", ("P", 4)))
     await run_out(shop, "A")
-    await shop.let_leases_run_out()
+    await shop.expire_leases()
     await expire_reservations()
     (b,) = await reserved(shop, an_order("B", ("P", 3)))
     (a,) = await shop.claim("A")
@@ -376,7 +376,7 @@ async def test_an_order_that_is_being_written_about_is_alive(shop: Shop) -> None
     await shop.add_stock(P=10)
     (order,) = await reserved(shop, an_order("A", ("P", 4)))
     await run_out(shop, "A")
-    await shop.let_leases_run_out()
+    await shop.expire_leases()
     async with transaction() as tx:
         assert await journal.verify_ownership(tx, [order])
         async with asyncio.timeout(10):
@@ -391,7 +391,7 @@ async def test_expiry_resumes_where_it_stopped(shop: Shop) -> None:
     ids = [f"{i}" for i in range(7)]
     await reserved(shop, *(an_order(i) for i in ids))
     await run_out(shop, *ids)
-    await shop.let_leases_run_out()
+    await shop.expire_leases()
     done = [await expire_reservations(most=3) for _ in range(4)]
     assert [len(each) for each in done] == [3, 3, 1, 0]
     assert sorted(itertools.chain(*done)) == ids
@@ -403,7 +403,7 @@ async def test_many_expiring_at_once_give_back_once(shop: Shop) -> None:
     ids = [f"{i}" for i in range(20)]
     await reserved(shop, *(an_order(i, ("P", 1), ("Q", 2)) for i in ids))
     await run_out(shop, *ids)
-    await shop.let_leases_run_out()
+    await shop.expire_leases()
     expired = list(itertools.chain(*await asyncio.gather(*(expire_reservations(most=5) for _ in range(12)))))
     assert Counter(expired).most_common(1)[0][1] == 1
     expired += await expire_reservations()
@@ -496,7 +496,7 @@ async def test_never_oversold_and_never_lost(
 
     async def move(what: str, crew: list[OrderInstance]) -> None:
         if what == "expire":
-            await shop.let_leases_run_out(crew[0].id)
+            await shop.expire_leases(crew[0].id)
             await run_out(shop, crew[0].id)
             for order_id in await expire_reservations(most=2):
                 states[order_id] = "released"

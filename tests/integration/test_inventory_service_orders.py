@@ -422,7 +422,7 @@ class TestAnotherShopAtTheSameService:
         found = service.do(service.inventory.get(own_order_id(await installation_id(), order_id)))
         return found.state if found else None
 
-    def theirs_is_held(self, service: InventoryServer, name: str) -> bool:
+    def is_theirs_held(self, service: InventoryServer, name: str) -> bool:
         found = service.do(service.inventory.get(name))
         return found is not None and (found.state, found.items) == (State.HELD, {"PROD-001": 1})
 
@@ -433,7 +433,7 @@ class TestAnotherShopAtTheSameService:
         await lane([an_order(unique, card="0000")])
         assert ended(unique).outcome is Outcome.COMPENSATED
         assert await self.ours(service, unique) is State.RELEASED
-        assert self.theirs_is_held(service, theirs)
+        assert self.is_theirs_held(service, theirs)
         assert stock(service) == (100, 1)
         stocked.assert_books_balance()
 
@@ -464,7 +464,7 @@ class TestAnotherShopAtTheSameService:
         await lane([an_order(unique)])
         assert ended(unique).outcome is Outcome.COMPLETED
         assert await self.ours(service, unique) is State.SHIPPED
-        assert self.theirs_is_held(service, theirs)
+        assert self.is_theirs_held(service, theirs)
         assert stock(service) == (99, 1)
         stocked.assert_books_balance()
         assert [found async for found in check_stock()] == []
@@ -498,7 +498,7 @@ class TestAnotherShopAtTheSameService:
     ) -> None:
         await own_run([an_order(unique, product="PROD-002", price="29.99")])
         assert ended(unique).outcome is Outcome.COMPLETED
-        assert self.theirs_is_held(service, theirs)
+        assert self.is_theirs_held(service, theirs)
         assert stock(service, "PROD-002")[1] == 0
 
     async def test_what_is_wrong_with_ours_is_still_found(

@@ -83,10 +83,10 @@ async def retry(saga: World) -> dict[str, int]:
     saga.sql(
         "UPDATE attention SET next_retry_at = now() - interval '1 second' WHERE next_retry_at IS NOT NULL"
     )
-    return await keep_house()
+    return await run_housekeeping()
 
 
-async def keep_house() -> dict[str, int]:
+async def run_housekeeping() -> dict[str, int]:
     """How many orders were retried, and how many need a person then."""
     retried = (await housekeeping())["retried"]
     return {"retried": retried, "need_attention": (await attention.read_queue(0)).orders}
@@ -115,7 +115,7 @@ async def shown() -> tuple[dict[str, dict[str, Any]], str]:
 @pytest.mark.usefixtures("prefect_api")
 async def test_an_order_reaches_the_review_queue_and_the_ui(saga: World, unique: str) -> None:
     before = datetime.now(UTC)
-    order_id = await order_in_review(saga, f"DESK-{unique}")
+    order_id = await order_in_review(saga, f"REVIEW-{unique}")
     row = review_row(saga, order_id)
     assert (row.step, row.amount_at_risk, row.currency, row.error_code) == (
         "process_payment",
@@ -233,7 +233,7 @@ async def test_pauses_grow_to_their_limit(saga: World, unique: str) -> None:
         )[0][0]
         pauses.append(round(float(pause) / 60))
     assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360, 360]
-    assert await keep_house() == {"retried": 0, "need_attention": 1}, "its pause is not over"
+    assert await run_housekeeping() == {"retried": 0, "need_attention": 1}, "its pause is not over"
 
 
 async def attention_again(order_id: str, retries: int) -> None:
@@ -724,7 +724,7 @@ async def test_an_unavailable_prefect_server_keeps_no_order_from_review(
 
     with monkeypatch.context() as gone:
         gone.setattr("flows.attention_artifact.acreate_table_artifact", fail)
-        order_id = await order_in_review(saga, f"AWAY-{unique}")
+        order_id = await order_in_review(saga, f"UNAVAILABLE-{unique}")
         assert not await attention_artifact.show_review_queue()
     assert review_row(saga, order_id).resolution is None
     await housekeeping()

@@ -112,7 +112,7 @@ async def test_mails_and_webhooks_leave_for_the_outside(saga: World, unique: str
 
 @pytest.mark.parametrize("lane", ["process_order", "pending"])
 async def test_an_unavailable_mail_server_and_crm_fail_no_order(saga: World, unique: str, lane: str) -> None:
-    order, port = an_order(f"AWAY-{unique}"), free_port()
+    order, port = an_order(f"UNAVAILABLE-{unique}"), free_port()
     unreachable = {
         "SMTP_URL": f"smtp://127.0.0.1:{port}",
         "CRM_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}",

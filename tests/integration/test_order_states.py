@@ -50,7 +50,7 @@ async def test_every_change_is_declared(saga: World, unique: str) -> None:
         "BAD": {"items": []},
         "SOLD-OUT": {"product": "OUT-OF-STOCK"},
         "DECLINED": {"card": "0000"},
-        "DESK": {"card": "0259", "country": "AQ"},
+        "REVIEW": {"card": "0259", "country": "AQ"},
     }.items():
         await process_order(an_order(f"{name}-{unique}", **fields), return_state=True)
     await stop_while_charging(saga, an_order(f"STOPPED-{unique}", card="0341"))

@@ -196,7 +196,7 @@ async def start_and_wait_for_the_gateway(saga: World, order: dict[str, Any]) -> 
             )
         )
 
-    await until(postpone, 40, "the order to be put off")
+    await until(postpone, 40, "the order to be postponed")
     assert saga.stock("PROD-001") == (100, 1)
     return run
 

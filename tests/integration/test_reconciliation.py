@@ -322,11 +322,11 @@ async def test_a_refund_that_is_refused_goes_to_a_person(books: Books) -> None:
     )
     (case,) = read_queue_sync().cases
     assert (case.order_id, case.amount_at_risk, case.error_code) == (order.id, PRICE, "refund_refused"), (
-        "and on the desk"
+        "and under review"
     )
     assert books.world.money(order_id) == (PRICE, 0)
     books.world.assert_books_balance()
-    assert await books.found() == [], "it is on the desk, with the right amount"
+    assert await books.found() == [], "it is under review, with the right amount"
 
 
 async def test_a_refused_refund_repeats_no_customer(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -659,7 +659,7 @@ async def test_a_refund_that_the_bank_sends_back_goes_to_review(books: Books, sa
     books.world.assert_books_balance()
     await housekeeping()
     assert books.world.money(order_id) == (PRICE, 0), "not by itself"
-    assert await books.found() == [], "it is on the desk: nothing more is to be told"
+    assert await books.found() == [], "it is under review: nothing more is reported"
 
     await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
     assert books.world.money(order_id) == (PRICE, PRICE)
@@ -1149,7 +1149,7 @@ async def test_after_repairs_only_what_a_person_must_see_is_left(
     assert {d.order_id for d in left} == completed | in_review
     assert in_review <= {case.order_id for case in read_queue_sync().cases}
     assert {d.order_id for d in await mine.found()} == completed, (
-        "what is on the desk agrees with the gateway"
+        "what is under review agrees with the gateway"
     )
     for order_id, (end, plant) in orders.items():
         kept = sum(

@@ -201,12 +201,12 @@ async def test_an_erased_order_can_still_come_back(saga: World, erasing: None, u
 
 
 async def test_an_order_still_in_use_keeps_everything(saga: World, erasing: None, unique: str) -> None:
-    ids = {name: f"{name}-{unique}" for name in ("YOUNG", "DESK", "UNSENT", "DISPUTED", "TOLD", "OPEN")}
-    orders = [planted(ids[name]) for name in ("YOUNG", "UNSENT", "DISPUTED", "TOLD")]
-    intake.submit([*orders, planted(ids["DESK"], card="0259", country="AQ")])
+    ids = {name: f"{name}-{unique}" for name in ("YOUNG", "REVIEW", "UNSENT", "DISPUTED", "NOTIFIED", "OPEN")}
+    orders = [planted(ids[name]) for name in ("YOUNG", "UNSENT", "DISPUTED", "NOTIFIED")]
+    intake.submit([*orders, planted(ids["REVIEW"], card="0259", country="AQ")])
     await process_pending_orders(consumer_seconds=0)
     intake.submit([planted(ids["OPEN"])])
-    assert saga.order(ids["DESK"]).outcome == Outcome.NEEDS_ATTENTION
+    assert saga.order(ids["REVIEW"]).outcome == Outcome.NEEDS_ATTENTION
     age(saga, *(order_id for name, order_id in ids.items() if name != "YOUNG"))
     saga.sql("UPDATE outbox SET sent_at = NULL WHERE order_id = :id", id=ids["UNSENT"])
     saga.sql(
@@ -217,7 +217,7 @@ async def test_an_order_still_in_use_keeps_everything(saga: World, erasing: None
     saga.sql(
         "INSERT INTO payment_event (id, type, happened_at, order_id) "
         "VALUES ('e', 'charge.refunded', now(), :id)",
-        id=ids["TOLD"],
+        id=ids["NOTIFIED"],
     )
     before = {
         table: saga.sql(f"SELECT * FROM {table} t ORDER BY t::text")

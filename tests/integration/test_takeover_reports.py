@@ -77,7 +77,7 @@ async def leave(saga: World, order_id: str, left: Left, monkeypatch: pytest.Monk
 async def test_a_takeover_reports_order_step_and_reason(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, left: Left
 ) -> None:
-    order_id = f"TOLD-{unique}"
+    order_id = f"TAKEN-{unique}"
     before = await leave(saga, order_id, left, monkeypatch)
     assert set(saga.journal(order_id)) == {*DONE, "process_payment"}
 

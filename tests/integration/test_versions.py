@@ -79,7 +79,7 @@ def facts(world: World, order_id: str) -> Any:
     return row, steps, world.money(order_id), world.shipments(order_id), world.mail_kinds(order_id)
 
 
-@pytest.mark.parametrize("left", ["put off", "with a dead worker", "to be cancelled"])
+@pytest.mark.parametrize("left", ["postponed", "with a dead worker", "to be cancelled"])
 async def test_an_order_of_a_newer_version_waits_for_its_worker_and_resumes_there(
     saga: World, unique: str, caplog: pytest.LogCaptureFixture, left: str
 ) -> None:

@@ -110,7 +110,7 @@ class TestWhoIsBelieved:
             (lambda body: (body, {"Stripe-Signature": ""}), 400),
             (lambda body: (body, {"Stripe-Signature": "t=1,v1=" + "0" * 64}), 400),
             (lambda body: (body, {"Stripe-Signature": "rubbish \x7f"}), 400),
-            (lambda body: (body, signed(body, secret="whsec_somebody_elses")), 400),
+            (lambda body: (body, signed(body, secret="whsec_of_another")), 400),
             (lambda body: (body, signed(body, ago=400)), 400),
             (lambda body: (body.replace("O-1", "O-2"), signed(body)), 400),
             (lambda body: (b"\xff" + body.encode(), signed(body)), 400),
@@ -247,7 +247,7 @@ class TestOrdersThatWait:
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
         await ordered(shop.asking(unique))
-        send_event(web, "evt_1", "payment_intent.succeeded", about_payment("pi_somebody_elses", unique))
+        send_event(web, "evt_1", "payment_intent.succeeded", about_payment("pi_foreign", unique))
         assert not is_due(shop, unique)
 
     async def test_an_event_is_not_judged_before_its_order_has_ended(

@@ -77,7 +77,7 @@ class Connection(psycopg.AsyncConnection[Any]):
         if not exchange.run():
             await self._wait_for_lock(worker, exchange)
         if self.pgconn.transaction_status == IDLE:
-            self.reserve.look_at_waiting()
+            self.reserve.run_waiting()
         answer = exchange.answer()
         if commits:
             wrote, self.wrote, self.locks = self.wrote, False, False
@@ -133,7 +133,7 @@ class Connection(psycopg.AsyncConnection[Any]):
             self.reserve.forget(self.exchange)
             self.reserve.in_use.remove(self)
             self.reserve.give(pgconn, self._prepared)
-            self.reserve.look_at_waiting()
+            self.reserve.run_waiting()
 
 
 class _Cursor(psycopg.AsyncCursor[Any]):

@@ -127,7 +127,7 @@ class Reserve:
         if exchange in self.waiting:
             self.waiting.remove(exchange)
 
-    def look_at_waiting(self) -> None:
+    def run_waiting(self) -> None:
         """After locks were released: transactions that waited for them continue at once,
         before any other statement."""
         for exchange in list(self.waiting):

@@ -216,7 +216,7 @@ class Witness:
                 ):
                     yield (
                         f"needs attention at {now.at_risk}, "
-                        f"and the desk says {now.in_review}, {now.resolution}"
+                        f"and the review queue has {now.in_review}, {now.resolution}"
                     )
                 if self._is_clear(now, money) and Decimal(now.refunded) != money.refunded:
                     yield f"needs attention: we say {now.refunded} went back, the gateway {money.refunded}"
@@ -228,7 +228,7 @@ class Witness:
                 if now.mails != _notices(now, *recorded):
                     yield f"is {now.outcome}, and its mails are {now.mails}"
                 if now.in_review is not None and now.resolution != "undone":
-                    yield f"is {now.outcome}, and on the desk still"
+                    yield f"is {now.outcome}, and still under review"
 
 
 def _notices(now: Seen, charged: Decimal, refunded: Decimal) -> list[str]:

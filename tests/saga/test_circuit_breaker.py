@@ -51,7 +51,7 @@ class Airline:
     async def ask_in_turn(self, times: int) -> list[str]:
         return [await self.ask() for _ in range(times)]
 
-    async def until_it_may_be_tried(self) -> None:
+    async def until_half_open(self) -> None:
         async def half_open() -> bool:
             return not self.circuit._circuit.opened
 
@@ -94,7 +94,7 @@ async def test_after_a_pause_one_call_tries_it() -> None:
     airline = Airline(failures=1)
     airline.error = DOWN
     await airline.ask()
-    await airline.until_it_may_be_tried()
+    await airline.until_half_open()
     airline.error, airline.hold = None, asyncio.Event()
     asked = [asyncio.create_task(airline.ask()) for _ in range(20)]
 
@@ -114,7 +114,7 @@ async def test_if_the_try_fails_the_circuit_opens_again() -> None:
     airline.error = DOWN
     await airline.ask_in_turn(3)
     for _ in range(3):
-        await airline.until_it_may_be_tried()
+        await airline.until_half_open()
         assert await airline.ask_in_turn(3) == ["Unavailable"] * 3
     assert airline.calls == 6
     assert airline.reported == ["unreachable"], "still the same outage"
@@ -124,7 +124,7 @@ async def test_a_try_that_is_cancelled_lets_another_try() -> None:
     airline = Airline(failures=1)
     airline.error = DOWN
     await airline.ask()
-    await airline.until_it_may_be_tried()
+    await airline.until_half_open()
     airline.hold = asyncio.Event()
     trying = asyncio.create_task(airline.ask())
 

@@ -142,7 +142,7 @@ async def test_what_has_ended_or_is_postponed_is_not_claimed(agency: Agency) -> 
 async def test_trips_that_were_begun(agency: Agency) -> None:
     await agency.store("A", "B")
     await agency.claim("A")
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     async with transaction() as tx:
         claimed = await claims.claim(
             tx, TRIPS, await agency.lease(), most=10, only_begun=True, flow_run_id="run"
@@ -206,7 +206,7 @@ async def test_a_trip_is_unattended_before_its_dead_workers_lease_runs_out(agenc
     await agency.age_leases(3_600 - config().lease_seconds / 2)  # two renewals are missing
     assert await unattended() == ("A", 1, False)
     assert await agency.claim() == [], "it may live"
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     assert await unattended() == ("A", 1, False)
     assert ids(await agency.claim()) == ["A"]
 
@@ -214,7 +214,7 @@ async def test_a_trip_is_unattended_before_its_dead_workers_lease_runs_out(agenc
 async def test_many_claimers_of_leases_that_ran_out(agency: Agency) -> None:
     await agency.store(*(f"{i:02}" for i in range(50)))
     await agency.claim(most=50)
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     claimed: list[TripInstance] = []
 
     async def worker() -> None:
@@ -237,12 +237,12 @@ async def test_a_trip_whose_lease_ran_out_is_taken_over(agency: Agency) -> None:
     await begin(CHARGE, [old])
     await checkpoint(old, CHARGE, payment_id="pay_1")
     assert await agency.claim() == [], "its worker lives"
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     (new,) = await agency.claim()
     assert (new.fence, new.takeovers, new.lease_expired) == (2, 1, True)
     assert new.journal[CHARGE].notes == {"payment_id": "pay_1"}
     assert new.undo_plan() == (CHARGE,)
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     (third,) = await agency.claim()
     assert (third.fence, third.takeovers, third.lease_expired) == (3, 2, True)
     await postpone([third], seconds=0)
@@ -374,7 +374,7 @@ async def test_a_renewal_that_waits_for_a_takeover_sees_its_result(agency: Agenc
     await agency.store("A")
     mine = await agency.lease()
     await agency.claim("A", lease=mine)
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     other, known = await agency.lease(), leases._Renewal(was_late=True)
     async with transaction() as tx:
         (taken,) = await claims.claim(tx, TRIPS, other, most=1, ids=["A"])
@@ -426,7 +426,7 @@ async def test_a_takeover_from_a_worker_that_was_blocked_counts(agency: Agency) 
         await agency.store("A")
         async with lease(TRIPS) as mine:
             await agency.claim("A", lease=mine)
-            await agency.let_leases_run_out()
+            await agency.expire_leases()
             (taken,) = await agency.claim("A")
             await until(partial(has_not_run_out, agency, mine), 10, "the lease to be renewed")
     assert (taken.takeovers, (await agency.trip("A")).takeovers) == (1, 1)
@@ -436,7 +436,7 @@ async def die(agency: Agency, times: int, *, most: int = 100) -> None:
     """So many workers claim what there is, and die."""
     for _ in range(times):
         assert await agency.claim(most=most)
-        await agency.let_leases_run_out()
+        await agency.expire_leases()
 
 
 async def trial(
@@ -452,18 +452,18 @@ async def test_after_each_death_fewer_are_tried_together_and_at_last_one(agency:
     await die(agency, 3)
     first = await trial(agency)
     assert (ids(first), {trip.on_trial for trip in first}) == (["00", "01", "02", "03"], {True}), "a tenth"
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     second = await trial(agency)
     assert ids(second) == ["00"]
     assert (second[0].takeovers, second[0].lone_deaths) == (4, 0), "it was never alone when its worker died"
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     third = await trial(agency)
     assert (ids(third), third[0].lone_deaths) == (["00"], 1), "now it was"
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     assert [(trip.id, trip.lone_deaths) for trip in await trial(agency, survived=9)] == [("00", 2)], (
         "always alone from now on"
     )
-    await agency.let_leases_run_out("00")
+    await agency.expire_leases("00")
     assert ids(await trial(agency)) == ["01"], "it has to pause; the others need not"
     assert {
         row.lone_deaths for row in await agency.rows("SELECT lone_deaths FROM trip WHERE id <> '00'")
@@ -559,7 +559,7 @@ async def test_trips_that_are_left_of_a_dead_worker_were_not_alone(agency: Agenc
     """Others of its trips were taken over before."""
     await agency.store("A", "B")
     await agency.claim()
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     assert [trip.lone_deaths for trip in (*await agency.claim(most=1), *await agency.claim(most=1))] == [0, 0]
 
 
@@ -596,7 +596,7 @@ async def taken_over(agency: Agency, instance_id: str = "A") -> tuple[TripInstan
     """The same trip, as a paused worker has it and as the next one has it."""
     (old,) = await agency.instance(instance_id)
     await begin(CHARGE, [old])
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     (new,) = await agency.claim(instance_id)
     return old, new
 
@@ -664,7 +664,7 @@ async def test_a_worker_that_released_the_trip_can_write_nothing_more(agency: Ag
 async def test_a_worker_paused_while_its_trip_is_set_aside_can_write_nothing_more(agency: Agency) -> None:
     """Its lease expired, and it renews it afterwards."""
     (old,) = await agency.instance("A")
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     async with transaction() as tx:
         await claims.set_aside(tx, TRIPS, "A")
     await agency.age_leases(-3600)
@@ -704,7 +704,7 @@ async def test_a_trip_is_not_claimed_while_its_journal_is_being_written(agency: 
     (trip,) = await agency.instance("A")
     async with transaction() as tx:
         assert await journal.verify_ownership(tx, [trip]) == [trip]
-        await agency.let_leases_run_out()
+        await agency.expire_leases()
         async with asyncio.timeout(10):
             assert await agency.claim() == [], "skipped, not waited for"
         await journal.write(tx, [Record(trip, RESERVE, "done", result={"n": 1}, undo_due=True)])
@@ -715,7 +715,7 @@ async def test_a_trip_is_not_claimed_while_its_journal_is_being_written(agency: 
 async def test_many_races_between_a_writer_and_a_taker(agency: Agency) -> None:
     """Whoever wins: what the writer could write is in the journal that the taker reads."""
     trips = await agency.instance(*(f"{i:02}" for i in range(40)))
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
 
     async def write(trip: TripInstance) -> bool:
         # The server ends a transaction that a busy machine leaves idle for too long: nothing is written then.
@@ -945,7 +945,7 @@ async def test_what_is_begun_again_after_an_undo_gets_a_new_place(agency: Agency
     assert trip.done(RESERVE)
     row = await agency.step("A", RESERVE)
     assert (row.undo_status, row.undo_result, row.undo_due) == (None, None, True)
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     (next_one,) = await agency.claim()
     assert next_one.undo_plan() == (RESERVE, CHARGE)
     assert next_one.done(RESERVE)
@@ -956,7 +956,7 @@ async def test_what_is_begun_again_without_an_undo_keeps_its_place(agency: Agenc
     for step in (RESERVE, CHARGE, RESERVE):
         await begin(step, [trip])
     assert trip.undo_plan() == (CHARGE, RESERVE)
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     (next_one,) = await agency.claim()
     assert next_one.undo_plan() == (CHARGE, RESERVE)
 
@@ -1028,7 +1028,7 @@ async def test_a_takeover_continues_undoing(agency: Agency) -> None:
     trip.fail(DEPART, NoSeat("no seat", seats=1))
     trip.fail(CHARGE, SagaCancelled())
     await record_failures([trip])
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     (new,) = await agency.claim()
     assert isinstance(new.failure, RecordedFailure)
     assert (new.failing_step, new.failure.kind) == (DEPART, "no_seat")

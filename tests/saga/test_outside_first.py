@@ -138,7 +138,7 @@ async def test_a_worker_that_lost_the_trip_does_not_depart(agency: Agency) -> No
     inside = Inside()
 
     async def lose(_: TripInstance) -> dict[str, Any]:
-        await agency.let_leases_run_out("A")
+        await agency.expire_leases("A")
         await agency.claim("A")
         return {}
 

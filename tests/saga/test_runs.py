@@ -219,7 +219,7 @@ async def test_a_consumer_that_is_stopped_finishes_or_releases_what_it_has(agenc
 
 async def test_what_a_dead_worker_left_behind_is_recovered(agency: Agency) -> None:
     await agency.instance("A", f"{FULL}-B")
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     assert await take_up() == 2
     assert await made(agency, "A") == DONE
     assert await made(agency, f"{FULL}-B") == UNDONE

@@ -69,7 +69,7 @@ async def test_what_fails_for_a_trip_that_is_anothers_now_decides_nothing(
 
     async def overtaken(_work: StepExecution) -> None:
         if not taken:
-            await agency.let_leases_run_out()
+            await agency.expire_leases()
             taken.extend(await agency.claim("A"))
             raise failure
         pytest.fail("it goes on with another's trip")
@@ -89,7 +89,7 @@ async def test_a_cancelled_run_whose_trip_is_anothers_now_is_just_cancelled(
     (trip,) = await agency.instance("A")
 
     async def overtaken(_work: StepExecution) -> None:
-        await agency.let_leases_run_out()
+        await agency.expire_leases()
         await agency.claim("A")
         raise asyncio.CancelledError
 

@@ -51,7 +51,7 @@ async def insured(agency: Agency, *trip_ids: str) -> list[TripInstance]:
     return trips
 
 
-async def assert_left_to_the_newer_version(
+async def assert_released_to_newer_version(
     agency: Agency, trip_id: str, log: pytest.LogCaptureFixture
 ) -> None:
     row, entry = await agency.trip(trip_id), await agency.step(trip_id, INSURANCE)
@@ -79,7 +79,7 @@ async def test_a_run_of_one_trip_leaves_it(
         await run_saga(OLD, trip)
     assert trip.lost
     assert ((await agency.trip("A")).failure is not None) == failed
-    await assert_left_to_the_newer_version(agency, "A", caplog)
+    await assert_released_to_newer_version(agency, "A", caplog)
 
 
 async def test_a_run_of_one_trip_does_not_even_claim_it(
@@ -90,7 +90,7 @@ async def test_a_run_of_one_trip_does_not_even_claim_it(
     with caplog.at_level(logging.WARNING):
         run = InstanceRun(OLD, TRIPS, await agency.lease(), Listener())
         assert await run.claim("A") is None
-    await assert_left_to_the_newer_version(agency, "A", caplog)
+    await assert_released_to_newer_version(agency, "A", caplog)
 
 
 @pytest.mark.parametrize("failed", [False, True], ids=["going forward", "being undone"])
@@ -110,4 +110,4 @@ async def test_a_batch_leaves_it_and_completes_the_others(
     assert ran == [(HOTEL, ["C", "D"]), ("depart", ["C", "D"])]
     assert {(await agency.trip(trip_id)).outcome for trip_id in "CD"} == {"completed"}
     for trip_id in "AB":
-        await assert_left_to_the_newer_version(agency, trip_id, caplog)
+        await assert_released_to_newer_version(agency, trip_id, caplog)

@@ -175,7 +175,7 @@ async def test_a_batch_that_takes_too_long_did_nothing(agency: Agency) -> None:
 
 async def test_a_lost_trip_is_left_out_and_the_others_continue(agency: Agency) -> None:
     trips = await some(agency, *"ABC")
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     await agency.claim("B")
     act, work = Effects(agency), StepExecution(ACT, trips)
     await run_in_database(work, act)

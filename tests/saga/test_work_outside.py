@@ -377,7 +377,7 @@ async def test_a_cancelled_caller_cancels_its_calls(agency: Agency) -> None:
 
 async def test_a_lost_trip_is_not_called_and_the_others_are(agency: Agency) -> None:
     trips = await some(agency, *"AB")
-    await agency.let_leases_run_out()
+    await agency.expire_leases()
     await agency.claim("A")
     act, work = Outside(), StepExecution(ACT, trips)
     await run_external(work, act)
@@ -395,7 +395,7 @@ async def test_a_trip_that_is_lost_during_its_call_records_nothing(agency: Agenc
 
     async def taken_meanwhile(trip: TripInstance) -> Ends:
         if trip.id == "A":
-            await agency.let_leases_run_out()
+            await agency.expire_leases()
             assert ids(await agency.claim("A")) == ["A"]
             before.append(await agency.step("A", "act"))
         return {"x": 1}

@@ -137,7 +137,7 @@ class Agency:
         assert len(claimed) == len(trip_ids)
         return claimed
 
-    async def let_leases_run_out(self, *trip_ids: str) -> None:
+    async def expire_leases(self, *trip_ids: str) -> None:
         """Of all workers, or of those who hold these trips."""
         await self.rows(
             "UPDATE trip_lease SET until = now() - interval '1 second' "

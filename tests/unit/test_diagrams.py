@@ -38,7 +38,7 @@ SAGAS = [
     ORDER_SAGA,
     OTHER,
     Saga(a_step("go", Kind.PIVOT)),
-    Saga(a_step("go", Kind.PIVOT, undo_anything), a_step("tell", Kind.RETRIABLE)),
+    Saga(a_step("go", Kind.PIVOT, undo_anything), a_step("notify", Kind.RETRIABLE)),
 ]
 
 

@@ -102,7 +102,7 @@ def play(job: dict[str, Any]) -> int:
         if job["stop_at"]:
             stop_at(job["stop_at"], signal.Signals(job["stop_by"]))
         if job["clock"]:
-            let_clock_jump(job["clock"])
+            move_clock(job["clock"])
         returned = asyncio.run(ROLES[job["role"]](**job["arguments"]))
         fresh = Path(job["result"] + ".new")
         fresh.write_text(json.dumps(returned, default=str))
@@ -169,7 +169,7 @@ def kill_at(order_id: str, place: str) -> None:
     setattr(owner, name, killing)
 
 
-def let_clock_jump(offsets: list[int]) -> None:
+def move_clock(offsets: list[int]) -> None:
     """Lets this process's clock be wrong by so many seconds,
     in turn: by the next ones whenever it has written to the journal."""
     jumps, now = itertools.cycle(offsets), [time_machine.travel(time.time(), tick=True)]
