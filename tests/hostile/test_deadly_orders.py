@@ -90,7 +90,7 @@ def test_only_the_order_that_kills_its_workers_is_given_up(
     assert deaths <= 2 * math.ceil(math.log2(len(orders))), "it is not searched by halves"
 
 
-def test_an_order_whose_undoing_kills_its_workers_is_left_to_a_person(
+def test_an_order_whose_undoing_kills_its_workers_goes_to_review(
     saga: World, forkserver: Forkserver, unique: str
 ) -> None:
     stock_up(saga)

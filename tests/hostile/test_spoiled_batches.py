@@ -94,7 +94,7 @@ async def consuming(**env: str) -> AsyncIterator[None]:
     ],
     ids=["completed", "rejected", "undone"],
 )
-async def test_an_end_that_cannot_be_written_is_one_orders_own(
+async def test_an_end_that_cannot_be_written_fails_only_its_order(
     saga: World, unique: str, kind: str, fields: dict[str, Any], outcome: str, money: Any, recover: bool
 ) -> None:
     stock_up(saga)

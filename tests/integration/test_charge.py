@@ -811,7 +811,7 @@ async def test_a_refused_refund_states_the_amount_at_risk(till: Till) -> None:
     assert money_moved(order) == (TOTAL, 0, TOTAL)
 
 
-async def test_a_refund_that_is_refused_after_a_part_was_given_back_by_hand(till: Till) -> None:
+async def test_a_refund_that_is_refused_after_a_part_was_refunded_by_hand(till: Till) -> None:
     """At risk is what is left, and charged less refunded is what is at risk: or the books do not balance."""
     order = await till.order()
     charged = await till.charge(order)

@@ -293,7 +293,7 @@ async def test_a_label_that_was_bought_without_a_clear_answer_is_found(
         ("buy", "no_response", CarrierUnavailable, True),
     ],
 )
-async def test_each_trouble_has_its_type(
+async def test_each_failure_has_its_type(
     carrier: EasyPostCarrier,
     easypost_server: EasyPost,
     unique: str,

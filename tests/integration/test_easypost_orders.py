@@ -240,7 +240,7 @@ async def test_an_order_waits_for_an_unavailable_carrier(
     assert easypost_server.good_labels(unique) == 1
 
 
-async def test_a_label_that_may_yet_come_is_waited_for(
+async def test_an_order_waits_for_a_label_that_may_still_arrive(
     shipping: World, easypost_server: EasyPost, unique: str
 ) -> None:
     """It was asked for and not answered when the order is cancelled:

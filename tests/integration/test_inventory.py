@@ -398,7 +398,7 @@ async def test_expiry_resumes_where_it_stopped(shop: Shop) -> None:
     assert await shop.stock("P") == (100, 0)
 
 
-async def test_many_expiring_at_once_give_back_once(shop: Shop) -> None:
+async def test_many_expiring_at_once_release_once(shop: Shop) -> None:
     await shop.add_stock(P=100, Q=100)
     ids = [f"{i}" for i in range(20)]
     await reserved(shop, *(an_order(i, ("P", 1), ("Q", 2)) for i in ids))

@@ -134,7 +134,7 @@ async def test_money_that_is_out_of_stock_goes_back_too(saga: World, unique: str
     await assert_all_is_well(saga, order_id)
 
 
-async def test_money_that_the_gateway_never_had_goes_to_a_person(saga: World, unique: str) -> None:
+async def test_money_that_the_gateway_never_had_goes_to_review(saga: World, unique: str) -> None:
     order_id = f"HAND-{unique}"
     outcome = await outcome_of(paid(order_id, "paypal-78", country="AQ"))
     assert outcome.outcome is Outcome.NEEDS_ATTENTION
@@ -231,7 +231,7 @@ async def test_another_shop_s_payment_pays_nothing_here(saga: World, unique: str
     assert (payment["status"], payment["refunds"]) == ("succeeded", [])
 
 
-async def test_or_its_money_can_be_given_back(saga: World, unique: str) -> None:
+async def test_or_its_money_can_be_refunded(saga: World, unique: str) -> None:
     order_id, payment_id = f"GIVE-{unique}", paid_in_the_shop(saga, unique)
     outcome = await outcome_of(paid(order_id, payment_id, total_amount="1"))
     assert outcome.outcome is Outcome.NEEDS_ATTENTION
@@ -450,7 +450,7 @@ async def test_a_transfer_is_awaited_and_then_the_order_resumes(saga: World, uni
 
 
 @pytest.mark.parametrize("method", ["bank_transfer", "cash_on_delivery"])
-async def test_what_is_more_than_is_due_is_to_be_given_back(saga: World, unique: str, method: str) -> None:
+async def test_what_exceeds_the_amount_due_is_to_be_refunded(saga: World, unique: str, method: str) -> None:
     order_id = f"MORE-{unique}"
     intake.submit([an_order(order_id, payment_info={"method": method})])
     early = await record(order_id, PRICE + 1, reference="T-1", recorded_by="bank")
@@ -469,7 +469,7 @@ async def test_what_is_more_than_is_due_is_to_be_given_back(saga: World, unique:
     assert await cost(order_id) == (0, PRICE), "what a return gives back"
 
 
-async def test_money_is_not_given_back_before_it_has_come(saga: World, unique: str) -> None:
+async def test_money_is_not_refunded_before_it_was_received(saga: World, unique: str) -> None:
     order_id = f"NONE-{unique}"
     intake.submit([an_order(order_id, payment_info={"method": "bank_transfer"})])
     with pytest.raises(NotReceivable):

@@ -270,7 +270,7 @@ async def test_a_run_that_only_waits_for_another_ones_order_withdraws_nothing(
     assert saga.stock("PROD-001") == (99, 0)
 
 
-async def test_whose_run_is_cancelled_while_it_is_shipped_goes_forward(saga: World, unique: str) -> None:
+async def test_an_order_whose_run_is_cancelled_during_shipping_goes_forward(saga: World, unique: str) -> None:
     """What is shipped is not sent back because somebody cancels a run."""
     order = an_order(f"GONE-{unique}")
     await process_order(order, return_state=True)

@@ -309,7 +309,7 @@ async def test_a_rejected_order_that_was_charged_is_for_a_person(books: Books) -
     assert await books.found() == [], "a person has it"
 
 
-async def test_a_refund_that_is_refused_goes_to_a_person(books: Books) -> None:
+async def test_a_refused_refund_goes_to_review(books: Books) -> None:
     order_id = await books.declined()
     await books.charged(order_id, card="0259")
     (found,) = await books.found()
@@ -614,7 +614,7 @@ async def test_what_a_person_gave_back_is_not_refunded_with_a_refund_that_the_ba
 
 
 @pytest.mark.parametrize("how", [Resolution.RETRY_NOW, Resolution.REFUNDED_BY_HAND])
-async def test_a_gift_card_that_was_given_back_is_not_at_risk_again(
+async def test_a_refunded_gift_card_is_not_at_risk_again(
     books: Books, sandbox: Sandbox, how: Resolution
 ) -> None:
     """The gateway refunded its part, a person the gift card's; then the bank returns the gateway's refund."""

@@ -43,7 +43,7 @@ async def restored(time: str = LONG_AGO) -> int:
 
 
 @pytest.mark.parametrize("lane", ["own run", "pending"])
-async def test_a_charge_is_found_or_given_back(saga: World, unique: str, lane: str) -> None:
+async def test_a_charge_is_found_or_refunded(saga: World, unique: str, lane: str) -> None:
     """Whatever becomes of the order this time: it completes, its goods are sold out, or it is another."""
     good, sold_out, invalid, cheaper = sent = [
         f"{unique}-{name}" for name in ("good", "sold-out", "invalid", "cheaper")

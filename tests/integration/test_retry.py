@@ -563,7 +563,7 @@ async def test_a_token_is_kept_with_the_order_alone(
 # -- messages
 
 
-async def test_a_mail_that_is_no_longer_true_is_not_sent(saga: World, unique: str) -> None:
+async def test_an_outdated_mail_is_not_sent(saga: World, unique: str) -> None:
     order_id = f"UNSENT-{unique}"
     await process_order(an_order(order_id, card=DECLINED), return_state=True)
     saga.sql("UPDATE outbox SET sent_at = NULL WHERE order_id = :id", id=order_id)

@@ -72,7 +72,7 @@ async def many(saga: World, unique: str, count: int) -> list[str]:
 
 
 @pytest.mark.slow
-async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(
+async def test_retry_of_all_refunds_each_once_and_does_not_change_the_stock(
     saga: World, unique: str, review: Command
 ) -> None:
     stock = saga.stock("PROD-001")
@@ -200,7 +200,7 @@ async def test_refunded_and_written_off_settle_the_money_in_the_books(
     assert (code, "4711" in output, "by ann" in output) == (0, True, True)
 
 
-async def test_money_that_the_gateway_gave_back_is_not_recorded_by_hand(
+async def test_money_that_the_gateway_refunded_is_not_recorded_by_hand(
     saga: World, unique: str, review: Command
 ) -> None:
     gone, there = await many(saga, unique, 2)

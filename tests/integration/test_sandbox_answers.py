@@ -382,7 +382,7 @@ async def test_an_unrequested_answer_is_ignored(when: str) -> None:
     assert server.before == [0, 0]
 
 
-async def test_cancellation_comes_through_and_frees_its_turn() -> None:
+async def test_cancellation_is_passed_on_and_frees_its_slot() -> None:
     async with answering_gateway(None, limit=SHORT_TIMEOUT) as gateway:
         waiting = [asyncio.ensure_future(gateway.get("pay_1")) for _ in range(4)]
         await asyncio.wait(waiting, timeout=0.1)

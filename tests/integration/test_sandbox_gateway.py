@@ -551,7 +551,7 @@ async def test_work_is_done_although_the_answer_is_lost(world: World, order_id: 
     assert await new(world.gateway, order_id) == found
 
 
-async def test_with_seeded_trouble_everywhere_persistence_charges_and_refunds_once(
+async def test_with_seeded_faults_everywhere_retries_charge_and_refund_once(
     world: World, order_id: str
 ) -> None:
     """Repeated requests with one key and one payment lead to one charge and one refund."""

@@ -181,7 +181,7 @@ async def test_their_payment_under_way_is_not_cancelled(account: Account, unique
     assert account.neighbour.stands(theirs) == before
 
 
-async def test_cancelling_ours_gives_back_ours_alone(account: Account, unique: str) -> None:
+async def test_cancelling_ours_refunds_only_ours(account: Account, unique: str) -> None:
     theirs = account.neighbour.pays(unique)
     before = account.neighbour.stands(theirs)
     await process_order(account.order(unique, country="AQ"), return_state=True)
@@ -373,7 +373,7 @@ async def cancel(order_id: str) -> None:
 # -- the books
 
 
-async def test_the_books_count_our_payments_alone_and_find_what_is_wrong(
+async def test_the_books_count_only_our_payments_and_find_what_is_wrong(
     account: Account, unique: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At Stripe, too: checked against the gateway, not against our own tables."""
@@ -430,7 +430,7 @@ FOREIGN = st.fixed_dictionaries(
     attempts=st.integers(1, 3),
     undo=st.booleans(),
 )
-async def test_whatever_others_have_in_the_account_charging_and_refunding_touch_ours_alone(
+async def test_charging_and_refunding_affect_only_our_payments_in_a_shared_account(
     shop: Shop, foreign: list[dict[str, Any]], card: str, attempts: int, undo: bool
 ) -> None:
     await shop.empty()

@@ -420,7 +420,7 @@ class TestRefusals:
             *("550 5.7.1 <x@example.com>: refused by the recipient", "554 5.7.1 blocked by policy"),
         ],
     )
-    async def test_a_refusal_of_one_recipient_is_no_trouble_of_the_server(
+    async def test_a_refusal_of_one_recipient_is_no_server_error(
         self, shop: Shop, server: MailServer, reply: str
     ) -> None:
         """Whatever the address is called. The next mail goes out."""

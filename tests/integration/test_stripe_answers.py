@@ -570,7 +570,7 @@ async def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
     assert "sk_test" not in repr(raised.value) + repr(raised.value.__context__) + repr(raised.value.__cause__)
 
 
-async def test_cancellation_comes_through_and_frees_its_turn() -> None:
+async def test_cancellation_is_passed_on_and_frees_its_slot() -> None:
     async with answering_stripe(None, limit=SHORT_TIMEOUT, concurrency=1) as server:
         waiting = [asyncio.ensure_future(server.gateway.get("pi_1")) for _ in range(4)]
         await asyncio.wait(waiting, timeout=0.1)

@@ -280,7 +280,7 @@ async def test_a_customer_who_declines_gets_nothing(stripe_saga: StripeWorld, un
     assert stripe_saga.stock("PROD-001")[1] == 0
 
 
-async def test_a_customer_who_does_not_come_is_not_waited_for_any_longer(
+async def test_an_order_stops_waiting_for_a_customer_who_does_not_respond(
     stripe_saga: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PAYMENT_CUSTOMER_MINUTES", "0.00001")

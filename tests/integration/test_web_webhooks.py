@@ -153,7 +153,7 @@ class TestWhoIsBelieved:
         assert shop.sql("SELECT count(*) FROM payment_event") == [(0,)]
 
     @pytest.mark.parametrize("wrong", [-3 * 3600, 3 * 3600], ids=["behind", "ahead"])
-    def test_the_clock_of_the_web_app_s_machine_does_not_matter(
+    def test_a_wrong_clock_of_the_web_app_s_machine_has_no_effect(
         self, web: httpx.Client, shop: StripeWorld, wrong: int
     ) -> None:
         fresh, old = signed(self.BODY), signed(self.BODY, ago=400)

@@ -88,7 +88,7 @@ def test_without_a_code_the_server_was_not_reached_or_was_lost(base: type[psycop
     assert is_database_error(wrapped(error))
 
 
-def test_what_has_nothing_to_do_with_the_server_is_not_its_trouble() -> None:
+def test_unrelated_errors_are_no_server_errors() -> None:
     assert not is_database_error(ValueError("57P01"))
     assert not is_database_error(
         psycopg.ProgrammingError("the query has 1 placeholders but 0 parameters were passed")

@@ -555,7 +555,7 @@ async def test_a_trip_that_its_worker_released_is_not_suspected(agency: Agency) 
     assert [(trip.id, trip.takeovers, trip.on_trial) for trip in again] == [("A", 3, False), ("B", 3, False)]
 
 
-async def test_trips_that_are_left_of_a_dead_worker_were_not_alone(agency: Agency) -> None:
+async def test_trips_left_by_a_dead_worker_were_claimed_together(agency: Agency) -> None:
     """Others of its trips were taken over before."""
     await agency.store("A", "B")
     await agency.claim()

@@ -102,7 +102,7 @@ async def test_a_lost_database_connection_does_not_repeat_the_outside_call(agenc
     assert len(work.done) == 2
 
 
-async def test_one_trip_that_spoils_the_statement_fails_alone(agency: Agency) -> None:
+async def test_only_the_trip_that_breaks_the_statement_fails(agency: Agency) -> None:
     trips = await some(agency, "A", "B")
     outside, inside = Outside(), Inside(error=ZeroDivisionError(), at="B")
     work = StepExecution(DEPART, trips)

@@ -73,7 +73,7 @@ async def test_a_step_that_runs_again_leaves_a_later_one_done(agency: Agency) ->
     assert (begun.status, begun.result) == ("begun", None)
 
 
-async def test_an_exception_for_one_trip_sends_all_alone_and_none_is_lost(agency: Agency) -> None:
+async def test_an_exception_for_one_trip_detaches_all_and_none_is_lost(agency: Agency) -> None:
     trips = await some(agency, *"ABC")
     act, batch = Effects(agency, B=ZeroDivisionError("secret")), StepExecution(ACT, trips)
     await run_in_database(batch, act)

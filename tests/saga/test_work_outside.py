@@ -113,7 +113,7 @@ async def test_a_trip_waits_for_the_infrastructure_and_its_batch_continues(
     assert (await agency.step("B", "act")).status == "done"
 
 
-async def test_a_file_name_that_a_trip_brings_is_the_trips_own_fault(agency: Agency) -> None:
+async def test_an_invalid_file_name_of_a_trip_fails_only_that_trip(agency: Agency) -> None:
     (trip,) = await some(agency, "A")
     with pytest.raises(UnexpectedStepError):
         await run_external(
@@ -136,7 +136,7 @@ async def test_a_single_trips_failure_is_raised_and_tried_again(agency: Agency) 
     assert act.calls["A"] == 3
 
 
-async def test_more_than_a_fifth_failing_is_the_batchs_trouble_and_a_second_run_does_only_those(
+async def test_more_than_a_fifth_failing_fails_the_batch_and_a_second_run_does_only_those(
     agency: Agency,
 ) -> None:
     trips = await some(agency, *"ABCDEFGHIJ")
@@ -306,9 +306,7 @@ async def test_a_single_trip_is_waited_for_up_to_its_time_limit(agency: Agency) 
     assert act.at_once == {"A": 1}
 
 
-async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once(
-    agency: Agency, unretrieved: Any
-) -> None:
+async def test_a_database_failure_does_not_start_a_slow_call_twice(agency: Agency, unretrieved: Any) -> None:
     """While one trip still waits for its answer another one's notes cannot be written: the batch is tried
     again. A second call beside the first would book twice at an airline that forgets keys."""
     trips = await some(agency, *"ABCDEFGHIJ")
@@ -328,7 +326,7 @@ async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once
     assert set((await statuses(agency)).values()) == {"done"}
 
 
-async def test_trouble_with_the_database_leaves_no_call_unheard(
+async def test_a_database_failure_leaves_no_call_unawaited(
     agency: Agency, unretrieved: Callable[[], list[str]]
 ) -> None:
     """Answers that arrived meanwhile are kept."""

@@ -58,7 +58,7 @@ async def test_what_was_read_is_in_the_journal_with_what_comes_next(
 @pytest.mark.parametrize("read", [read_in_database, read_outside])
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("outside", [False, True])
-async def test_what_was_read_survives_trouble_in_the_next_step(
+async def test_what_was_read_survives_a_failure_of_the_next_step(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, read: Runner, n: int, outside: bool
 ) -> None:
     """What was read must be known later, though the database was briefly unavailable when the trip

@@ -103,7 +103,7 @@ async def test_a_worker_that_polls_seldom_is_ready_for_longer(clock: Clock, data
     assert "61 s" in reason
 
 
-async def test_the_trouble_of_the_database_is_named(clock: Clock, database: Database) -> None:
+async def test_the_database_failure_is_named(clock: Clock, database: Database) -> None:
     health, database.trouble = started(), "the database is read-only"
     await look(health)
     assert not health.why_not_ready(), "it may be over in a moment"
