@@ -124,10 +124,12 @@ async def test_more_orders_than_a_worker_has_places(
             return own_runs() == most_own == paying
 
         await until(full, 60, "the places to be full of orders that wait for the gateway")
-        assert {run(frail_prefect, run_id)["state"]["type"] for run_id in run_ids} == {
-            "RUNNING",
-            "SCHEDULED",
-        }, "the others wait"
+
+        async def others_wait() -> bool:
+            states = {run(frail_prefect, run_id)["state"]["type"] for run_id in run_ids}
+            return states == {"RUNNING", "SCHEDULED"}
+
+        await until(others_wait, 15, "the others to be refused a place")
         other = order_of("short", unique)
         submit_orders([other])  # no schedule runs here: the worker itself starts the consumer
 
