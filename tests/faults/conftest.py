@@ -20,6 +20,7 @@ from shop.inventory.catalogue import load_sample_catalogue
 from shop.payments.gateways import close_gateway
 from shop.runtime.migrate import upgrade
 from tests.conftest import own_port
+from tests.faults.runs import forget_runs
 from tests.faults.witness import open_orders_report, stock_up
 from tests.integration.conftest import saga, shop_environment, stripe_saga, unique, world
 from tests.integration.world import World
@@ -127,8 +128,10 @@ def frail_prefect(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefe
 async def deployed(
     world: World, frail_prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch, unique: str
 ) -> AsyncIterator[World]:
-    """A stocked shop whose Prefect server is the frail one, which runs at first."""
+    """A stocked shop whose Prefect server is the frail one, which runs at first. Runs that earlier tests have
+    left there belong to other databases, and are deleted."""
     frail_prefect.start()
+    forget_runs(frail_prefect, "process-order", "process-pending-orders", "housekeeping")
     stock_up(world)
     with environment(frail_prefect.client_environment):
         yield world

@@ -40,7 +40,12 @@ from tests.mail_server import MailServer, mail_server
 from tests.worker_forkserver.forkserver import Forkserver, Process
 from tests.worker_forkserver.roles import find
 
-QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "PAYMENT_TIMEOUT_SECONDS": "25"}
+QUICK = {
+    "LEASE_SECONDS": "1",
+    "POLL_SECONDS": "0.2",
+    "PAYMENT_TIMEOUT_SECONDS": "25",
+    "MOST_CONSUMERS": "50",  # those that are paused count until their leases expire
+}
 CLIENT = "shop.payments.sandbox.client:SandboxGateway"
 MAIL = "shop.notifications.smtp:_Connection._hand_over"
 HOOK = "shop.notifications.crm:Receiver._post"
@@ -257,7 +262,7 @@ def pause_everywhere(
         orders[order["id"]] = order
         lane: dict[str, Any] = {
             "stop_at": pause.place,
-            "env": {**QUICK, "LEASE_SECONDS": "2" if pause.locks else "60"},
+            "env": {**QUICK, "LEASE_SECONDS": "2" if pause.locks else "600"},
         }
         if in_a_run_of_its_own(i, pause, own_runs):
             started.append((pause, order["id"], forkserver.order(order, **lane)))

@@ -3,7 +3,6 @@ the others wait, and nothing else is kept from starting."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,13 +188,11 @@ async def test_all_workers_share_the_limit_of_order_runs(
         dead = workers.pop()
         for process in (*runs_of(dead), psutil.Process(dead.pid)):
             process.kill()
-        killed = time.monotonic()
 
         async def whole() -> bool:
             return own_runs() == [limit]
 
         await until(whole, settings().lease_seconds + 5, "the other worker to have the whole limit")
-        took = time.monotonic() - killed
 
     async def ended() -> bool:
         own_runs()
@@ -203,7 +200,6 @@ async def test_all_workers_share_the_limit_of_order_runs(
         return all_ended(deployed, [*orders, *lane])
 
     await until(ended, 180, "all orders to end")
-    assert took < settings().lease_seconds + 5
     assert max(at_once) == limit
     assert names & {"Late", "Scheduled"}, "those that wait are shown as such"
     assert_right(deployed, {**orders, **lane})

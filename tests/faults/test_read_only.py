@@ -152,7 +152,8 @@ async def test_a_read_only_primary_undoes_no_order(
     await wait_until_ended(frail, orders)
     assert ready.status_code == 200
     assert {run.wait(30) for run in runs} <= {"Completed", "Compensated", "Out of stock"}
-    assert all(consumer.running() for consumer in consumers)
+    assert any(consumer.running() for consumer in consumers)
+    assert {consumer.code for consumer in consumers} <= {None, 0}, "one that is not needed may end"
     await wait_until_mails_sent(frail)
     assert all_ended(frail, orders)
     assert_right(frail, orders)

@@ -103,6 +103,7 @@ async def test_in_the_pending_lane(saga: World, unique: str, outside: set[str]) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_api")
 async def test_in_own_runs(saga: World, unique: str, outside: set[str]) -> None:
     """Run names have the id in them, on one line and not at any length."""
     orders = hostile_orders(unique)[::3]
