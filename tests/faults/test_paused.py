@@ -44,7 +44,9 @@ QUICK = {
     "LEASE_SECONDS": "1",
     "POLL_SECONDS": "0.2",
     "PAYMENT_TIMEOUT_SECONDS": "25",
-    "MOST_CONSUMERS": "50",  # those that are paused count until their leases expire
+    # What paused processes hold of these counts until their leases expire.
+    "MOST_CONSUMERS": "50",
+    "PAYMENT_CALLS": "5000",
 }
 CLIENT = "shop.payments.sandbox.client:SandboxGateway"
 MAIL = "shop.notifications.smtp:_Connection._hand_over"
@@ -136,7 +138,8 @@ async def test_a_paused_worker_writes_nothing(
     try:
         orders, paused = pause_everywhere(saga, forkserver, unique, PAUSES, own_runs=forget_keys)
 
-        rescue = forkserver.consumer(env={**QUICK, "LEASE_SECONDS": "30"})
+        # Long enough for the database to end the transactions of paused processes.
+        rescue = forkserver.consumer(30, env={**QUICK, "LEASE_SECONDS": "30"})
         rescue.wait_until(lambda: all_ended(saga), 60, "another to take them all over")
         assert {row.takeovers for row in saga.sql("SELECT takeovers FROM customer_order")} == {1}
         assert_right(saga, orders)
@@ -262,7 +265,7 @@ def pause_everywhere(
         orders[order["id"]] = order
         lane: dict[str, Any] = {
             "stop_at": pause.place,
-            "env": {**QUICK, "LEASE_SECONDS": "2" if pause.locks else "600"},
+            "env": {**QUICK, "LEASE_SECONDS": "2" if pause.locks else "60"},
         }
         if in_a_run_of_its_own(i, pause, own_runs):
             started.append((pause, order["id"], forkserver.order(order, **lane)))
