@@ -60,7 +60,7 @@ _LIES = (
         "UPDATE customer_interaction SET order_id = :id WHERE order_id = 'another'",
     ),
     (
-        "is still to hear",
+        "is still to be sent",
         "UPDATE outbox SET sent_at = NULL WHERE order_id = :id",
         "UPDATE outbox SET sent_at = now() WHERE order_id = :id",
     ),
