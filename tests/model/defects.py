@@ -282,10 +282,18 @@ PLAIN: Mapping[Defect, Sequence[str]] = {
     charged_without_looking: ["is charged more than once"],
     undo_due_only_after_success: ["is compensated, and the gateway has kept"],
     refused_refund_called_done: ["its refund is called done, and the gateway has kept"],
-    refunded_by_our_own_journal: ["its refund is called done, and the gateway has kept"],
+    # At once, or when a confirmation that was still on its way charges the order.
+    refunded_by_our_own_journal: [
+        "its refund is called done, and the gateway has kept",
+        "is compensated, and the gateway has kept",
+    ],
     # The checks find it, or the stock's own constraint does, which refuses each compensation.
     released_whatever_its_state: ["reserved, and .* held by orders", "could be undone, and are not"],
-    reason_for_undoing_forgotten: ["is being undone, and nobody wrote down why"],
+    # Half undone, or at its end, when the customer's mail has no reason to give.
+    reason_for_undoing_forgotten: [
+        "is being undone, and nobody wrote down why",
+        "is compensated, and its mails are",
+    ],
     refunded_and_not_returned: ["is compensated, and its parcel is .*, not returned"],
     refund_refused_for_ever: ["could be undone, and are not"],
 }
