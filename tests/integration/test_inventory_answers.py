@@ -316,7 +316,7 @@ class TestTheBreaker:
         ends, asked, state_changes = await self.run(http(b"", "500 Oh"))
         assert ends == ["inventory_unavailable"] * 2 + ["inventory_unavailable, wait"] * 3
         assert asked == 3
-        assert len(state_changes) == 1, "and it is told once"
+        assert len(state_changes) == 1, "and it is reported once"
 
     @pytest.mark.parametrize(
         "answer",
